@@ -1,0 +1,47 @@
+"""The order of an epoch, as a pure function of (seed, epoch): nothing else may change what is trained on."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seed_for(*numbers: int) -> int:
+    """A 32-bit seed that depends on all the numbers (a CPU generator uses 32 bits of what it is given)."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "little")
+
+
+def epoch_order(members: Tensor, num_images: int, num_views: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Draw an epoch.
+
+    Args:
+        members: (M,), the images that take part, by number.
+        num_images: images in the whole set; each gets a view, so that a held-out split does not move the others'.
+        num_views: views an image has.
+
+    Returns:
+        The members in the order of the epoch (M,), and the view of each (M,), on the CPU.
+    """
+    generator = torch.Generator().manual_seed(seed_for(seed, epoch))
+    views = torch.randint(num_views, (num_images,), generator=generator)
+    index = members[torch.randperm(len(members), generator=generator)]
+    return index, views[index]
+
+
+def stratified_split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Split image numbers into (the rest, the held-out fraction) with the same share of each class; always the same.
+
+    Args:
+        target: (N,), class numbers.
+        fraction: held out, in [0, 1); each class gives its share, rounded.
+
+    Returns:
+        Two sorted tensors of image numbers.
+    """
+    generator = torch.Generator().manual_seed(seed_for(0))
+    held = torch.zeros(len(target), dtype=torch.bool)
+    for number in target.unique():
+        members = (target == number).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        held[shuffled[: round(fraction * len(members))]] = True
+    return (~held).nonzero().flatten(), held.nonzero().flatten()

@@ -1,0 +1,96 @@
+"""Files of weights: written atomically, read without running code."""
+
+import argparse
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from edkd.errors import StorageError, UserError
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain Python values; `path` holds either the old or the new content, whatever happens.
+
+    Raises:
+        StorageError: the file could not be written; what was there is untouched.
+    """
+    _replace(path, lambda file: torch.save(state, file))
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text file in the same way."""
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:  # a handle of our own, so that a full disk is reported as one
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; the file as it was is kept") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file of tensors and plain values onto the CPU.
+
+    Raises:
+        UserError: it is absent, damaged, or holds anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        with torch.serialization.safe_globals([argparse.Namespace]):  # found in older published files
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged, or no checkpoint of tensors ({reason}); replace it") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds {type(state).__name__}, not a dictionary of tensors; replace it")
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a published, a student's or a whole run's checkpoint into a model whose keys and shapes it must match.
+
+    Raises:
+        UserError: see `load_checkpoint`; or the weights belong to another architecture or number of classes.
+    """
+    checkpoint = load_checkpoint(path)
+    weights = _model_weights(checkpoint.get("model", checkpoint))
+    wanted = model.state_dict()
+    if misfits := sorted(wanted.keys() ^ weights.keys()):
+        lacks = "lacks" if misfits[0] in wanted else "has"
+        raise UserError(
+            f"{path} is of another architecture: it {lacks} {misfits[0]} (and {len(misfits) - 1} more keys differ); "
+            "name the model that it was trained with"
+        )
+    for key, tensor in wanted.items():
+        if tensor.shape != weights[key].shape:
+            raise UserError(
+                f"{path} is of another architecture or number of classes: {key} is {tuple(weights[key].shape)} there "
+                f"but {tuple(tensor.shape)} here; name the model and the data set that it was trained with"
+            )
+    model.load_state_dict(weights)
+
+
+def _model_weights(entries: Any) -> dict[str, Tensor]:
+    """The model's own tensors; in a whole run's checkpoint they are the student's."""
+    entries = entries if isinstance(entries, dict) else {}
+    weights = {str(key).removeprefix("module."): value for key, value in entries.items() if isinstance(value, Tensor)}
+    student = {key.removeprefix("student."): weights[key] for key in weights if key.startswith("student.")}
+    return student or weights

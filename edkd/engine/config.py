@@ -1,0 +1,231 @@
+"""Reading a configuration strictly: YAML files and `KEY VALUE` pairs are merged into the defaults, typed and checked."""
+
+import importlib.util
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from edkd.dataset import dataset_dict
+from edkd.distillers import distiller_dict
+from edkd.engine import cfg as defaults
+from edkd.engine.trainer import trainer_dict
+from edkd.errors import UserError, nearest
+from edkd.models import model_names
+
+CHOICES = {
+    "SOLVER.TYPE": ("SGD", "Adam", "AdamW"),
+    "SOLVER.SCHEDULE": ("step", "cosine"),
+    "SOLVER.AMP": ("auto", "off", "bf16", "fp16"),
+}
+RANGES = {  # lowest, highest (excluded); of each item where the value is a list
+    "DATASET.NUM_WORKERS": (0, math.inf),
+    "DATASET.VAL_SPLIT": (0, 1),
+    "DATASET.TEST.BATCH_SIZE": (1, math.inf),
+    "SOLVER.SEED": (0, 2**63),
+    "SOLVER.BATCH_SIZE": (1, math.inf),
+    "SOLVER.EPOCHS": (1, math.inf),
+    "SOLVER.LR": (0, math.inf),
+    "SOLVER.LR_DECAY_STAGES": (0, math.inf),
+    "SOLVER.LR_DECAY_RATE": (0, math.inf),
+    "SOLVER.WARMUP_EPOCHS": (0, math.inf),
+    "SOLVER.WEIGHT_DECAY": (0, math.inf),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.BETAS": (0, 1),
+    "SOLVER.CLIP_GRAD_NORM": (0, math.inf),
+    "LOG.TENSORBOARD_FREQ": (0, math.inf),
+    "LOG.SAVE_CHECKPOINT_FREQ": (0, math.inf),
+    "*.WARMUP": (0, math.inf),
+    "*.T": (1e-3, math.inf),
+    "*.TEMPERATURE": (1e-3, math.inf),
+}
+FREE_ON_RESUME = (  # keys that may change when a run goes on: they do not decide what a step does
+    "SOLVER.EPOCHS",
+    "LOG.",
+    "EXPERIMENT.",
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DATASET.TEST.BATCH_SIZE",
+)
+
+
+class _Text(str):
+    """A value of the command line, not read yet: what it means depends on the type of its key."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also refuses a key that is written twice and reads 1e-4 as a number."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if key_node.value in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key_node.value} is written twice", problem_mark=key_node.start_mark)
+        seen.add(key_node.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_cfg(file: str = "", opts: Sequence[str] = (), plugins: Sequence[str] = ()) -> CfgNode:
+    """Merge defaults, plugins' defaults, a YAML file and `KEY VALUE` pairs, in that order, and check the result.
+
+    Args:
+        file: a YAML file, or "" for none.
+        opts: KEY, VALUE, KEY, VALUE, ...; values are written as in YAML.
+        plugins: Python files whose methods register themselves.
+
+    Returns:
+        A frozen configuration.
+
+    Raises:
+        UserError: an unknown key, a value of a wrong type or out of its range; the message names the key.
+    """
+    for plugin in plugins:
+        _import(plugin)
+    cfg = defaults.with_methods(defaults.CFG)
+    if file:
+        _merge(cfg, _read_yaml(Path(file)), source=file)
+    if len(opts) % 2:
+        raise UserError(f"options come as KEY VALUE pairs, but {opts[-1]!r} has no partner")
+    for key, text in zip(opts[::2], opts[1::2], strict=True):
+        _merge(cfg, _nested(key, _Text(text)), source="command line")
+    _check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves, as ("SOLVER.LR", value)."""
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def changed_keys(before: str, cfg: CfgNode) -> list[str]:
+    """The keys, in words, in which a saved configuration (YAML text) forbids going on with `cfg`."""
+    old, new = dict(flatten(CfgNode(yaml.safe_load(before)))), dict(flatten(cfg))
+    return [
+        f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE_ON_RESUME)
+    ]
+
+
+def _import(plugin: str) -> None:
+    path = Path(plugin)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"--plugin {plugin}: no such Python file")
+    spec = importlib.util.spec_from_file_location(f"edkd_plugin_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--cfg {path}: a configuration is a .yaml file")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except FileNotFoundError:
+        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise UserError(f"--cfg {path}: no such file{nearest(str(path), siblings)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--cfg {path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--cfg {path}: not valid YAML: {error}") from None
+    if not isinstance(content or {}, dict):
+        raise UserError(f"--cfg {path}: holds {type(content).__name__}, not KEY: VALUE lines")
+    return content or {}
+
+
+def _parse(name: str, text: str) -> Any:
+    """The value of a pair on the command line: YAML, where a Python tuple passes for a list."""
+    if text.startswith("(") and text.endswith(")"):
+        text = f"[{text[1:-1]}]"
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError:
+        raise UserError(f"{name} (command line): cannot read the value {text!r}") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(cfg: CfgNode, updates: dict[str, Any], source: str, prefix: str = "") -> None:
+    for key, value in updates.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            raise UserError(_unknown_key(cfg, str(key), prefix, source))
+        if isinstance(cfg[key], CfgNode):
+            if value is not None and not isinstance(value, dict):
+                raise UserError(f"{name} ({source}): is a group of keys ({', '.join(cfg[key])}), not a value")
+            _merge(cfg[key], value or {}, source, f"{name}.")
+        else:
+            cfg[key] = _coerce(name, value, cfg[key], source)
+
+
+def _unknown_key(cfg: CfgNode, key: str, prefix: str, source: str) -> str:
+    here = [f"{prefix}{known}" for known in cfg]
+    everywhere = [name for name, _ in flatten(defaults.with_methods(defaults.CFG))]
+    hint = nearest(prefix + key, here) or nearest(prefix + key, everywhere)
+    return f"unknown key {prefix}{key} ({source}){hint or '; the known ones here are ' + ', '.join(here)}"
+
+
+def _coerce(name: str, value: Any, default: Any, source: str) -> Any:
+    """Give `value` the type of the default: an int passes for a float, a YAML list for a tuple; nothing else."""
+    if isinstance(default, str):
+        value = {None: "", False: "off"}.get(value, value)  # how YAML reads nothing, and a bare off
+        value = str(value).strip("'\"") if isinstance(value, (str, int, float)) else value
+    elif isinstance(value, _Text):
+        value = _parse(name, value)
+    if type(default) is float and type(value) is int:
+        value = float(value)
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        value = type(default)(_coerce(name, item, default[0], source) for item in value)
+    if type(value) is not type(default):
+        raise UserError(f"{name} ({source}): {value!r} is not of type {type(default).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} ({source}): {value} is not a finite number")
+    return value
+
+
+def _check(cfg: CfgNode) -> None:
+    leaves = dict(flatten(cfg))
+    spec = {**CHOICES, "SOLVER.TRAINER": trainer_dict, "DATASET.TYPE": dataset_dict, "DISTILLER.TYPE": distiller_dict}
+    for key, known in spec.items():
+        _check_choice(key, leaves[key], known)
+    for key, value in leaves.items():
+        for pattern, (low, high) in RANGES.items():
+            items = value if isinstance(value, (list, tuple)) else [value]
+            if fnmatch(key, pattern) and not all(low <= item < high for item in items):
+                below = "" if high == math.inf else f" and below {high}"
+                raise UserError(f"{key} is {value}, but must be at least {low}{below}")
+    if len(cfg.SOLVER.BETAS) != 2:
+        raise UserError(f"SOLVER.BETAS is {cfg.SOLVER.BETAS}, but must be two numbers")
+    known_models = model_names(dataset_dict[cfg.DATASET.TYPE].family)
+    _check_choice("DISTILLER.STUDENT", cfg.DISTILLER.STUDENT, known_models)
+    if distiller_dict[cfg.DISTILLER.TYPE].needs_teacher:
+        _check_choice("DISTILLER.TEACHER", cfg.DISTILLER.TEACHER, known_models)
+
+
+def _check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise UserError(f"{key} is {value!r}, not one of {', '.join(known)}{nearest(value, known)}")

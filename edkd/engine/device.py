@@ -1,0 +1,54 @@
+"""The device to run on, and the precision that suits it."""
+
+from typing import Any
+
+import torch
+
+from edkd.errors import UserError
+
+KINDS = ("auto", "cuda", "mps", "cpu")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: CUDA, else Apple's, else the CPU; or a device by its name ("cuda:1").
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        here = torch.accelerator.current_accelerator(check_available=True)
+        return here if here is not None and here.type in KINDS else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in KINDS:
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch's words for an unknown name, an absent driver, a number too high
+        raise UserError(f"--device {name}: no such device here; the choices are {', '.join(KINDS)}") from None
+    return device
+
+
+def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision for SOLVER.AMP, or None for float32.
+
+    `auto` is bfloat16 where the hardware computes in it natively: an emulated one is slower than float32.
+
+    Raises:
+        UserError: fp16 where there is no support for it.
+    """
+    if mode == "fp16" and device.type == "cpu":
+        raise UserError("SOLVER.AMP fp16 needs a GPU; on a CPU use auto, bf16 or off")
+    if mode == "auto":
+        return torch.bfloat16 if _has_native_bf16(device) else None
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mode]
+
+
+def autocast(dtype: torch.dtype | None, device: torch.device) -> Any:
+    """The context in which a forward pass runs."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,156 @@
+"""What a run tells: a progress bar and lines for a person, files for a program, TensorBoard and wandb for a browser.
+
+The libraries are imported when they are used; none of them can end a run.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from edkd.engine.checkpoint import save_text
+
+Record = dict[str, float]
+
+
+class Logger:
+    """The log of one run.
+
+    Args:
+        folder: of the run; gets `worklog.txt`, `metrics.jsonl`, `train.events/`.
+        cfg: LOG and EXPERIMENT are read.
+        history: the records of the epochs already done; `metrics.jsonl` holds them and nothing else at the start.
+        total_steps, done_steps: of the progress bar.
+    """
+
+    def __init__(self, folder: Path, cfg: Any, history: Sequence[Record], total_steps: int, done_steps: int) -> None:
+        self.folder = folder
+        self.frequency = cfg.LOG.TENSORBOARD_FREQ
+        self.bar = tqdm(total=total_steps, initial=done_steps, disable=None, unit="step", dynamic_ncols=True)
+        self.shown = time.monotonic()
+        save_text("".join(json.dumps(record) + "\n" for record in history), folder / "metrics.jsonl")
+        self.sinks: list[Sink] = []
+        self._open("tensorboardX", lambda: TensorBoard(folder / "train.events"))
+        if cfg.LOG.WANDB:
+            self._open("wandb", lambda: Wandb(folder, cfg, self.say))
+
+    def say(self, line: str) -> None:
+        """A line for a person: on standard output and in `worklog.txt`."""
+        self.bar.write(line) if not self.bar.disable else print(line, flush=True)
+        with open(self.folder / "worklog.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def step(self, step: int, epoch: int, read: Callable[[], Record]) -> None:
+        """After a training step, counted from 1. `read` fetches the figures from the device: called only to show them."""
+        self.bar.update()
+        now = time.monotonic()
+        if not self.bar.disable and now - self.shown >= 1:
+            self.shown = now
+            figures = read()
+            self.bar.set_description(f"epoch {epoch}", refresh=False)
+            self.bar.set_postfix({key: f"{figures[key]:.4g}" for key in ("loss", "top1")}, refresh=False)
+        if self.frequency and step % self.frequency == 0:
+            self._send({f"step/{key}": value for key, value in read().items()}, step)
+
+    def epoch(self, record: Record, step: int) -> None:
+        """After an epoch: a line of `metrics.jsonl`, a line for a person, a point in the browsers."""
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+        self._send({f"epoch/{key}": value for key, value in record.items() if key != "epoch"}, step)
+
+    def close(self) -> None:
+        """Flush and end all of them."""
+        self.bar.close()
+        for sink in self.sinks:
+            self._guard(sink, sink.close)
+
+    def _open(self, name: str, make: Callable[[], "Sink"]) -> None:
+        try:
+            self.sinks.append(make())
+        except Exception as error:  # a logger cannot end a run, whatever it raises
+            self.say(f"{name} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    def _send(self, figures: Record, step: int) -> None:
+        for sink in list(self.sinks):
+            self._guard(sink, lambda sink=sink: sink.send(figures, step))
+
+    def _guard(self, sink: "Sink", call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # as above
+            self.sinks.remove(sink)
+            self.say(f"{type(sink).__name__} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+class Sink:
+    """Where figures go."""
+
+    def send(self, figures: Record, step: int) -> None:
+        """Add a point to each curve."""
+
+    def close(self) -> None:
+        """Flush."""
+
+
+class TensorBoard(Sink):
+    """Event files by tensorboardX."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))
+
+    def send(self, figures: Record, step: int) -> None:
+        for key, value in figures.items():
+            self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb(Sink):
+    """A run in wandb: online with credentials, else recorded offline in the run's folder. It never asks."""
+
+    def __init__(self, folder: Path, cfg: Any, say: Callable[[str], None]) -> None:
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_credentials(wandb) else "offline")
+        if mode == "offline":
+            say(f"wandb: recording offline in {folder / 'wandb'}; 'wandb sync' uploads it, LOG.WANDB False turns it off")
+        settings = wandb.Settings(silent=True, init_timeout=20, console="off", disable_git=True)
+        options = dict(
+            project=cfg.EXPERIMENT.PROJECT or "edkd",
+            name=folder.name,
+            tags=[tag for tag in cfg.EXPERIMENT.TAG.split(",") if tag],
+            dir=str(folder),
+            config=json.loads(json.dumps(cfg)),
+            settings=settings,
+        )
+        try:
+            self.run = wandb.init(mode=mode, **options)
+        except wandb.errors.Error as error:  # no network, or the credentials are refused
+            say(f"wandb: recording offline in {folder / 'wandb'}, as it cannot be reached ({type(error).__name__})")
+            self.run = wandb.init(mode="offline", **options)
+
+    def send(self, figures: Record, step: int) -> None:
+        self.run.log(figures, step=step)
+
+    def close(self) -> None:
+        self.run.finish(quiet=True)
+
+
+def _has_credentials(wandb: Any) -> bool:
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    except Exception:  # what reading a broken credentials file raises is not documented
+        return False
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

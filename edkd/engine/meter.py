@@ -1,0 +1,25 @@
+"""Running means on the device, read only when somebody looks."""
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Means over the images seen so far, of each term of the loss and of the top-1 accuracy in percent."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | float = 0.0
+        self.count = 0
+
+    def add(self, losses: dict[str, Tensor], logits: Tensor, target: Tensor) -> None:
+        """Add a batch: terms of the loss (means over the batch), logits (N,C), targets (N,)."""
+        top1 = 100 * (logits.argmax(1) == target).float().mean()
+        self.names = [*losses, "top1"]
+        self.sums = self.sums + torch.stack([*(loss.float() for loss in losses.values()), top1]) * len(target)
+        self.count += len(target)
+
+    def read(self) -> dict[str, float]:
+        """Fetch the means; waits for the device."""
+        assert isinstance(self.sums, Tensor)
+        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))

@@ -1,0 +1,180 @@
+"""The loop: a pass over the training images, an evaluation, a checkpoint; and again."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from edkd.dataset import Batch, DataSet
+from edkd.dataset.sampling import seed_for
+from edkd.distillers import Distiller
+from edkd.engine.checkpoint import load_weights, save_checkpoint, save_text
+from edkd.engine.device import amp_dtype, autocast
+from edkd.engine.evaluate import evaluate
+from edkd.engine.logger import Logger, Record
+from edkd.engine.meter import Meter
+from edkd.engine.optim import learning_rate, make_optimizer
+from edkd.errors import NonFiniteError
+
+
+class Trainer:
+    """Trains a distiller on a data set.
+
+    Args:
+        cfg: SOLVER, LOG and EXPERIMENT are read; `latest` carries it as text.
+        distiller: on the device.
+        folder: of the run; exists.
+        resume: the content of `latest`, to go on from there.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        distiller: Distiller,
+        data: DataSet,
+        folder: Path,
+        device: torch.device,
+        resume: dict[str, Any] | None = None,
+    ) -> None:
+        self.cfg, self.distiller, self.data, self.folder, self.device = cfg, distiller, data, folder, device
+        self.amp = amp_dtype(cfg.SOLVER.AMP, device)
+        self.optimizer = make_optimizer(distiller.get_learnable_parameters(), cfg)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
+        self.split = "val" if data.val else "test"
+        self.history: list[Record] = []
+        if resume:
+            self.load_state(resume)
+
+    def train(self) -> dict[str, Any]:
+        """Run the epochs that are left; return the `summary`."""
+        solver, steps, done = self.cfg.SOLVER, len(self.data.train), len(self.history)
+        self.logger = Logger(self.folder, self.cfg, self.history, solver.EPOCHS * steps, done * steps)
+        try:
+            self.logger.say(self.headline())
+            for epoch in range(done + 1, solver.EPOCHS + 1):
+                start = time.perf_counter()
+                record = {"epoch": epoch, **self.train_epoch(epoch)}
+                trained = time.perf_counter()
+                record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
+                record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
+                self.history.append(record)
+                self.save(epoch)
+                self.logger.epoch(record, epoch * steps)
+            result = self.summary()
+            self.logger.say("  ".join(f"{key} {value}" for key, value in result.items()))
+            return result
+        finally:
+            self.logger.close()
+
+    def train_epoch(self, epoch: int) -> Record:
+        """One pass over the training images."""
+        torch.manual_seed(seed_for(self.cfg.SOLVER.SEED, epoch, 0))  # what a method or a layer draws in the epoch
+        self.distiller.train()
+        meter, steps = Meter(), len(self.data.train)
+        for i, batch in enumerate(self.data.train.epoch(epoch)):
+            rate = learning_rate(self.cfg, epoch - 1 + i / steps)
+            meter.add(*self.train_step(batch, epoch, rate))
+            self.logger.step((epoch - 1) * steps + i + 1, epoch, meter.read)
+        record = meter.read()
+        if not math.isfinite(record["loss"]):
+            raise NonFiniteError(
+                f"the loss of epoch {epoch} is {record['loss']}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
+                f"'latest' in {self.folder} is of epoch {epoch - 1}"
+            )
+        return {"lr": rate, **{f"train_{name}": value for name, value in record.items()}}
+
+    def train_step(self, batch: Batch, epoch: int, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Forward, backward, update; returns the terms of the loss, the logits and the targets, on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(self.amp, self.device):
+            logits, losses = self.distiller(image=batch.image, target=batch.target, index=batch.index, epoch=epoch)
+            losses = {name: loss.mean() for name, loss in losses.items()}
+            losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(losses["loss"]).backward()
+        if self.cfg.SOLVER.CLIP_GRAD_NORM:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.distiller.get_learnable_parameters(), self.cfg.SOLVER.CLIP_GRAD_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), batch.target
+
+    def headline(self) -> str:
+        """What is about to run, in a line."""
+        distiller, precision = self.cfg.DISTILLER, str(self.amp or torch.float32).removeprefix("torch.")
+        names = f"{distiller.TEACHER} -> {distiller.STUDENT}" if self.distiller.needs_teacher else distiller.STUDENT
+        return (
+            f"{distiller.TYPE}  {names}  {self.cfg.DATASET.TYPE}: {self.data.train.num_images} images to train on, "
+            f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  {self.device} {precision}  "
+            f"epochs {len(self.history) + 1}-{self.cfg.SOLVER.EPOCHS}  {self.folder}"
+        )
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Top-1, top-5 and loss of the student on "val" or "test"."""
+        self.distiller.eval()
+        with autocast(self.amp, self.device):
+            return evaluate(lambda image: self.distiller(image=image), getattr(self.data, split))
+
+    def best(self) -> Record:
+        """The record of the first epoch with the highest top-1."""
+        return max(self.history, key=lambda record: record[f"{self.split}_top1"])
+
+    def save(self, epoch: int) -> None:
+        """Write `latest` and `student_latest`; `best` if it is; numbered ones as LOG.SAVE_CHECKPOINT_FREQ says."""
+        frequency = self.cfg.LOG.SAVE_CHECKPOINT_FREQ
+        names = {"latest": "student_latest"}
+        if self.best()["epoch"] == epoch:
+            names["best"] = "student_best"
+        if frequency and epoch % frequency == 0:
+            names[f"epoch_{epoch}"] = f"student_{epoch}"
+        student = {key: value.contiguous() for key, value in self.distiller.student.state_dict().items()}
+        for whole_name, student_name in reversed(names.items()):  # `latest` last: what it promises is there
+            save_checkpoint({"model": student}, self.folder / student_name)
+            save_checkpoint(self.state(), self.folder / whole_name)
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on after the last epoch, without the teacher's weights."""
+        return {
+            "epoch": len(self.history),
+            "model": self.distiller.trained_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best_acc": self.best()[f"{self.split}_top1"],
+            "history": self.history,
+            "config": self.cfg.dump(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.distiller.load_state_dict(self.distiller.state_dict() | state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = state["history"]
+
+    def summary(self) -> dict[str, Any]:
+        """The last and the best epoch, also written to `result.json`; a held-out split chose it: top-1 on the test set."""
+        last, best = self.history[-1], self.best()
+        result = {
+            "parameters": sum(p.numel() for p in self.distiller.student.parameters()),
+            "epochs": len(self.history),
+            "seed": self.cfg.SOLVER.SEED,
+            "best_epoch": best["epoch"],
+            f"last_{self.split}_top1": last[f"{self.split}_top1"],
+            f"best_{self.split}_top1": best[f"{self.split}_top1"],
+        }
+        if self.split == "val":
+            result["last_test_top1"] = self.evaluate("test")["top1"]
+            load_weights(self.distiller.student, self.folder / "student_best")
+            result["best_test_top1"] = self.evaluate("test")["top1"]
+        save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
+        return result
+
+
+trainer_dict: dict[str, type[Trainer]] = {"base": Trainer}
+"""SOLVER.TRAINER -> class."""

@@ -1,0 +1,59 @@
+"""What can go wrong for a user, and how a command says so: one line on standard error and an exit code."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; the message names the key or file and the way out. Exit code 2."""
+
+    exit_code = 2
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss is infinite or not a number. Exit code 3."""
+
+    exit_code = 3
+
+
+class WorkerError(RuntimeError):
+    """A data worker died or hung. Exit code 4."""
+
+    exit_code = 4
+
+
+class StorageError(OSError):
+    """A file of the run could not be written. Exit code 5."""
+
+    exit_code = 5
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser whose complaint is a UserError: one line, exit code 2, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with argparse's message."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" for the known word closest to `word`, or "" where none is close."""
+    folded = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return f", did you mean '{folded[close[0]]}'?" if close else ""
+
+
+def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a command of `tools/`; turn the errors above into `edkd: error: ...` and the exit code that belongs to them."""
+    try:
+        main(None)
+    except (UserError, NonFiniteError, WorkerError, StorageError) as error:
+        message = " ".join(str(error).split())
+        print(f"edkd: error: {message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("edkd: stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

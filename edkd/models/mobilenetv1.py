@@ -1,0 +1,54 @@
+"""MobileNet: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017,
+https://arxiv.org/abs/1704.04861.
+
+Weights start from PyTorch's defaults, as published.
+"""
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from edkd.models._base import Network, conv
+
+# (output channels, stride) of each depthwise separable convolution.
+LAYERS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *5 * [(512, 1)], (1024, 2), (1024, 1)]
+STAGE_ENDS = (3, 5, 11, 13)
+
+
+def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """A depthwise 3x3 and a pointwise convolution; ends in the second batch norm."""
+    return nn.Sequential(
+        conv(in_channels, in_channels, 3, stride, groups=in_channels),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(),
+        conv(in_channels, out_channels, 1),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class MobileNetV1(Network):
+    """MobileNet 1.0 for 224x224 images; `feats` begin after the second stride, with 128 channels at a quarter of H."""
+
+    def __init__(self, num_classes: int = 1000):
+        super().__init__()
+        self.stage_channels = [128, 256, 512, 1024]
+        self.model = nn.ModuleList([nn.Sequential(conv(3, 32, 3, 2), nn.BatchNorm2d(32))])
+        in_channels = 32
+        for out_channels, stride in LAYERS:
+            self.model.append(separable(in_channels, out_channels, stride))
+            in_channels = out_channels
+        self.fc = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        feats, preact_feats = [], []
+        for i, layer in enumerate(self.model):
+            preact = layer(x)
+            x = F.relu(preact)
+            if i in STAGE_ENDS:
+                feats.append(x)
+                preact_feats.append(preact)
+        pooled = x.mean((2, 3))
+        return self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [self.model[i][-1] for i in STAGE_ENDS[1:]]

@@ -1,0 +1,15 @@
+"""Where data sets and downloaded weights lie."""
+
+import os
+from pathlib import Path
+
+
+def _data_root() -> Path:
+    if root := os.environ.get("EDKD_DATA_ROOT"):
+        return Path(root).expanduser()
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "configs").is_dir() else Path.cwd()
+
+
+DATA_ROOT = _data_root()
+"""Holds `data/` and `download_ckpts/`: the environment variable EDKD_DATA_ROOT, else the checkout, else the working folder."""

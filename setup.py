@@ -1,0 +1,35 @@
+"""Packaging of edkd; `pip install -e .` in a checkout, so that configs/, tools/ and download_ckpts/ lie beside it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
+
+setup(
+    name="edkd",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "edkd/__init__.py").read_text()).group(1),
+    description="Knowledge distillation: the teacher is nearly free, nothing is lost, every number can be trusted",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["edkd", "edkd.*"]),
+    package_data={"edkd": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "numpy>=1.26",
+        "PyYAML>=6.0",
+        "yacs>=0.1.8",
+        "tqdm>=4.65",
+        "tensorboardX>=2.6",
+        "wandb>=0.18",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "dev": [*DEMO, "pytest>=8", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+    },
+)
