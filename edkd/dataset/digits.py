@@ -29,4 +29,4 @@ def digits(cfg: Any, device: torch.device) -> DataSet:
     image = F.interpolate(small, size=32, mode="bilinear").round().byte().repeat(1, 3, 1, 1)
     target = torch.from_numpy(labels).long()
     train, test = (Images(image[part], target[part]) for part in stratified_split(target, TEST_FRACTION))
-    return resident_dataset(cfg, device, train, test, 10, CropFlip(flip=False), mean=(0.305,) * 3, std=(0.330,) * 3)
+    return resident_dataset(cfg, device, train, test, 10, CropFlip(flip=False), mean=(0.306,) * 3, std=(0.324,) * 3)

@@ -28,5 +28,5 @@ def evaluate(classify: Callable[[Tensor], Tensor], loader: Loader) -> dict[str, 
         loss = F.cross_entropy(logits, batch.target, reduction="none")
         sums = sums + torch.cat([top_k_hits(logits, batch.target), loss[:, None]], 1).sum(0)
     assert isinstance(sums, Tensor)
-    top1, top5, loss = (sums / loader.num_images).tolist()
+    top1, top5, loss = (value / loader.num_images for value in sums.tolist())
     return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

@@ -14,7 +14,7 @@ class Meter:
 
     def add(self, losses: dict[str, Tensor], logits: Tensor, target: Tensor) -> None:
         """Add a batch: terms of the loss (means over the batch), logits (N,C), targets (N,)."""
-        top1 = 100 * (logits.argmax(1) == target).float().mean()
+        top1 = (logits.argmax(1) == target).float().mean() * 100
         self.names = [*losses, "top1"]
         self.sums = self.sums + torch.stack([*(loss.float() for loss in losses.values()), top1]) * len(target)
         self.count += len(target)
@@ -22,4 +22,4 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Fetch the means; waits for the device."""
         assert isinstance(self.sums, Tensor)
-        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+        return {name: value / self.count for name, value in zip(self.names, self.sums.tolist(), strict=True)}

@@ -14,7 +14,8 @@ from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import load_checkpoint, load_weights, save_text
 from edkd.engine.config import changed_keys
-from edkd.engine.device import amp_dtype, pick_device
+from edkd.engine.device import amp_dtype, autocast, pick_device
+from edkd.engine.evaluate import evaluate
 from edkd.engine.trainer import trainer_dict
 from edkd.errors import StorageError, UserError
 from edkd.models import get_model, published_weights
@@ -110,25 +111,59 @@ def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:
     return method(student, teacher, cfg)
 
 
-def load_teacher(cfg: CfgNode, data: DataSet) -> nn.Module:
-    """DISTILLER.TEACHER with the weights of TEACHER_CKPT, else with the published ones.
+def evaluate_checkpoint(cfg: CfgNode, ckpt: str, device: str = "auto") -> dict[str, float]:
+    """Evaluate DISTILLER.STUDENT with the weights of a file on the test set of DATASET.
+
+    Args:
+        ckpt: a file, or "pretrain" for the published weights of that model.
+
+    Returns:
+        What `evaluate` returns.
 
     Raises:
-        UserError: they are absent (the message names what fetches and what trains them), damaged or another model's.
+        UserError: data or weights are absent, damaged, or of another model.
     """
-    family, name = dataset_dict[cfg.DATASET.TYPE].family, cfg.DISTILLER.TEACHER
-    path = cfg.DISTILLER.TEACHER_CKPT or published_weights(family, name)
+    where = pick_device(device)
+    dtype = amp_dtype(cfg.SOLVER.AMP, where)
+    path = find_weights(cfg, cfg.DISTILLER.STUDENT, "" if ckpt == "pretrain" else ckpt, "-m", "-c")
+    data = get_dataset(cfg, where)
+    model = get_model(dataset_dict[cfg.DATASET.TYPE].family, cfg.DISTILLER.STUDENT, data.num_classes)
+    load_weights(model, path)
+    model.eval().to(where, memory_format=torch.channels_last)
+    with autocast(dtype, where):
+        return evaluate(lambda image: model(image)[0], data.test)
+
+
+def load_teacher(cfg: CfgNode, data: DataSet) -> nn.Module:
+    """DISTILLER.TEACHER with the weights of TEACHER_CKPT, else with the published ones; see `find_weights`."""
+    distiller = cfg.DISTILLER
+    path = find_weights(cfg, distiller.TEACHER, distiller.TEACHER_CKPT, "DISTILLER.TEACHER", "DISTILLER.TEACHER_CKPT")
+    teacher = get_model(dataset_dict[cfg.DATASET.TYPE].family, distiller.TEACHER, data.num_classes)
+    load_weights(teacher, path)
+    return teacher
+
+
+def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: str) -> Path:
+    """The file of a model's weights: the given one, else the published one.
+
+    Args:
+        name: of the model, in the family of DATASET.TYPE.
+        given: a file, or "".
+        model_key, path_key: how the user says the one and the other, for messages.
+
+    Raises:
+        UserError: it is absent; the message names what fetches and what trains it.
+    """
     train_it = (
         f"train it with 'python tools/train.py --cfg configs/{cfg.DATASET.TYPE}/vanilla.yaml DISTILLER.STUDENT {name}' "
-        "and set DISTILLER.TEACHER_CKPT to the student_best of that run"
+        f"and give {path_key} the student_best of that run"
     )
-    if not path:
-        raise UserError(f"DISTILLER.TEACHER {name} has no published weights; {train_it}")
-    if not Path(path).is_file():
-        raise UserError(
-            f"no weights of DISTILLER.TEACHER {name} at {path}; fetch the published ones with "
-            f"'python tools/download.py teachers', or {train_it}"
-        )
-    teacher = get_model(family, name, data.num_classes)
-    load_weights(teacher, Path(path))
-    return teacher
+    if given and not Path(given).is_file():
+        raise UserError(f"{path_key}: no weights of {name} at {given}; mend the path, or {train_it}")
+    published = published_weights(dataset_dict[cfg.DATASET.TYPE].family, name)
+    if not (given or published):
+        raise UserError(f"{model_key} {name} has no published weights; {train_it}")
+    if not (given or Path(published).is_file()):
+        fetch = "fetch the published ones with 'python tools/download.py teachers'"
+        raise UserError(f"{model_key}: no weights of {name} at {published}; {fetch}, or {train_it}")
+    return Path(given or published)

@@ -66,7 +66,8 @@ class Trainer:
                 self.save(epoch)
                 self.logger.epoch(record, epoch * steps)
             result = self.summary()
-            self.logger.say("  ".join(f"{key} {value}" for key, value in result.items()))
+            reached = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key.endswith("top1"))
+            self.logger.say(f"{reached}  (best of epoch {result['best_epoch']})  {self.folder}")
             return result
         finally:
             self.logger.close()
