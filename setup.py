@@ -26,7 +26,7 @@ setup(
         "yacs>=0.1.8",
         "tqdm>=4.65",
         "tensorboardX>=2.6",
-        "wandb>=0.18",
+        "wandb>=0.31",
     ],
     extras_require={
         "demo": DEMO,

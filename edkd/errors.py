@@ -46,14 +46,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{folded[close[0]]}'?" if close else ""
 
 
-def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a command of `tools/`; turn the errors above into `edkd: error: ...` and the exit code that belongs to them."""
+def run_command(main: Callable[[Sequence[str] | None], None], stopped: str = "stopped") -> None:
+    """Run a command of `tools/`: an error above, or Ctrl-C, becomes one line and the exit code that belongs to it."""
     try:
         main(None)
     except (UserError, NonFiniteError, WorkerError, StorageError) as error:
-        message = " ".join(str(error).split())
-        print(f"edkd: error: {message}", file=sys.stderr)
+        sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("edkd: stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.stderr.write(f"edkd: {stopped}\n")
         sys.exit(130)

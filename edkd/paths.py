@@ -12,4 +12,4 @@ def _data_root() -> Path:
 
 
 DATA_ROOT = _data_root()
-"""Holds `data/` and `download_ckpts/`: the environment variable EDKD_DATA_ROOT, else the checkout, else the working folder."""
+"""Holds data/ and download_ckpts/: EDKD_DATA_ROOT of the environment, else the checkout, else the current folder."""

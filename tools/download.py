@@ -1,6 +1,5 @@
 """Fetch data sets and published teachers into place: `python tools/download.py cifar100 teachers`."""
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="+", choices=CATALOGUE, metavar="NAME", help=", ".join(CATALOGUE))
     parser.add_argument("--into", type=Path, default=DATA_ROOT, metavar="DIR", help=f"default: {DATA_ROOT}")
     arguments = parser.parse_args(argv)
-    try:
-        for name in arguments.names:
-            fetch(name, arguments.into, say=partial(print, flush=True))
-    except KeyboardInterrupt:
-        print("edkd: stopped; running this again goes on from here", file=sys.stderr)
-        sys.exit(130)
+    for name in arguments.names:
+        fetch(name, arguments.into, say=partial(print, flush=True))
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, stopped="stopped; running this again goes on from here")

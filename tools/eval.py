@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     opts = ["DATASET.TYPE", args.dataset, "DISTILLER.STUDENT", args.model, "DATASET.TEST.BATCH_SIZE", args.batch_size]
     cfg = load_cfg(opts=[*opts, "DATASET.ROOT", args.root, "SOLVER.AMP", args.amp])
     result = evaluate_checkpoint(cfg, args.ckpt, args.device)
-    print(f"{args.model} on {args.dataset}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}")
+    accuracy = f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %"
+    print(f"{args.model} on {args.dataset}: {accuracy}, loss {result['loss']:.4f}")
 
 
 if __name__ == "__main__":

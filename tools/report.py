@@ -9,7 +9,9 @@ from edkd.errors import ArgumentParser, run_command
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, print the table, draw the picture."""
-    parser = ArgumentParser(description="A table of what runs reached; runs that differ in their seed alone share a row.")
+    parser = ArgumentParser(
+        description="A table of what runs reached; runs that differ in their seed alone share a row."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="folders below output/")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves into it (.png, .svg, .pdf)")
     args = parser.parse_args(argv)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Batch:
     """A batch on the device."""
 
     image: Tensor

@@ -12,9 +12,7 @@ from edkd.errors import UserError
 from edkd.paths import DATA_ROOT
 
 
-def load_cifar(
-    cfg: Any, device: torch.device, name: str, mean: tuple[float, ...], std: tuple[float, ...]
-) -> DataSet:
+def load_cifar(cfg: Any, device: torch.device, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> DataSet:
     """Read an official CIFAR archive, whose md5 sums are checked before it is believed.
 
     Args:
@@ -28,13 +26,17 @@ def load_cifar(
     reader = getattr(torchvision.datasets, name)
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data")
     folder = root / reader.base_folder
-    fetch = f"fetch it with 'python tools/download.py {cfg.DATASET.TYPE}', or set DATASET.ROOT to the folder that holds it"
+    fetch = (
+        f"fetch it with 'python tools/download.py {cfg.DATASET.TYPE}', or set DATASET.ROOT to the folder that holds it"
+    )
     if not folder.is_dir():
         raise UserError(f"no data set at {folder}; {fetch}")
     try:
         train, test = (_read(reader(root, train=part)) for part in (True, False))
     except RuntimeError:
-        raise UserError(f"{folder} is damaged (its md5 sums are not the published ones); remove it and {fetch}") from None
+        raise UserError(
+            f"{folder} is damaged (its md5 sums are not the published ones); remove it and {fetch}"
+        ) from None
     return resident_dataset(cfg, device, train, test, len(set(test.target.tolist())), CropFlip(), mean, std)
 
 

@@ -19,7 +19,7 @@ from edkd.paths import DATA_ROOT
 class Item(NamedTuple):
     """Which image, and the seed of its random transforms (None: they are not random)."""
 
-    index: int
+    number: int
     seed: int | None
 
 
@@ -44,12 +44,12 @@ class FolderImages(TorchDataset):
     def __getitem__(self, item: Item) -> tuple[Tensor, int, int] | BadImage:
         from torchvision.datasets.folder import pil_loader
 
-        path, target = self.samples[item.index]
+        path, target = self.samples[item.number]
         with torch.random.fork_rng(devices=[]):
             if item.seed is not None:
                 torch.manual_seed(item.seed)
             try:
-                return self.transform(pil_loader(path)), target, item.index
+                return self.transform(pil_loader(path)), target, item.number
             except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
                 return BadImage(path, str(error))
 
@@ -149,7 +149,9 @@ def folder_dataset(
     parts = []
     for part in ("train", "val"):
         if not (root / part).is_dir():
-            raise UserError(f"no folder {root / part}; lay the images out as {root}/{{train,val}}/<class>/*, or set DATASET.ROOT")
+            raise UserError(
+                f"no folder {root / part}; lay the images out as {root}/{{train,val}}/<class>/*, or set DATASET.ROOT"
+            )
         try:
             parts.append(ImageFolder(root / part))
         except FileNotFoundError as error:

@@ -85,7 +85,9 @@ def resident_dataset(
     """Put the images on the device, hold out DATASET.VAL_SPLIT of the training images, and make the loaders."""
     members, held = stratified_split(train.target, cfg.DATASET.VAL_SPLIT)
     if cfg.DATASET.VAL_SPLIT and not len(held):
-        raise UserError(f"DATASET.VAL_SPLIT {cfg.DATASET.VAL_SPLIT} holds out no image of {len(train.target)}; raise it")
+        raise UserError(
+            f"DATASET.VAL_SPLIT {cfg.DATASET.VAL_SPLIT} holds out no image of {len(train.target)}; raise it"
+        )
     normalize = Normalize(mean, std, device)
     train, test = train.to(device), test.to(device)
     eval_size = cfg.DATASET.TEST.BATCH_SIZE

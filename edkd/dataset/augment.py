@@ -57,4 +57,5 @@ class Normalize:
         self.std = torch.tensor(std, device=device)[:, None, None]
 
     def __call__(self, image: Tensor) -> Tensor:
+        """Normalise a batch."""
         return image.float().div_(255).sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)

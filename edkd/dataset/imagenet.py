@@ -18,6 +18,4 @@ def imagenet(cfg: Any, device: torch.device) -> DataSet:
 
     train = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.PILToTensor()])
     test = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
-    return folder_dataset(
-        cfg, device, "imagenet", (train, test), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
+    return folder_dataset(cfg, device, "imagenet", (train, test), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -23,7 +23,9 @@ def register(name: str) -> Callable[[D], D]:
     def enter(cls: D) -> D:
         held = distiller_dict.setdefault(name, cls)
         if (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UserError(f"method {name!r} of {place(cls)} is already registered by {place(held)}; rename one of them")
+            raise UserError(
+                f"method {name!r} of {place(cls)} is already registered by {place(held)}; rename one of them"
+            )
         distiller_dict[name] = cls
         return cls
 
@@ -41,13 +43,16 @@ class Distiller(nn.Module):
     Args:
         student: `forward(x: (N,3,H,W)) -> (logits (N,C), features)`; trained.
         teacher: the same contract; put into eval mode for good, without gradients. None for a method without one.
+        cfg: the configuration, of which a method reads its own node.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters and their defaults; becomes the method's node of the configuration."""
     needs_teacher: ClassVar[bool] = True
+    student: nn.Module
+    teacher: Any
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None = None) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module | None = None, cfg: Any = None) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from edkd.distillers._base import Distiller, register
 from edkd.distillers._common import at_least_float32
@@ -14,9 +14,6 @@ class Vanilla(Distiller):
     """Cross-entropy with the labels, without a teacher."""
 
     needs_teacher = False
-
-    def __init__(self, student: nn.Module, teacher: nn.Module | None = None, cfg: Any = None) -> None:
-        super().__init__(student, teacher)
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Distiller.forward_train`; the loss has one term, `loss_ce`."""

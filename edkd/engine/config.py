@@ -1,4 +1,4 @@
-"""Reading a configuration strictly: YAML files and `KEY VALUE` pairs are merged into the defaults, typed and checked."""
+"""Reading a configuration strictly: YAML files and KEY VALUE pairs are merged into the defaults, typed and checked."""
 
 import importlib.util
 import math
@@ -63,11 +63,13 @@ class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses a key that is written twice and reads 1e-4 as a number."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         if key_node.value in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key_node.value} is written twice", problem_mark=key_node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {key_node.value} is written twice", problem_mark=key_node.start_mark
+            )
         seen.add(key_node.value)
     return loader.construct_mapping(node, deep=True)
 
@@ -130,7 +132,8 @@ def _import(plugin: str) -> None:
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"--plugin {plugin}: no such Python file")
     spec = importlib.util.spec_from_file_location(f"edkd_plugin_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

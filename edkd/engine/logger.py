@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,19 @@ class Logger:
         self.shown = time.monotonic()
         save_text("".join(json.dumps(record) + "\n" for record in history), folder / "metrics.jsonl")
         self.sinks: list[Sink] = []
-        self._open("tensorboardX", lambda: TensorBoard(folder / "train.events"))
+        self._open(partial(TensorBoard, folder / "train.events"), "TensorBoard")
         if cfg.LOG.WANDB:
-            self._open("wandb", lambda: Wandb(folder, cfg, self.say))
+            self._open(partial(Wandb, folder, cfg, self.say), "Wandb")
 
     def say(self, line: str) -> None:
         """A line for a person: on standard output and in `worklog.txt`."""
-        self.bar.write(line) if not self.bar.disable else print(line, flush=True)
+        self.bar.write(line)
+        sys.stdout.flush()
         with open(self.folder / "worklog.txt", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def step(self, step: int, epoch: int, read: Callable[[], Record]) -> None:
-        """After a training step, counted from 1. `read` fetches the figures from the device: called only to show them."""
+        """After a training step, counted from 1; `read` waits for the device, so it is called only to show figures."""
         self.bar.update()
         now = time.monotonic()
         if not self.bar.disable and now - self.shown >= 1:
@@ -68,24 +70,23 @@ class Logger:
         """Flush and end all of them."""
         self.bar.close()
         for sink in self.sinks:
-            self._guard(sink, sink.close)
+            self._guard(type(sink).__name__, sink.close)
 
-    def _open(self, name: str, make: Callable[[], "Sink"]) -> None:
-        try:
-            self.sinks.append(make())
-        except Exception as error:  # a logger cannot end a run, whatever it raises
-            self.say(f"{name} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    def _open(self, make: Callable[[], "Sink"], name: str) -> None:
+        if sink := self._guard(name, make):
+            self.sinks.append(sink)
 
     def _send(self, figures: Record, step: int) -> None:
-        for sink in list(self.sinks):
-            self._guard(sink, lambda sink=sink: sink.send(figures, step))
+        for sink in self.sinks:
+            self._guard(type(sink).__name__, partial(sink.send, figures, step))
 
-    def _guard(self, sink: "Sink", call: Callable[[], None]) -> None:
+    def _guard(self, name: str, call: Callable[[], Any]) -> Any:
+        """Call a library that cannot end a run, whatever it raises: it is left out from then on."""
         try:
-            call()
-        except Exception as error:  # as above
-            self.sinks.remove(sink)
-            self.say(f"{type(sink).__name__} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return call()
+        except Exception as error:
+            self.sinks = [sink for sink in self.sinks if type(sink).__name__ != name]
+            self.say(f"{name} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 class Sink:
@@ -107,10 +108,12 @@ class TensorBoard(Sink):
         self.writer = SummaryWriter(str(folder))
 
     def send(self, figures: Record, step: int) -> None:
+        """Add a scalar for each figure."""
         for key, value in figures.items():
             self.writer.add_scalar(key, value, step)
 
     def close(self) -> None:
+        """Write what is buffered."""
         self.writer.close()
 
 
@@ -120,9 +123,6 @@ class Wandb(Sink):
     def __init__(self, folder: Path, cfg: Any, say: Callable[[str], None]) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_credentials(wandb) else "offline")
-        if mode == "offline":
-            say(f"wandb: recording offline in {folder / 'wandb'}; 'wandb sync' uploads it, LOG.WANDB False turns it off")
         settings = wandb.Settings(silent=True, init_timeout=20, console="off", disable_git=True)
         options = dict(
             project=cfg.EXPERIMENT.PROJECT or "edkd",
@@ -132,24 +132,25 @@ class Wandb(Sink):
             config=json.loads(json.dumps(cfg)),
             settings=settings,
         )
+        wandb.setup(settings=settings)
+        mode: Any = os.environ.get("WANDB_MODE")
+        reason = "WANDB_MODE says so" if mode else "there are no credentials"
         try:
+            mode = mode or ("online" if wandb.login(prompt=False, verify=False) else "offline")
             self.run = wandb.init(mode=mode, **options)
-        except wandb.errors.Error as error:  # no network, or the credentials are refused
-            say(f"wandb: recording offline in {folder / 'wandb'}, as it cannot be reached ({type(error).__name__})")
-            self.run = wandb.init(mode="offline", **options)
+        except wandb.errors.Error as error:
+            mode, reason = "offline", f"it cannot be reached ({type(error).__name__})"
+            self.run = wandb.init(mode=mode, **options)
+        if mode == "offline":
+            say(f"wandb: recorded offline in {folder / 'wandb'}, as {reason}; 'wandb sync' uploads it later")
 
     def send(self, figures: Record, step: int) -> None:
+        """Log a row."""
         self.run.log(figures, step=step)
 
     def close(self) -> None:
-        self.run.finish(quiet=True)
-
-
-def _has_credentials(wandb: Any) -> bool:
-    try:
-        return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-    except Exception:  # what reading a broken credentials file raises is not documented
-        return False
+        """End the run."""
+        self.run.finish()
 
 
 def _short(value: float) -> str:

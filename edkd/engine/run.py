@@ -18,7 +18,7 @@ from edkd.engine.device import amp_dtype, autocast, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.trainer import trainer_dict
 from edkd.errors import StorageError, UserError
-from edkd.models import get_model, published_weights
+from edkd.models import DOWNLOADS, get_model, published_weights
 
 _UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
 
@@ -44,9 +44,11 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     if resume:
         folder, checkpoint = find_run(cfg, folder)
     elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} already holds a run; go on with it by --resume, or give this one another EXPERIMENT.NAME")
+        raise UserError(
+            f"{folder} already holds a run; go on with it by --resume, or give this one another EXPERIMENT.NAME"
+        )
     data = get_dataset(cfg, where)
-    distiller = build_distiller(cfg, data).to(where, memory_format=torch.channels_last)
+    distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
     trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,9 @@ def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
         name = ",".join([name, *(f"{key}:{_UNSAFE.sub('_', value)}" for key, value in shown.items())])
     prefix = Path(cfg.LOG.PREFIX)
     folder = prefix / cfg.EXPERIMENT.PROJECT / name
-    inside = folder.resolve().relative_to(prefix.resolve()) if folder.resolve().is_relative_to(prefix.resolve()) else None
+    inside = (
+        folder.resolve().relative_to(prefix.resolve()) if folder.resolve().is_relative_to(prefix.resolve()) else None
+    )
     if inside is None or not inside.parts:
         raise UserError(f"EXPERIMENT.PROJECT and NAME lead to {folder}, which is not inside LOG.PREFIX {prefix}")
     if len(name.encode()) > 200:
@@ -96,7 +100,8 @@ def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
     checkpoint = load_checkpoint(latest) if latest.exists() else None
     text = checkpoint["config"] if checkpoint else (folder / "config.yaml").read_text()
     if changes := changed_keys(text, cfg):
-        raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; give the same, or begin a run of another EXPERIMENT.NAME")
+        way_out = "give the same, or begin a run of another EXPERIMENT.NAME"
+        raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; {way_out}")
     return folder, checkpoint
 
 
@@ -129,7 +134,7 @@ def evaluate_checkpoint(cfg: CfgNode, ckpt: str, device: str = "auto") -> dict[s
     data = get_dataset(cfg, where)
     model = get_model(dataset_dict[cfg.DATASET.TYPE].family, cfg.DISTILLER.STUDENT, data.num_classes)
     load_weights(model, path)
-    model.eval().to(where, memory_format=torch.channels_last)
+    model.eval().to(where).to(memory_format=torch.channels_last)
     with autocast(dtype, where):
         return evaluate(lambda image: model(image)[0], data.test)
 
@@ -160,10 +165,13 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
     )
     if given and not Path(given).is_file():
         raise UserError(f"{path_key}: no weights of {name} at {given}; mend the path, or {train_it}")
-    published = published_weights(dataset_dict[cfg.DATASET.TYPE].family, name)
-    if not (given or published):
+    family = dataset_dict[cfg.DATASET.TYPE].family
+    path = given or published_weights(family, name)
+    if not path:
         raise UserError(f"{model_key} {name} has no published weights; {train_it}")
-    if not (given or Path(published).is_file()):
-        fetch = "fetch the published ones with 'python tools/download.py teachers'"
-        raise UserError(f"{model_key}: no weights of {name} at {published}; {fetch}, or {train_it}")
-    return Path(given or published)
+    if not Path(path).is_file():
+        fetch = f"fetch the published ones with 'python tools/download.py {DOWNLOADS[family]}', or " * (
+            family in DOWNLOADS
+        )
+        raise UserError(f"{model_key}: no weights of {name} at {path}; {fetch}{train_it}")
+    return Path(path)

@@ -159,7 +159,10 @@ class Trainer:
         self.history = state["history"]
 
     def summary(self) -> dict[str, Any]:
-        """The last and the best epoch, also written to `result.json`; a held-out split chose it: top-1 on the test set."""
+        """What the last and the best epoch reached, also written to `result.json`.
+
+        Where a held-out split chose the best, both are evaluated on the test set too, for the first time.
+        """
         last, best = self.history[-1], self.best()
         result = {
             "parameters": sum(p.numel() for p in self.distiller.student.parameters()),

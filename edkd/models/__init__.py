@@ -6,6 +6,7 @@ builds. State-dict keys are the published ones. To add an architecture, put it i
 """
 
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 
@@ -79,7 +80,14 @@ _TORCHVISION_FILES = {
     "ResNet101": "resnet101-5d3b4d8f.pth",
 }
 
-_FAMILIES = {"cifar": cifar_model_dict, "tiny_imagenet": tiny_imagenet_model_dict, "imagenet": imagenet_model_dict}
+DOWNLOADS = {"cifar": "teachers", "imagenet": "imagenet_teachers"}
+"""Family -> the name by which `tools/download.py` fetches its published weights; none for the others."""
+
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "cifar": cifar_model_dict,
+    "tiny_imagenet": tiny_imagenet_model_dict,
+    "imagenet": imagenet_model_dict,
+}
 
 
 def model_names(family: str) -> list[str]:
@@ -89,7 +97,7 @@ def model_names(family: str) -> list[str]:
     return list(_FAMILIES[family])
 
 
-def _find(family: str, name: str):
+def _find(family: str, name: str) -> Any:
     known = model_names(family)
     if name not in known:
         raise UserError(f"unknown {family} model '{name}'{nearest(name, known)} (known: {', '.join(known)})")

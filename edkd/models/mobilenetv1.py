@@ -40,6 +40,7 @@ class MobileNetV1(Network):
         self.fc = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         feats, preact_feats = [], []
         for i, layer in enumerate(self.model):
             preact = layer(x)
@@ -51,4 +52,5 @@ class MobileNetV1(Network):
         return self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [self.model[i][-1] for i in STAGE_ENDS[1:]]
+        """See `Network`."""
+        return [list(self.model[i].children())[-1] for i in STAGE_ENDS[1:]]

@@ -78,6 +78,7 @@ class MobileNetV2(Network):
         init_head(self.classifier[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         x = self.conv1(x)
         feats = [x]
         for i, block in enumerate(self.blocks):
@@ -109,6 +110,7 @@ class TinyMobileNetV2(Network):
         self.conv2 = nn.Conv2d(1280, num_classes, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         stem = self.pre(x)
         second = self.stage2(self.stage1(stem))
         third = self.stage3(second)

@@ -114,6 +114,7 @@ class ResNet(Network):
         return [getattr(self, f"layer{i + 1}") for i in range(self.num_stages)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         stem = F.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(stem)
         feats, preact_feats = [stem], [stem]
@@ -126,6 +127,7 @@ class ResNet(Network):
         return logits, {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """See `Network`."""
         return [stage[-1].last_bn for stage in self.stages]
 
 

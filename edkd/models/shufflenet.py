@@ -129,6 +129,7 @@ class ShuffleNet(Network):
         return x
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         x = F.relu(self.bn1(self.conv1(x)))
         feats, preact_feats = [x], [x]
         for stage in (self.layer1, self.layer2, self.layer3):
@@ -147,6 +148,7 @@ class ShuffleV1(ShuffleNet):
         self.linear = nn.Linear(960, num_classes)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """See `Network`."""
         return [stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3)]
 
 

@@ -49,6 +49,7 @@ class VGG(Network):
         return [self.block0, self.block1, self.block2, self.block3, self.block4]
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         feats, preact_feats = [], []
         for i, block in enumerate(self.blocks):
             preact = block(x if i in (0, 4) else F.max_pool2d(x, 2))
@@ -60,4 +61,5 @@ class VGG(Network):
         return self.classifier(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """See `Network`."""
         return [block[-1] for block in self.blocks[1:]]

@@ -66,6 +66,7 @@ class WideResNet(Network):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        """See `Network`."""
         stem = self.conv1(x)
         first, _ = self.block1(stem)
         second, first_preact = self.block2(first)
@@ -79,4 +80,5 @@ class WideResNet(Network):
         }
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """See `Network`."""
         return [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]
