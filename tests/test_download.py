@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -481,8 +482,9 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(toy, tmp_path, monkeypatch, caps
         raise KeyboardInterrupt
 
     monkeypatch.setattr(dl, "_download_rest", stopped)
+    monkeypatch.setattr(sys, "argv", [str(TOOL), "toy", "--into", str(tmp_path / "root")])
     with pytest.raises(SystemExit) as stop:
-        tool_main()(["toy", "--into", str(tmp_path / "root")])
+        runpy.run_path(str(TOOL), run_name="__main__")
     assert stop.value.code == 130
     assert "running this again goes on" in capsys.readouterr().err
 
@@ -496,24 +498,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(arguments):
     assert done.stderr.count("\n") == 1
 
 
-def cifar100_root(scratch):
-    """A folder with data/cifar-100-python: EDKD_DATA_ROOT, the checkout, or unpacked from ../shared/data; else None."""
-    for root in (os.environ.get("EDKD_DATA_ROOT"), CHECKOUT):
-        if root and (Path(root) / "data" / "cifar-100-python" / "train").is_file():
-            return Path(root)
-    parts = sorted((CHECKOUT.parent / "shared" / "data").glob("cifar-100-python.tar.xz.part?"))
-    if parts:
-        (scratch / "data").mkdir()
-        packed = b"".join(part.read_bytes() for part in parts)
-        subprocess.run(["tar", "-xJ", "-C", scratch / "data"], input=packed, check=True)
-        return scratch
-    return None
-
-
-def test_real_cifar100_is_found_in_place(tmp_path):
-    root = cifar100_root(tmp_path)
-    if root is None:
-        pytest.skip("no CIFAR-100 under EDKD_DATA_ROOT, ./data or ../shared/data")
-    done = run_tool("cifar100", "--into", root)
+def test_real_cifar100_is_found_in_place(real_data):
+    done = run_tool("cifar100", "--into", real_data)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"cifar100: cifar-100-python.tar.gz is in place already, whole, in {root / 'data'}\n"
+    assert done.stdout == f"cifar100: cifar-100-python.tar.gz is in place already, whole, in {real_data / 'data'}\n"

@@ -12,7 +12,7 @@ import train
 
 from edkd.errors import ArgumentParser, run_command
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "digits"
+CONFIGS = Path(__file__).parents[1] / "configs/digits"
 RUNS = {"teacher": "teacher.yaml", "student alone": "vanilla.yaml", "student by EDKD": "edkd/res20_res8.yaml"}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edkd.dataset import dataset_dict
+from edkd.engine.cfg import CFG
 from edkd.engine.config import load_cfg
 from edkd.engine.run import evaluate_checkpoint
 from edkd.errors import ArgumentParser, run_command
@@ -13,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Top-1 and top-5 accuracy of a model on the test set.")
     parser.add_argument("-m", "--model", required=True, help="name of the architecture, as resnet8x4")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="file of weights (default: the published ones)")
-    parser.add_argument("-d", "--dataset", default="cifar100", help=", ".join(dataset_dict))
+    parser.add_argument("-d", "--dataset", default=CFG.DATASET.TYPE, help=", ".join(dataset_dict))
     parser.add_argument("-bs", "--batch-size", default="64", help="images in a batch (default: 64)")
     parser.add_argument("--root", default="", help="folder that holds the data set (default: data/)")
     parser.add_argument("--amp", default="off", help="auto, off, bf16 or fp16 (default: off, float32)")

@@ -99,6 +99,7 @@ class FolderLoader:
             persistent_workers=num_workers > 0,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
+            generator=torch.Generator(),  # else each pass draws a number from the global one
         )
 
     def __len__(self) -> int:

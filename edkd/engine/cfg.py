@@ -22,9 +22,7 @@ CFG.DATASET = CfgNode()
 CFG.DATASET.TYPE = "cifar100"  # key of dataset_dict
 CFG.DATASET.ROOT = ""  # folder that holds the data set; empty: data/ (or below EDKD_DATA_ROOT)
 CFG.DATASET.NUM_WORKERS = 2  # processes that read image folders; 0: the main process reads
-CFG.DATASET.VAL_SPLIT = (
-    0.0  # share of the training images, in [0, 1), held out to choose the best epoch by; 0: the test set
-)
+CFG.DATASET.VAL_SPLIT = 0.0  # share of the training images held out to choose the best epoch by; 0: the test set
 CFG.DATASET.TEST = CfgNode()
 CFG.DATASET.TEST.BATCH_SIZE = 64  # images in a batch of evaluation
 

@@ -1,12 +1,11 @@
 """Files of weights: written atomically, read without running code."""
 
 import argparse
+import io
 import os
-import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +19,21 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         StorageError: the file could not be written; what was there is untouched.
     """
-    _replace(path, lambda file: torch.save(state, file))
+    content = io.BytesIO()  # a disk that fills while torch writes to it raises what does not say so
+    torch.save(state, content)
+    _replace(path, content.getbuffer())
 
 
 def save_text(text: str, path: Path) -> None:
     """Write a text file in the same way."""
-    _replace(path, lambda file: file.write(text.encode()))
+    _replace(path, text.encode())
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def _replace(path: Path, content: bytes | memoryview) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:  # a handle of our own, so that a full disk is reported as one
-            write(file)
+        with open(partial, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -56,7 +57,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with torch.serialization.safe_globals([argparse.Namespace]):  # found in older published files
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # there is hardly one that damaged bytes cannot raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged, or no checkpoint of tensors ({reason}); replace it") from None
     if not isinstance(state, dict):

@@ -45,14 +45,9 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "*.T": (1e-3, math.inf),
     "*.TEMPERATURE": (1e-3, math.inf),
 }
-FREE_ON_RESUME = (  # keys that may change when a run goes on: they do not decide what a step does
-    "SOLVER.EPOCHS",
-    "LOG.",
-    "EXPERIMENT.",
-    "DATASET.ROOT",
-    "DATASET.NUM_WORKERS",
-    "DATASET.TEST.BATCH_SIZE",
-)
+FREE_OF_A_NAME = ("SOLVER.EPOCHS", "LOG.", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE")
+"""Keys that may change when a run goes on: they do not decide what a step does."""
+FREE_ON_RESUME = (*FREE_OF_A_NAME, "EXPERIMENT.")
 
 
 class _Text(str):
@@ -66,6 +61,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key is not a word", problem_mark=key_node.start_mark)
         if key_node.value in seen:
             raise yaml.MarkedYAMLError(
                 problem=f"the key {key_node.value} is written twice", problem_mark=key_node.start_mark
@@ -117,13 +114,13 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def changed_keys(before: str, cfg: CfgNode) -> list[str]:
-    """The keys, in words, in which a saved configuration (YAML text) forbids going on with `cfg`."""
+def changed_keys(before: str, cfg: CfgNode, free: tuple[str, ...] = FREE_ON_RESUME) -> list[str]:
+    """The keys, in words, in which `cfg` differs from a saved configuration (YAML text), but for the free ones."""
     old, new = dict(flatten(CfgNode(yaml.safe_load(before)))), dict(flatten(cfg))
     return [
         f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(FREE_ON_RESUME)
+        if old.get(key) != new.get(key) and not key.startswith(free)
     ]
 
 

@@ -13,7 +13,7 @@ from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import load_checkpoint, load_weights, save_text
-from edkd.engine.config import changed_keys
+from edkd.engine.config import FREE_OF_A_NAME, changed_keys
 from edkd.engine.device import amp_dtype, autocast, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.trainer import trainer_dict
@@ -21,6 +21,7 @@ from edkd.errors import StorageError, UserError
 from edkd.models import DOWNLOADS, get_model, published_weights
 
 _UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
+_PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
 
 
 def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: bool = False) -> dict[str, Any]:
@@ -61,8 +62,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
 def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
     """<LOG.PREFIX>/<PROJECT>/<NAME or TAG>[,KEY:VALUE...].
 
-    The pairs of the command line that say where a run lies are left out of its name, and a NAME among them is the
-    whole name.
+    Pairs of the command line that say where something lies are left out; a NAME among them is the whole name.
 
     Raises:
         UserError: the name leads out of LOG.PREFIX, or is too long for a file system.
@@ -70,14 +70,11 @@ def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
     pairs = dict(zip(opts[::2], opts[1::2], strict=True))
     name = cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG
     if "EXPERIMENT.NAME" not in pairs:
-        shown = {key: value for key, value in pairs.items() if not key.startswith(("EXPERIMENT.", "LOG."))}
+        shown = {key: value for key, value in pairs.items() if not key.startswith(_PLACES)}
         name = ",".join([name, *(f"{key}:{_UNSAFE.sub('_', value)}" for key, value in shown.items())])
     prefix = Path(cfg.LOG.PREFIX)
     folder = prefix / cfg.EXPERIMENT.PROJECT / name
-    inside = (
-        folder.resolve().relative_to(prefix.resolve()) if folder.resolve().is_relative_to(prefix.resolve()) else None
-    )
-    if inside is None or not inside.parts:
+    if prefix.resolve() not in folder.resolve().parents:
         raise UserError(f"EXPERIMENT.PROJECT and NAME lead to {folder}, which is not inside LOG.PREFIX {prefix}")
     if len(name.encode()) > 200:
         raise UserError(f"the name of the run is too long ({name[:40]}...); give it a short EXPERIMENT.NAME")
@@ -87,17 +84,20 @@ def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
 def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The folder and `latest` (None: it ended before its first epoch did) of the run to go on with.
 
-    Where `folder` is no run, it is the one run of the project that differs only in what may change (EPOCHS).
+    Where `folder` is no run, it is the one run beside it of the same NAME and TAG that differs only in what may
+    change, as in EPOCHS.
     """
     if not (folder / "config.yaml").is_file():
         configs = folder.parent.glob("*/config.yaml")
-        alike = [file.parent for file in configs if not changed_keys(file.read_text(), cfg)]
+        alike = [file.parent for file in configs if not changed_keys(file.read_text(), cfg, free=FREE_OF_A_NAME)]
         if len(alike) != 1:
             found = f"; runs of this configuration: {', '.join(map(str, alike))}" if alike else ""
             raise UserError(f"--resume: no run at {folder}{found}; leave --resume out to begin one")
         folder = alike[0]
     latest = folder / "latest"
     checkpoint = load_checkpoint(latest) if latest.exists() else None
+    if checkpoint and "config" not in checkpoint:
+        raise UserError(f"--resume: {latest} is no checkpoint of a run of this framework; move it away to begin anew")
     text = checkpoint["config"] if checkpoint else (folder / "config.yaml").read_text()
     if changes := changed_keys(text, cfg):
         way_out = "give the same, or begin a run of another EXPERIMENT.NAME"

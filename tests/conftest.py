@@ -1,0 +1,75 @@
+"""Where the tests find the commands, the golden values and the real data."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED = CHECKOUT.parent / "shared"
+GOLDEN = Path(os.environ.get("EDKD_GOLDEN", SHARED / "golden"))
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+class Outcome(NamedTuple):
+    """What a command of tools/ did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden values: EDKD_GOLDEN, else ../shared/golden."""
+    if not GOLDEN.is_dir():
+        pytest.skip(f"no golden values at {GOLDEN}")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory) -> Path:
+    """A folder with data/ and download_ckpts/: EDKD_DATA_ROOT, else what ../shared/data lays out."""
+    if root := os.environ.get("EDKD_DATA_ROOT"):
+        return Path(root)
+    script = SHARED / "data" / "unpack.sh"
+    if not script.is_file():
+        pytest.skip(f"no real data: EDKD_DATA_ROOT is not set, and there is no {script}")
+    root = tmp_path_factory.mktemp("real")
+    subprocess.run([script, root], check=True)
+    return root
+
+
+def load_tool(name: str):
+    """The module tools/<name>.py."""
+    if str(CHECKOUT / "tools") not in sys.path:
+        sys.path.insert(0, str(CHECKOUT / "tools"))
+    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tool(capsys) -> Callable[..., Outcome]:
+    """Run a command of tools/ in this process, as from the shell: tool("train", "--cfg", ...) -> Outcome."""
+    from edkd.errors import run_command
+
+    def run(name: str, *arguments: object) -> Outcome:
+        words: Sequence[str] = [str(argument) for argument in arguments]
+        main, code = load_tool(name).main, 0
+        capsys.readouterr()
+        try:
+            run_command(lambda _: main(words))
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
