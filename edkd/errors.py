@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -33,6 +34,10 @@ class StorageError(OSError):
 
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser whose complaint is a UserError: one line, exit code 2, no usage text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"^-\.?\d")  # -1e-3 too is a value, as from Python 3.14 on
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message."""

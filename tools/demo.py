@@ -13,14 +13,20 @@ import train
 from edkd.errors import ArgumentParser, run_command
 
 CONFIGS = Path(__file__).parents[1] / "configs/digits"
-RUNS = {"teacher": "teacher.yaml", "student alone": "vanilla.yaml", "student by EDKD": "edkd/res20_res8.yaml"}
+RUNS = {
+    "teacher": "vanilla/resnet20.yaml",
+    "student alone": "vanilla/resnet8.yaml",
+    "student by EDKD": "edkd/res20_res8.yaml",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, train, print the table, draw the curves."""
     parser = ArgumentParser(description="Train a teacher, a student alone, and the student taught, on digits.")
     parser.add_argument("--prefix", default="output", help="folder of all runs (default: output)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, choices=range(1, 100), metavar="N", help="repetitions (default: 3)"
+    )
     parser.add_argument("--device", default="auto", help="as in tools/train.py")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="as in tools/train.py, for all runs")
     args = parser.parse_intermixed_args(argv)
@@ -30,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = project / f"{name},seed:{seed}"
             where = ["LOG.PREFIX", args.prefix, "EXPERIMENT.PROJECT", "demo", "EXPERIMENT.NAME", folder.name]
             teacher = ["DISTILLER.TEACHER_CKPT", f"{project}/teacher,seed:{seed}/student_best"]
-            resume = ["--resume"] if folder.is_dir() else []
+            resume = ["--resume"] if (folder / "config.yaml").is_file() else []
             opts = [*where, *teacher, "SOLVER.SEED", str(seed), "LOG.WANDB", "False", *args.opts]
             train.main(["--cfg", str(CONFIGS / config), "--device", args.device, *resume, *opts])
     folders = [f"{project}/{name},seed:{seed}" for name in RUNS for seed in range(1, args.seeds + 1)]

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_cfg(opts=[*opts, "DATASET.ROOT", args.root, "SOLVER.AMP", args.amp])
     result = evaluate_checkpoint(cfg, args.ckpt, args.device)
     accuracy = f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %"
-    print(f"{args.model} on {args.dataset}: {accuracy}, loss {result['loss']:.4f}")
+    precision = "float32" if args.amp == "off" else f"precision {args.amp}"
+    print(f"{args.model} on {args.dataset}: {accuracy}, loss {result['loss']:.4f} ({precision})")
 
 
 if __name__ == "__main__":

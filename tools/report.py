@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="folders below output/")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves into it (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
-    runs = [read_run(folder) for folder in args.runs]
+    runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in args.runs)]
     print(table(runs))
     if args.picture:
         draw_curves(runs, args.picture)

@@ -47,6 +47,8 @@ class DataSetSpec(NamedTuple):
 
     family: str
     """The dictionary of models for images of this size: "cifar", "tiny_imagenet" or "imagenet"."""
+    has_published_weights: bool
+    """Whether that family's published weights were trained on this set."""
     load: Callable[[Any, torch.device], DataSet]
     """(cfg, device) -> DataSet. Raises UserError where the data are absent or damaged."""
 
@@ -55,11 +57,13 @@ dataset_dict: dict[str, DataSetSpec] = {}
 """DATASET.TYPE -> how to load it."""
 
 
-def register(name: str, family: str) -> Callable[[Callable[[Any, torch.device], DataSet]], Any]:
+def register(
+    name: str, family: str, has_published_weights: bool = False
+) -> Callable[[Callable[[Any, torch.device], DataSet]], Any]:
     """Function decorator: enter a loading function into `dataset_dict`."""
 
     def enter(load: Callable[[Any, torch.device], DataSet]) -> Callable[[Any, torch.device], DataSet]:
-        dataset_dict[name] = DataSetSpec(family, load)
+        dataset_dict[name] = DataSetSpec(family, has_published_weights, load)
         return load
 
     return enter

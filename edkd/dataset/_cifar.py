@@ -24,7 +24,7 @@ def load_cifar(cfg: Any, device: torch.device, name: str, mean: tuple[float, ...
     import torchvision  # here, as it takes seconds
 
     reader = getattr(torchvision.datasets, name)
-    root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data")
+    root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data").expanduser()
     folder = root / reader.base_folder
     fetch = (
         f"fetch it with 'python tools/download.py {cfg.DATASET.TYPE}', or set DATASET.ROOT to the folder that holds it"

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from edkd.dataset._base import Batch, DataSet
 from edkd.dataset.augment import Normalize
-from edkd.dataset.sampling import epoch_order, seed_for, stratified_split
+from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.errors import UserError, WorkerError
 from edkd.paths import DATA_ROOT
 
@@ -47,10 +47,10 @@ class FolderImages(TorchDataset):
         path, target = self.samples[item.number]
         with torch.random.fork_rng(devices=[]):
             if item.seed is not None:
-                torch.manual_seed(item.seed)
+                torch.default_generator.manual_seed(item.seed)  # the CPU's alone: fork_rng restores no other
             try:
                 return self.transform(pil_loader(path)), target, item.number
-            except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
+            except Exception as error:  # there is hardly one that a damaged file cannot make PIL raise
                 return BadImage(path, str(error))
 
 
@@ -146,7 +146,7 @@ def folder_dataset(
     """
     from torchvision.datasets import ImageFolder
 
-    root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder)
+    root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
     parts = []
     for part in ("train", "val"):
         if not (root / part).is_dir():
@@ -160,7 +160,7 @@ def folder_dataset(
     train, test = parts
     if odd := set(train.classes) ^ set(test.classes):
         raise UserError(f"{root}: train and val must hold the same classes; only one holds {sorted(odd)[0]!r}")
-    members, held = stratified_split(torch.tensor(train.targets), cfg.DATASET.VAL_SPLIT)
+    members, held = hold_out(torch.tensor(train.targets), cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     eval_size, workers = cfg.DATASET.TEST.BATCH_SIZE, cfg.DATASET.NUM_WORKERS
     augmented, plain = (FolderImages(train.samples, transform) for transform in transforms)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from edkd.dataset._base import Batch, DataSet
 from edkd.dataset.augment import CropFlip, Normalize
-from edkd.dataset.sampling import epoch_order, stratified_split
-from edkd.errors import UserError
+from edkd.dataset.sampling import epoch_order, hold_out
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,7 @@ def resident_dataset(
     std: tuple[float, ...],
 ) -> DataSet:
     """Put the images on the device, hold out DATASET.VAL_SPLIT of the training images, and make the loaders."""
-    members, held = stratified_split(train.target, cfg.DATASET.VAL_SPLIT)
-    if cfg.DATASET.VAL_SPLIT and not len(held):
-        raise UserError(
-            f"DATASET.VAL_SPLIT {cfg.DATASET.VAL_SPLIT} holds out no image of {len(train.target)}; raise it"
-        )
+    members, held = hold_out(train.target, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     train, test = train.to(device), test.to(device)
     eval_size = cfg.DATASET.TEST.BATCH_SIZE

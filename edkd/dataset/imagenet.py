@@ -11,7 +11,7 @@ from edkd.dataset._base import DataSet, register
 from edkd.dataset._folder import folder_dataset
 
 
-@register("imagenet", family="imagenet")
+@register("imagenet", family="imagenet", has_published_weights=True)
 def imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Random resized crops and flips to train; resized to 256 and cropped in the centre to evaluate."""
     from torchvision.transforms import v2

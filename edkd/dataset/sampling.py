@@ -1,14 +1,25 @@
 """The order of an epoch, as a pure function of (seed, epoch): nothing else may change what is trained on."""
 
 import hashlib
+import random
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from edkd.errors import UserError
 
 
 def seed_for(*numbers: int) -> int:
     """A 32-bit seed that depends on all the numbers (a CPU generator uses 32 bits of what it is given)."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "little")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that code of others may draw from: torch's, NumPy's and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def epoch_order(members: Tensor, num_images: int, num_views: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
@@ -26,6 +37,17 @@ def epoch_order(members: Tensor, num_images: int, num_views: int, seed: int, epo
     views = torch.randint(num_views, (num_images,), generator=generator)
     index = members[torch.randperm(len(members), generator=generator)]
     return index, views[index]
+
+
+def hold_out(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """`stratified_split` for DATASET.VAL_SPLIT: raises UserError where a part that is asked for would be empty."""
+    rest, held = stratified_split(target, fraction)
+    if not len(rest) or (fraction and not len(held)):
+        raise UserError(
+            f"DATASET.VAL_SPLIT {fraction} leaves {len(rest)} images to train on and holds out {len(held)}; "
+            "change it so that each class keeps some of both"
+        )
+    return rest, held
 
 
 def stratified_split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from edkd.dataset._base import DataSet, register
 from edkd.dataset._folder import folder_dataset
 
 
-@register("tiny_imagenet", family="tiny_imagenet")
+@register("tiny_imagenet", family="tiny_imagenet", has_published_weights=True)
 def tiny_imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Rotations up to 20 degrees and flips to train, as published; other sizes are brought to 64x64 first."""
     from torchvision.transforms import v2

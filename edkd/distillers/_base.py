@@ -17,10 +17,12 @@ distiller_dict: dict[str, type["Distiller"]] = {}
 def register(name: str) -> Callable[[D], D]:
     """Class decorator: enter a method into `distiller_dict` under `name`; its `defaults` become `CFG.<name>`.
 
-    Raises UserError where another class holds that name.
+    Raises UserError where another class holds that name, or the class is no Distiller with a `forward_train`.
     """
 
     def enter(cls: D) -> D:
+        if not issubclass(cls, Distiller) or cls.forward_train is Distiller.forward_train:
+            raise UserError(f"method {name!r} of {place(cls)} must be a Distiller that defines forward_train")
         held = distiller_dict.setdefault(name, cls)
         if (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UserError(
@@ -48,6 +50,8 @@ class Distiller(nn.Module):
 
     defaults: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters and their defaults; becomes the method's node of the configuration."""
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """The words that a hyper-parameter can be, where it is one of a few."""
     needs_teacher: ClassVar[bool] = True
     student: nn.Module
     teacher: Any

@@ -39,7 +39,12 @@ def edkd_loss(
 
     Returns:
         A scalar >= 0, 0 where both agree.
+
+    Raises:
+        UserError: `form` is another word.
     """
+    if form not in FORMS:
+        raise UserError(f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{nearest(form, FORMS)}")
     margin_s, log_p_s = decouple(logits_student, target, temperature)
     margin_t, log_p_t = decouple(logits_teacher, target, temperature)
     tckd = binary_kl(margin_t, margin_s)
@@ -62,6 +67,7 @@ class EDKD(Distiller):
         WARMUP=20,  # epochs over which the distillation term grows to its full weight; 0: at once
         FORM="paper",  # paper | reference, see edkd_loss
     )
+    choices = dict(FORM=FORMS)
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
@@ -71,8 +77,6 @@ class EDKD(Distiller):
         self.temperature = cfg.EDKD.T
         self.warmup = cfg.EDKD.WARMUP
         self.form = cfg.EDKD.FORM
-        if self.form not in FORMS:
-            raise UserError(f"EDKD.FORM is {self.form!r}, not one of {', '.join(FORMS)}{nearest(self.form, FORMS)}")
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Distiller.forward_train`; the terms are `loss_ce` and `loss_edkd`."""

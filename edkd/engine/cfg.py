@@ -65,7 +65,10 @@ def with_methods(cfg: CfgNode) -> CfgNode:
     """
     cfg = cfg.clone()
     for name, cls in distiller_dict.items():
-        node = CfgNode(_as_node(cls.defaults))
+        try:
+            node = CfgNode(_as_node(cls.defaults))
+        except AssertionError as error:  # yacs's word for a value that YAML cannot hold
+            raise UserError(f"defaults of {cls.__name__} in {place(cls)}: {error}") from None
         if name in cfg and cls.defaults and cfg[name] != node:
             raise UserError(
                 f"CFG.{name} is {dict(cfg[name])} in {__file__} but {dict(node)} in the defaults of {cls.__name__} "

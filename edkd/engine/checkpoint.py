@@ -1,6 +1,7 @@
 """Files of weights: written atomically, read without running code."""
 
 import argparse
+import hashlib
 import io
 import os
 import zipfile
@@ -27,6 +28,15 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 def save_text(text: str, path: Path) -> None:
     """Write a text file in the same way."""
     _replace(path, text.encode())
+
+
+def append_line(line: str, path: Path) -> None:
+    """Add a line to a text file. Raises StorageError."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _replace(path: Path, content: bytes | memoryview) -> None:
@@ -58,8 +68,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # found in older published files
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # there is hardly one that damaged bytes cannot raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged, or no checkpoint of tensors ({reason}); replace it") from None
+        raise UserError(
+            f"{path} is damaged, or no checkpoint of tensors ({type(error).__name__}); replace it"
+        ) from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds {type(state).__name__}, not a dictionary of tensors; replace it")
     return state
@@ -86,7 +97,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 f"{path} is of another architecture or number of classes: {key} is {tuple(weights[key].shape)} there "
                 f"but {tuple(tensor.shape)} here; name the model and the data set that it was trained with"
             )
+        if not _is_plain(weights[key]) or weights[key].is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{path}: {key} is no plain tensor of numbers like {tensor.dtype}; replace the file")
     model.load_state_dict(weights)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A SHA-256 of a model's weights and statistics, their names and types."""
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_complex()
 
 
 def _model_weights(entries: Any) -> dict[str, Tensor]:

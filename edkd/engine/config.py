@@ -4,6 +4,7 @@ import importlib.util
 import math
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,10 +28,10 @@ CHOICES = {
 RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "DATASET.NUM_WORKERS": (0, math.inf),
     "DATASET.VAL_SPLIT": (0, 1),
-    "DATASET.TEST.BATCH_SIZE": (1, math.inf),
+    "DATASET.TEST.BATCH_SIZE": (1, 2**31),
     "SOLVER.SEED": (0, 2**63),
-    "SOLVER.BATCH_SIZE": (1, math.inf),
-    "SOLVER.EPOCHS": (1, math.inf),
+    "SOLVER.BATCH_SIZE": (1, 2**31),
+    "SOLVER.EPOCHS": (1, 2**31),
     "SOLVER.LR": (0, math.inf),
     "SOLVER.LR_DECAY_STAGES": (0, math.inf),
     "SOLVER.LR_DECAY_RATE": (0, math.inf),
@@ -44,6 +45,9 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "*.WARMUP": (0, math.inf),
     "*.T": (1e-3, math.inf),
     "*.TEMPERATURE": (1e-3, math.inf),
+    "*.ALPHA": (0, math.inf),
+    "*.BETA": (0, math.inf),
+    "*_WEIGHT": (0, math.inf),
 }
 FREE_OF_A_NAME = ("SOLVER.EPOCHS", "LOG.", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE")
 """Keys that may change when a run goes on: they do not decide what a step does."""
@@ -114,13 +118,27 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def changed_keys(before: str, cfg: CfgNode, free: tuple[str, ...] = FREE_ON_RESUME) -> list[str]:
-    """The keys, in words, in which `cfg` differs from a saved configuration (YAML text), but for the free ones."""
-    old, new = dict(flatten(CfgNode(yaml.safe_load(before)))), dict(flatten(cfg))
+def saved_config(text: str) -> dict[str, Any]:
+    """The leaves of a configuration that a run has saved as text; ValueError where it is none."""
+    try:
+        return dict(flatten(CfgNode(yaml.safe_load(text))))
+    except (yaml.YAMLError, RecursionError, AttributeError, AssertionError, TypeError) as error:
+        raise ValueError(f"no saved configuration: {error}") from None
+
+
+def changed_keys(old: dict[str, Any], cfg: CfgNode, free: tuple[str, ...] = FREE_ON_RESUME) -> list[str]:
+    """The keys, in words, in which `cfg` differs from the leaves of a saved configuration, but for the free ones.
+
+    Nodes of methods that are not used do not count, and a key that the saved one lacks had its default.
+    """
+    default, new = dict(flatten(defaults.with_methods(defaults.CFG))), dict(flatten(cfg))
+    unused = tuple(f"{name}." for name in distiller_dict if name != cfg.DISTILLER.TYPE)
+    if cfg.SOLVER.SCHEDULE == "cosine":  # which ends with the last epoch: another number of them is another curve
+        free = tuple(key for key in free if key != "SOLVER.EPOCHS")
     return [
-        f"{key} was {old.get(key, 'absent')!r} and is {new.get(key, 'absent')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
+        f"{key} was {was!r} and is {value!r}"
+        for key, value in new.items()
+        if (was := old.get(key, default.get(key))) != value and not key.startswith((*free, *unused))
     ]
 
 
@@ -133,7 +151,17 @@ def _import(plugin: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the file does
+        lines = [
+            f"line {frame.lineno}: "
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
+        raise UserError(f"--plugin {plugin}: {lines[-1] if lines else ''}{type(error).__name__}: {error}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -146,7 +174,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"--cfg {path}: no such file{nearest(str(path), siblings)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--cfg {path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--cfg {path}: not valid YAML: {error}") from None
     if not isinstance(content or {}, dict):
         raise UserError(f"--cfg {path}: holds {type(content).__name__}, not KEY: VALUE lines")
@@ -159,7 +187,7 @@ def _parse(name: str, text: str) -> Any:
         text = f"[{text[1:-1]}]"
     try:
         return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"{name} (command line): cannot read the value {text!r}") from None
 
 
@@ -192,14 +220,16 @@ def _unknown_key(cfg: CfgNode, key: str, prefix: str, source: str) -> str:
 def _coerce(name: str, value: Any, default: Any, source: str) -> Any:
     """Give `value` the type of the default: an int passes for a float, a YAML list for a tuple; nothing else."""
     if isinstance(default, str):
-        value = {None: "", False: "off"}.get(value, value)  # how YAML reads nothing, and a bare off
-        value = str(value).strip("'\"") if isinstance(value, (str, int, float)) else value
+        if value is None or value is False:  # how YAML reads nothing, and a bare off
+            value = "" if value is None else "off"
+        if isinstance(value, (str, int, float)):
+            value = str(value).strip("'\"")
     elif isinstance(value, _Text):
         value = _parse(name, value)
-    if type(default) is float and type(value) is int:
+    if type(default) is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
-        value = type(default)(_coerce(name, item, default[0], source) for item in value)
+        value = type(default)(_coerce(name, item, default[0], source) if default else item for item in value)
     if type(value) is not type(default):
         raise UserError(f"{name} ({source}): {value!r} is not of type {type(default).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -209,15 +239,25 @@ def _coerce(name: str, value: Any, default: Any, source: str) -> Any:
 
 def _check(cfg: CfgNode) -> None:
     leaves = dict(flatten(cfg))
-    spec = {**CHOICES, "SOLVER.TRAINER": trainer_dict, "DATASET.TYPE": dataset_dict, "DISTILLER.TYPE": distiller_dict}
-    for key, known in spec.items():
+    choices = {
+        **CHOICES,
+        "SOLVER.TRAINER": trainer_dict,
+        "DATASET.TYPE": dataset_dict,
+        "DISTILLER.TYPE": distiller_dict,
+    }
+    for name, method in distiller_dict.items():
+        choices |= {f"{name}.{key}": known for key, known in method.choices.items()}
+    for key, known in choices.items():
         _check_choice(key, leaves[key], known)
     for key, value in leaves.items():
         for pattern, (low, high) in RANGES.items():
             items = value if isinstance(value, (list, tuple)) else [value]
-            if fnmatch(key, pattern) and not all(low <= item < high for item in items):
+            numbers = [item for item in items if isinstance(item, (int, float))]
+            if fnmatch(key, pattern) and not all(low <= number < high for number in numbers):
                 below = "" if high == math.inf else f" and below {high}"
                 raise UserError(f"{key} is {value}, but must be at least {low}{below}")
+    if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
+        raise UserError("SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
     if len(cfg.SOLVER.BETAS) != 2:
         raise UserError(f"SOLVER.BETAS is {cfg.SOLVER.BETAS}, but must be two numbers")
     known_models = model_names(dataset_dict[cfg.DATASET.TYPE].family)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edkd.engine.checkpoint import save_text
+from edkd.engine.checkpoint import append_line, save_text
 
 Record = dict[str, float]
 
@@ -44,8 +44,7 @@ class Logger:
         """A line for a person: on standard output and in `worklog.txt`."""
         self.bar.write(line)
         sys.stdout.flush()
-        with open(self.folder / "worklog.txt", "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        append_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", self.folder / "worklog.txt")
 
     def step(self, step: int, epoch: int, read: Callable[[], Record]) -> None:
         """After a training step, counted from 1; `read` waits for the device, so it is called only to show figures."""
@@ -61,9 +60,8 @@ class Logger:
 
     def epoch(self, record: Record, step: int) -> None:
         """After an epoch: a line of `metrics.jsonl`, a line for a person, a point in the browsers."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self.say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+        append_line(json.dumps(record), self.folder / "metrics.jsonl")
+        self.say("  ".join(f"{key} {_short(value)}" for key, value in record.items() if "loss_" not in key))
         self._send({f"epoch/{key}": value for key, value in record.items() if key != "epoch"}, step)
 
     def close(self) -> None:

@@ -17,20 +17,23 @@ def make_optimizer(parameters: Iterable[nn.Parameter], cfg: Any) -> optim.Optimi
     return getattr(optim, solver.TYPE)(parameters, betas=tuple(solver.BETAS), **common)
 
 
-def learning_rate(cfg: Any, progress: float) -> float:
+def learning_rate(cfg: Any, step: int, steps: int) -> float:
     """The rate of a step.
 
     Args:
-        progress: epochs done before the step, in [0, EPOCHS): 0 for the first step, 1.5 in the middle of epoch 2.
+        step: steps done before it, from 0.
+        steps: in an epoch.
 
     Returns:
-        SOLVER.LR times the linear warm-up, times LR_DECAY_RATE for each of LR_DECAY_STAGES that is past (step) or
-        half a cosine from 1 to 0 after the warm-up (cosine; I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, equation 5).
+        SOLVER.LR times the linear warm-up, which reaches 1 with the last step of WARMUP_EPOCHS, times LR_DECAY_RATE for
+        each of LR_DECAY_STAGES that is past (step), or half a cosine from 1 to 0 after the warm-up (cosine;
+        I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, equation 5).
     """
-    solver = cfg.SOLVER
-    if progress < solver.WARMUP_EPOCHS:
-        return solver.LR * progress / solver.WARMUP_EPOCHS
-    if solver.SCHEDULE == "cosine":
-        done = (progress - solver.WARMUP_EPOCHS) / max(solver.EPOCHS - solver.WARMUP_EPOCHS, 1)
-        return solver.LR * (1 + math.cos(math.pi * done)) / 2
-    return solver.LR * solver.LR_DECAY_RATE ** sum(progress >= stage for stage in solver.LR_DECAY_STAGES)
+    solver, epochs = cfg.SOLVER, step / steps
+    rate, warm_steps = solver.LR, solver.WARMUP_EPOCHS * steps
+    if step < warm_steps:
+        rate *= (step + 1) / warm_steps
+    if solver.SCHEDULE == "step":
+        return rate * solver.LR_DECAY_RATE ** sum(epochs >= stage for stage in solver.LR_DECAY_STAGES)
+    done = max(epochs - solver.WARMUP_EPOCHS, 0) / max(solver.EPOCHS - solver.WARMUP_EPOCHS, 1)
+    return rate * (1 + math.cos(math.pi * done)) / 2

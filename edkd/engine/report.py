@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from edkd.engine.config import saved_config
 from edkd.errors import UserError
 
+_NOT_OF_A_ROW = ("SOLVER.SEED", "EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
 _SEED = re.compile(r",?(SOLVER\.)?(SEED|seed):\d+")
 
 
@@ -16,7 +18,9 @@ class Run(NamedTuple):
     """What a run left in its folder."""
 
     name: str
-    """The folder's name without the seed: runs of one name differ in their seed alone."""
+    """The folder's name without the seed."""
+    config: str
+    """`config.yaml` without seed, names and places: runs with the same name and this differ in their seed alone."""
     result: dict[str, Any]
     """`result.json`."""
     history: list[dict[str, float]]
@@ -26,17 +30,21 @@ class Run(NamedTuple):
 def read_run(folder: Path) -> Run:
     """Read a finished run. Raises UserError where the folder holds none."""
     try:
-        result = json.loads((folder / "result.json").read_text())
-        history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no finished run ({error})") from None
-    return Run(_SEED.sub("", folder.name), result, history)
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        leaves = saved_config((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = str({key: value for key, value in leaves.items() if not key.startswith(_NOT_OF_A_ROW)})
+        run = Run(_SEED.sub("", folder.name), config, result, history)
+        _accuracy(run, "last"), _curve(run)
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{folder} holds no finished run ({type(error).__name__}: {error})") from None
+    return run
 
 
 def table(runs: Sequence[Run]) -> str:
     """A Markdown table: a row for each name, with the mean and the standard deviation over its seeds."""
     lines = ["| run | parameters | seeds | last top-1 (%) | best top-1 (%) |", "|---|--:|--:|--:|--:|"]
-    for name, group in _by_name(runs).items():
+    for name, group in _rows(runs):
         reached = [_spread([_accuracy(run, which) for run in group]) for which in ("last", "best")]
         lines.append(f"| {name} | {group[0].result['parameters']:,} | {len(group)} | {' | '.join(reached)} |")
     return "\n".join(lines)
@@ -56,7 +64,7 @@ def draw_curves(runs: Sequence[Run], picture: Path) -> None:
     except ImportError:
         raise UserError("a picture needs matplotlib: pip install matplotlib") from None
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, group in _by_name(runs).items():
+    for name, group in _rows(runs):
         epochs = range(1, 1 + min(len(run.history) for run in group))
         columns = [[_curve(run)[epoch - 1] for run in group] for epoch in epochs]
         (line,) = axes.plot(epochs, [mean(column) for column in columns], label=name)
@@ -73,11 +81,11 @@ def draw_curves(runs: Sequence[Run], picture: Path) -> None:
         pyplot.close(figure)
 
 
-def _by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
+def _rows(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.name, []).append(run)
-    return groups
+        groups.setdefault((run.name, run.config), []).append(run)
+    return [(name, group) for (name, _), group in groups.items()]
 
 
 def _accuracy(run: Run, which: str) -> float:

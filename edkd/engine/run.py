@@ -1,6 +1,6 @@
 """From a configuration to a trained student: the folder, the data, the networks, the trainer."""
 
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ from yacs.config import CfgNode
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, distiller_dict
-from edkd.engine.checkpoint import load_checkpoint, load_weights, save_text
-from edkd.engine.config import FREE_OF_A_NAME, changed_keys
+from edkd.engine.checkpoint import load_weights, save_text
 from edkd.engine.device import amp_dtype, autocast, pick_device
 from edkd.engine.evaluate import evaluate
+from edkd.engine.folder import find_run, refuse_used, run_folder
 from edkd.engine.trainer import trainer_dict
-from edkd.errors import StorageError, UserError
+from edkd.errors import NonFiniteError, StorageError, UserError
 from edkd.models import DOWNLOADS, get_model, published_weights
 
-_UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
-_PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: bool = False) -> dict[str, Any]:
@@ -44,10 +43,8 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     checkpoint = None
     if resume:
         folder, checkpoint = find_run(cfg, folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} already holds a run; go on with it by --resume, or give this one another EXPERIMENT.NAME"
-        )
+    else:
+        refuse_used(folder)
     data = get_dataset(cfg, where)
     distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
     trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
@@ -57,52 +54,6 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}; set LOG.PREFIX to another") from None
     save_text(cfg.dump(), folder / "config.yaml")
     return trainer.train()
-
-
-def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
-    """<LOG.PREFIX>/<PROJECT>/<NAME or TAG>[,KEY:VALUE...].
-
-    Pairs of the command line that say where something lies are left out; a NAME among them is the whole name.
-
-    Raises:
-        UserError: the name leads out of LOG.PREFIX, or is too long for a file system.
-    """
-    pairs = dict(zip(opts[::2], opts[1::2], strict=True))
-    name = cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG
-    if "EXPERIMENT.NAME" not in pairs:
-        shown = {key: value for key, value in pairs.items() if not key.startswith(_PLACES)}
-        name = ",".join([name, *(f"{key}:{_UNSAFE.sub('_', value)}" for key, value in shown.items())])
-    prefix = Path(cfg.LOG.PREFIX)
-    folder = prefix / cfg.EXPERIMENT.PROJECT / name
-    if prefix.resolve() not in folder.resolve().parents:
-        raise UserError(f"EXPERIMENT.PROJECT and NAME lead to {folder}, which is not inside LOG.PREFIX {prefix}")
-    if len(name.encode()) > 200:
-        raise UserError(f"the name of the run is too long ({name[:40]}...); give it a short EXPERIMENT.NAME")
-    return folder
-
-
-def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The folder and `latest` (None: it ended before its first epoch did) of the run to go on with.
-
-    Where `folder` is no run, it is the one run beside it of the same NAME and TAG that differs only in what may
-    change, as in EPOCHS.
-    """
-    if not (folder / "config.yaml").is_file():
-        configs = folder.parent.glob("*/config.yaml")
-        alike = [file.parent for file in configs if not changed_keys(file.read_text(), cfg, free=FREE_OF_A_NAME)]
-        if len(alike) != 1:
-            found = f"; runs of this configuration: {', '.join(map(str, alike))}" if alike else ""
-            raise UserError(f"--resume: no run at {folder}{found}; leave --resume out to begin one")
-        folder = alike[0]
-    latest = folder / "latest"
-    checkpoint = load_checkpoint(latest) if latest.exists() else None
-    if checkpoint and "config" not in checkpoint:
-        raise UserError(f"--resume: {latest} is no checkpoint of a run of this framework; move it away to begin anew")
-    text = checkpoint["config"] if checkpoint else (folder / "config.yaml").read_text()
-    if changes := changed_keys(text, cfg):
-        way_out = "give the same, or begin a run of another EXPERIMENT.NAME"
-        raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; {way_out}")
-    return folder, checkpoint
 
 
 def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:
@@ -136,7 +87,10 @@ def evaluate_checkpoint(cfg: CfgNode, ckpt: str, device: str = "auto") -> dict[s
     load_weights(model, path)
     model.eval().to(where).to(memory_format=torch.channels_last)
     with autocast(dtype, where):
-        return evaluate(lambda image: model(image)[0], data.test)
+        result = evaluate(lambda image: model(image)[0], data.test)
+    if not math.isfinite(result["loss"]):
+        raise NonFiniteError(f"the loss of {path} on the test set is {result['loss']}: weights of a run that diverged")
+    return result
 
 
 def load_teacher(cfg: CfgNode, data: DataSet) -> nn.Module:
@@ -160,18 +114,26 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
         UserError: it is absent; the message names what fetches and what trains it.
     """
     train_it = (
-        f"train it with 'python tools/train.py --cfg configs/{cfg.DATASET.TYPE}/vanilla.yaml DISTILLER.STUDENT {name}' "
+        f"train it with 'python tools/train.py --cfg {training_config(cfg.DATASET.TYPE, name)}' "
         f"and give {path_key} the student_best of that run"
     )
     if given and not Path(given).is_file():
         raise UserError(f"{path_key}: no weights of {name} at {given}; mend the path, or {train_it}")
-    family = dataset_dict[cfg.DATASET.TYPE].family
-    path = given or published_weights(family, name)
+    spec = dataset_dict[cfg.DATASET.TYPE]
+    path = given or (published_weights(spec.family, name) if spec.has_published_weights else None)
     if not path:
-        raise UserError(f"{model_key} {name} has no published weights; {train_it}")
+        raise UserError(f"{model_key} {name} has no published weights for {cfg.DATASET.TYPE}; {train_it}")
     if not Path(path).is_file():
-        fetch = f"fetch the published ones with 'python tools/download.py {DOWNLOADS[family]}', or " * (
-            family in DOWNLOADS
-        )
-        raise UserError(f"{model_key}: no weights of {name} at {path}; {fetch}{train_it}")
+        download = DOWNLOADS.get(spec.family)
+        fetch_it = f"fetch the published ones with 'python tools/download.py {download}', or " if download else ""
+        raise UserError(f"{model_key}: no weights of {name} at {path}; {fetch_it}{train_it}")
     return Path(path)
+
+
+def training_config(dataset: str, model: str) -> str:
+    """What trains a model alone: its own YAML file, or another's with the key that makes it this one's."""
+    files = sorted(CONFIGS.glob(f"{dataset}/vanilla/*.yaml"), key=lambda file: file.stem != model)
+    if not files:
+        return f"<your YAML> DISTILLER.STUDENT {model}"
+    override = "" if files[0].stem == model else f" DISTILLER.STUDENT {model}"
+    return f"configs/{dataset}/vanilla/{files[0].name}{override}"

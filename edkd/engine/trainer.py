@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from edkd.dataset import Batch, DataSet
-from edkd.dataset.sampling import seed_for
+from edkd.dataset.sampling import seed_everything, seed_for
 from edkd.distillers import Distiller
-from edkd.engine.checkpoint import load_weights, save_checkpoint, save_text
+from edkd.engine.checkpoint import fingerprint, load_weights, save_checkpoint, save_text
 from edkd.engine.device import amp_dtype, autocast
 from edkd.engine.evaluate import evaluate
 from edkd.engine.logger import Logger, Record
 from edkd.engine.meter import Meter
 from edkd.engine.optim import learning_rate, make_optimizer
-from edkd.errors import NonFiniteError
+from edkd.errors import NonFiniteError, UserError
 
 
 class Trainer:
@@ -46,6 +46,12 @@ class Trainer:
         self.optimizer = make_optimizer(distiller.get_learnable_parameters(), cfg)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.split = "val" if data.val else "test"
+        self.identity = {  # what no key of the configuration tells, and a resumed run must have in common
+            "number of classes": data.num_classes,
+            "number of training images": data.train.num_images,
+            "precision": str(self.amp),
+            "teacher": fingerprint(distiller.teacher) if distiller.needs_teacher else "none",
+        }
         self.history: list[Record] = []
         if resume:
             self.load_state(resume)
@@ -62,6 +68,7 @@ class Trainer:
                 trained = time.perf_counter()
                 record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
                 record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
+                self.check_finite(record)
                 self.history.append(record)
                 self.save(epoch)
                 self.logger.epoch(record, epoch * steps)
@@ -74,20 +81,15 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> Record:
         """One pass over the training images."""
-        torch.manual_seed(seed_for(self.cfg.SOLVER.SEED, epoch, 0))  # what a method or a layer draws in the epoch
+        seed_everything(seed_for(self.cfg.SOLVER.SEED, epoch, 0))  # what a method or a layer draws in the epoch
         self.distiller.train()
         meter, steps = Meter(), len(self.data.train)
         for i, batch in enumerate(self.data.train.epoch(epoch)):
-            rate = learning_rate(self.cfg, epoch - 1 + i / steps)
+            step = (epoch - 1) * steps + i
+            rate = learning_rate(self.cfg, step, steps)
             meter.add(*self.train_step(batch, epoch, rate))
-            self.logger.step((epoch - 1) * steps + i + 1, epoch, meter.read)
-        record = meter.read()
-        if not math.isfinite(record["loss"]):
-            raise NonFiniteError(
-                f"the loss of epoch {epoch} is {record['loss']}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
-                f"'latest' in {self.folder} is of epoch {epoch - 1}"
-            )
-        return {"lr": rate, **{f"train_{name}": value for name, value in record.items()}}
+            self.logger.step(step + 1, epoch, meter.read)
+        return {"lr": rate, **{f"train_{name}": value for name, value in meter.read().items()}}
 
     def train_step(self, batch: Batch, epoch: int, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Forward, backward, update; returns the terms of the loss, the logits and the targets, on the device."""
@@ -105,6 +107,14 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), batch.target
+
+    def check_finite(self, record: Record) -> None:
+        """Raise NonFiniteError where a figure of the epoch is not finite; nothing of it has been saved."""
+        if bad := [f"{name} is {value}" for name, value in record.items() if not math.isfinite(value)]:
+            raise NonFiniteError(
+                f"{' and '.join(bad)} in epoch {record['epoch']}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
+                f"{self.folder} holds the run up to epoch {len(self.history)}"
+            )
 
     def headline(self) -> str:
         """What is about to run, in a line."""
@@ -149,14 +159,28 @@ class Trainer:
             "best_acc": self.best()[f"{self.split}_top1"],
             "history": self.history,
             "config": self.cfg.dump(),
+            "identity": self.identity,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
-        self.distiller.load_state_dict(self.distiller.state_dict() | state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = state["history"]
+        """Take over what `state` returned. Raises UserError where it belongs to other data, or fits no such run."""
+        try:
+            for name, value in self.identity.items():
+                if (was := state["identity"][name]) != value:
+                    raise UserError(
+                        f"--resume: the run had {name} {was}, and now it is {value}; give it the same again"
+                    )
+            self.distiller.load_state_dict(self.distiller.state_dict() | state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.history = state["history"]
+            self.best()
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise UserError(f"--resume: 'latest' in {self.folder} fits no such run ({type(error).__name__})") from None
+        if len(self.history) > self.cfg.SOLVER.EPOCHS:
+            raise UserError(f"--resume: SOLVER.EPOCHS is {self.cfg.SOLVER.EPOCHS}, but {len(self.history)} are done")
 
     def summary(self) -> dict[str, Any]:
         """What the last and the best epoch reached, also written to `result.json`.

@@ -6,6 +6,7 @@ from PIL import Image
 from torchvision import transforms
 
 from edkd.dataset import get_dataset
+from edkd.dataset.sampling import seed_for
 from edkd.engine.config import load_cfg
 from edkd.errors import UserError
 
@@ -76,6 +77,25 @@ def test_evaluation_equals_the_published_transforms(folder, kind, mean, std, pub
     paths = sorted((folder / "val").rglob("*.png"))
     expected = torch.stack([chain(Image.open(path).convert("RGB")) for path in paths])
     assert torch.equal(image, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "published"),
+    [
+        ("tiny_imagenet", [transforms.RandomRotation(20), transforms.RandomHorizontalFlip()]),
+        ("imagenet", [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]),
+    ],
+)
+def test_training_equals_the_published_transforms(folder, kind, published):
+    """For the same state of the generator, which image, seed and epoch decide."""
+    data = load(folder, "DATASET.NUM_WORKERS", "0", kind=kind)
+    paths = sorted((folder / "train").rglob("*.png"))
+    for batch in data.train.epoch(2):
+        for image, index in zip(batch.image, batch.index.tolist(), strict=True):
+            torch.manual_seed(seed_for(1, 2, index))
+            chain = transforms.Compose([*published, transforms.PILToTensor()])
+            expected = data.train.normalize(chain(Image.open(paths[index]).convert("RGB"))[None])
+            assert torch.equal(image, expected[0])
 
 
 def test_val_split_is_evaluated_without_augmentation(folder):

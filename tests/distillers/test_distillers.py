@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edkd.distillers import Distiller, distiller_dict, register
+from edkd.distillers import Distiller, distiller_dict, edkd_loss, register
 from edkd.distillers._common import warmup_factor
 from edkd.engine.config import load_cfg
 from edkd.errors import UserError
@@ -91,8 +91,9 @@ def test_warmup():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(UserError, match=r"EDKD.FORM is 'papre'.*did you mean 'paper'"):
-        make("EDKD", "EDKD.FORM", "papre")
+    logits, target = torch.randn(4, 5), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(UserError, match=r"form is 'Paper'.*did you mean 'paper'"):
+        edkd_loss(logits, logits, target, 1.0, 8.0, 4.0, form="Paper")
 
 
 def test_a_name_is_registered_once():
@@ -100,7 +101,8 @@ def test_a_name_is_registered_once():
 
         @register("KD")
         class Other(Distiller):
-            pass
+            def forward_train(self, image, target, **kwargs):
+                raise AssertionError
 
     assert distiller_dict["KD"].__name__ == "KD"
 

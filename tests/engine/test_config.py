@@ -10,7 +10,7 @@ import yaml
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine import cfg as defaults
-from edkd.engine.config import changed_keys, flatten, load_cfg
+from edkd.engine.config import changed_keys, flatten, load_cfg, saved_config
 from edkd.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -123,6 +123,12 @@ BAD_OPTIONS = [
     (["DISTILLER.TYPE", "EDDK"], "DISTILLER.TYPE is 'EDDK'.*did you mean 'EDKD'"),
     (["DISTILLER.STUDENT", "resnt20"], "DISTILLER.STUDENT.*did you mean 'resnet20'"),
     (["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet50"], "DISTILLER.TEACHER is 'resnet50'.*did you mean"),
+    (["SOLVER.LR", "2020-13-45"], "SOLVER.LR"),
+    (["SOLVER.LR", "1" + 400 * "0"], "SOLVER.LR"),
+    (["SOLVER.EPOCHS", "1" + 5000 * "0"], "SOLVER.EPOCHS"),
+    (["SOLVER.EPOCHS", "!!int abc"], "SOLVER.EPOCHS"),
+    (["EDKD.FORM", "papre"], "EDKD.FORM is 'papre', not one of paper, reference, did you mean 'paper'"),
+    (["KD.LOSS.CE_WEIGHT", "-1"], "KD.LOSS.CE_WEIGHT is -1.0, but must be at least 0"),
     (["KD.TEMPERATURE", "0"], "KD.TEMPERATURE is 0.0"),
     (["DKD.WARMUP", "-2"], "DKD.WARMUP is -2"),
 ]
@@ -145,7 +151,10 @@ def test_bad_options_are_named(words, message):
         ("a: !!python/object/apply:os.system ['touch executed']\n", "not valid YAML"),
         ("SOLVER: 3\n", "is a group of keys"),
         ("1: 2\n", "unknown key 1"),
-        ("? [a]\n: 2\n", "not valid YAML|unknown key"),
+        ("? [a]\n: 2\n", "not valid YAML: a key is not a word"),
+        ("DATASET:\n  TYPE: [digits]\n", r"DATASET.TYPE .*\['digits'\] is not of type str"),
+        ("SOLVER:\n  LR: !!int abc\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
         ("\x00", "not valid YAML"),
     ],
 )
@@ -170,12 +179,13 @@ def test_a_missing_file_is_answered_with_the_nearest():
 
 
 def test_changed_keys_forgives_what_does_not_change_a_step():
-    before = load_cfg().dump()
-    assert (
-        changed_keys(before, load_cfg(opts=["SOLVER.EPOCHS", "3", "LOG.WANDB", "False", "EXPERIMENT.TAG", "x"])) == []
-    )
-    (changed,) = changed_keys(before, load_cfg(opts=["SOLVER.LR", "0.1"]))
-    assert changed == "SOLVER.LR was 0.05 and is 0.1"
+    before = saved_config(load_cfg().dump())
+    same = ["SOLVER.EPOCHS", "3", "LOG.WANDB", "False", "EXPERIMENT.TAG", "x", "KD.TEMPERATURE", "2"]
+    assert changed_keys(before, load_cfg(opts=same)) == []
+    assert changed_keys(before, load_cfg(opts=["SOLVER.LR", "0.1"])) == ["SOLVER.LR was 0.05 and is 0.1"]
+    del before["SOLVER.NESTEROV"]  # as saved before there was such a key
+    assert changed_keys(before, load_cfg()) == []
+    assert changed_keys(before, load_cfg(opts=["SOLVER.NESTEROV", "True"])) != []
 
 
 PLUGIN = """
@@ -183,7 +193,10 @@ from edkd.distillers import Distiller, register
 
 @register("MYKD")
 class MyKD(Distiller):
-    defaults = dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"))
+    defaults = dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto")
+
+    def forward_train(self, image, target, **kwargs):
+        pass
 """
 
 
@@ -195,7 +208,8 @@ def plugin(tmp_path):
 
 def test_a_plugin_brings_its_keys(tmp_path, plugin):
     file = write(tmp_path, "DISTILLER:\n  TYPE: MYKD\n  TEACHER: resnet56\nMYKD:\n  WEIGHT: 2\n")
-    cfg = load_cfg(file, ["MYKD.INNER.A", "y"], [plugin])
+    cfg = load_cfg(file, ["MYKD.INNER.A", "y", "MYKD.EMPTY", "[a, 1]"], [plugin])
+    assert cfg.MYKD.EMPTY == ["a", 1]
     assert (cfg.MYKD.WEIGHT, cfg.MYKD.LIST, cfg.MYKD.INNER.A) == (2.0, [1, 2], "y")
     assert distiller_dict["MYKD"].defaults["WEIGHT"] == 1.0
     assert load_cfg(file, [], [plugin]).MYKD.INNER.A == "x"
@@ -205,7 +219,7 @@ def test_a_hand_written_node_that_contradicts_the_class_names_both_places(monkey
     from yacs.config import CfgNode
 
     by_hand = defaults.CFG.clone()
-    by_hand.MYKD = CfgNode(dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x")))
+    by_hand.MYKD = CfgNode(dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto"))
     monkeypatch.setattr(defaults, "CFG", by_hand)
     assert load_cfg(plugins=[plugin]).MYKD.WEIGHT == 1.0
     by_hand.MYKD.WEIGHT = 3.0

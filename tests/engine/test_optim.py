@@ -17,8 +17,9 @@ CPU = torch.device("cpu")
 
 
 def rates(*opts, at):
+    """The rates after so many epochs, of 100 steps each."""
     cfg = load_cfg(opts=["SOLVER.EPOCHS", "12", "SOLVER.LR", "1", *opts])
-    return [round(learning_rate(cfg, progress), 6) for progress in at]
+    return [round(learning_rate(cfg, round(100 * epochs), 100), 6) for epochs in at]
 
 
 def test_step_schedule_falls_after_its_stages():
@@ -31,7 +32,8 @@ def test_step_schedule_falls_after_its_stages():
 def test_cosine_schedule_and_warmup():
     assert rates("SOLVER.SCHEDULE", "cosine", at=[0, 6, 12]) == [1, 0.5, 0]
     warm = ["SOLVER.SCHEDULE", "cosine", "SOLVER.WARMUP_EPOCHS", "2"]
-    assert rates(*warm, at=[0, 0.5, 1, 2, 7, 12]) == [0, 0.25, 0.5, 1, 0.5, 0]
+    assert rates(*warm, at=[0, 0.5, 1.99, 2, 7, 12]) == [0.005, 0.255, 1, 1, 0.5, 0]
+    assert rates("SOLVER.WARMUP_EPOCHS", "2", "SOLVER.LR_DECAY_STAGES", "[1]", at=[0.49, 1.49, 5]) == [0.25, 0.075, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""The folder of a run: its name, whether it is free, and what is found there to go on with."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.config import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, saved_config
+from edkd.errors import UserError
+
+_UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
+_PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
+
+
+def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
+    """<LOG.PREFIX>/<PROJECT>/<NAME or TAG>[,KEY:VALUE...].
+
+    Pairs of the command line that say where something lies are left out; a NAME among them is the whole name.
+
+    Raises:
+        UserError: the name leads out of LOG.PREFIX, or is no name for a file system.
+    """
+    pairs = dict(zip(opts[::2], opts[1::2], strict=True))
+    name = cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG
+    if "EXPERIMENT.NAME" not in pairs:
+        shown = {key: value for key, value in pairs.items() if not key.startswith(_PLACES)}
+        name = ",".join([name, *(f"{key}:{_UNSAFE.sub('_', value)}" for key, value in shown.items())])
+    prefix = Path(cfg.LOG.PREFIX).expanduser()
+    project = prefix / cfg.EXPERIMENT.PROJECT
+    if len(name.encode()) > 200 or "\0" in str(project / name):
+        raise UserError(f"the name of the run is too long, or no name ({name[:40]!r}...); give it an EXPERIMENT.NAME")
+    folder = project / name
+    if project.resolve() not in folder.resolve().parents or not project.resolve().is_relative_to(prefix.resolve()):
+        raise UserError(f"EXPERIMENT.PROJECT and NAME lead to {folder}, which is not inside LOG.PREFIX {prefix}")
+    return folder
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise UserError where a new run must not write, because something is there."""
+    if (folder / "config.yaml").is_file():
+        way_out = "go on with it by --resume, or give this one another EXPERIMENT.NAME"
+        raise UserError(f"{folder} already holds a run; {way_out}")
+    if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+        raise UserError(f"{folder} is not empty; give this run another EXPERIMENT.NAME")
+
+
+def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The folder and `latest` (None: it ended before its first epoch did) of the run to go on with.
+
+    Where `folder` is no run, it is the one run beside it of the same NAME and TAG that differs only in what may
+    change, as in EPOCHS.
+
+    Raises:
+        UserError: there is none, it was run with another configuration, or its files are damaged.
+    """
+    if not (folder / "config.yaml").is_file():
+        alike = [file.parent for file in folder.parent.glob("*/config.yaml") if not _changes(file, cfg, FREE_OF_A_NAME)]
+        if len(alike) != 1:
+            found = f"; runs of this configuration: {', '.join(map(str, alike))}" if alike else ""
+            raise UserError(f"--resume: no run at {folder}{found}; leave --resume out to begin one")
+        folder = alike[0]
+    if changes := _changes(folder / "config.yaml", cfg, FREE_ON_RESUME):
+        way_out = "give the same, or begin a run of another EXPERIMENT.NAME"
+        raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; {way_out}")
+    latest = folder / "latest"
+    if not latest.exists() and (folder / "best").exists():
+        raise UserError(f"--resume: {latest} is gone; copy 'best' or a numbered checkpoint of that folder to its place")
+    return folder, load_checkpoint(latest) if latest.exists() else None
+
+
+def _changes(file: Path, cfg: CfgNode, free: tuple[str, ...]) -> list[str]:
+    try:
+        return changed_keys(saved_config(file.read_text(encoding="utf-8")), cfg, free)
+    except (OSError, ValueError) as error:
+        return [f"{file} cannot be read ({type(error).__name__})"]
