@@ -412,6 +412,17 @@ def test_solvers_learn(train, folder, opts):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_cuda_trains(train, folder, amp):
+    flags = ["--device", "cuda"]
+    opts = ["SOLVER.AMP", amp, "SOLVER.CLIP_GRAD_NORM", 5.0]
+    assert train("edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 2, *opts, flags=flags).code == 0
+    assert train("edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 3, *opts, flags=[*flags, "--resume"]).code == 0
+    losses = [record["train_loss_ce"] for record in records(folder / "run")]
+    assert losses[-1] < losses[0]
+
+
 def test_clipping_bounds_the_step(train, folder):
     common = ["SOLVER.EPOCHS", 1, "SOLVER.WEIGHT_DECAY", 0]
     for name, *opts in (("free",), ("tight", "SOLVER.CLIP_GRAD_NORM", 1e-5), ("still", "SOLVER.LR", 1e-12)):

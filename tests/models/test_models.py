@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,22 +11,20 @@ from edkd import models
 from edkd.errors import UserError
 from edkd.paths import DATA_ROOT
 
-GOLDEN = Path(os.environ.get("EDKD_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 FAMILIES = ("cifar", "tiny_imagenet", "imagenet")
 EVERY = [(family, name) for family in FAMILIES for name in models.model_names(family)]
 CIFAR = models.model_names("cifar")
 CLOSE = dict(rtol=1e-9, atol=1e-12)
-needs_golden = pytest.mark.skipif(not (GOLDEN / "models.json").exists(), reason=f"no golden values in {GOLDEN}")
 
 
 @pytest.fixture(scope="module")
-def golden():
-    return json.loads((GOLDEN / "models.json").read_text())
+def published(golden):
+    return json.loads((golden / "models.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def fill():
-    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+def fill(golden):
+    spec = importlib.util.spec_from_file_location("golden_fill", golden / "fill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -46,17 +42,15 @@ def means(tensors):
     return torch.tensor([tensor.mean() for tensor in tensors], dtype=torch.float64)
 
 
-@needs_golden
-def test_every_published_architecture_is_there(golden):
-    assert {family: set(known) for family, known in golden.items()} == {
+def test_every_published_architecture_is_there(published):
+    assert {family: set(known) for family, known in published.items()} == {
         family: set(models.model_names(family)) for family in FAMILIES
     }
 
 
-@needs_golden
 @pytest.mark.parametrize(("family", "name"), EVERY)
-def test_equals_the_published_network(golden, fill, family, name):
-    expected = golden[family][name]
+def test_equals_the_published_network(published, fill, family, name):
+    expected = published[family][name]
     model = models.get_model(family, name, expected["num_classes"])
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == expected["state_dict"]
     assert sum(parameter.numel() for parameter in model.parameters()) == expected["parameters"]
