@@ -144,7 +144,7 @@ class Trainer:
             names["best"] = "student_best"
         if frequency and epoch % frequency == 0:
             names[f"epoch_{epoch}"] = f"student_{epoch}"
-        student = {key: value.contiguous() for key, value in self.distiller.student.state_dict().items()}
+        student = {key: value.cpu().contiguous() for key, value in self.distiller.student.state_dict().items()}
         for whole_name, student_name in reversed(names.items()):  # `latest` last: what it promises is there
             save_checkpoint({"model": student}, self.folder / student_name)
             save_checkpoint(self.state(), self.folder / whole_name)
