@@ -121,7 +121,7 @@ class Wandb(Sink):
     def __init__(self, folder: Path, cfg: Any, say: Callable[[str], None]) -> None:
         import wandb
 
-        settings = wandb.Settings(silent=True, init_timeout=20, console="off", disable_git=True)
+        settings = wandb.Settings(silent=True, init_timeout=10, finish_timeout=60, console="off", disable_git=True)
         options = dict(
             project=cfg.EXPERIMENT.PROJECT or "edkd",
             name=folder.name,

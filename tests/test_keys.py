@@ -1,0 +1,133 @@
+"""No key is dead: each is changed, and what a run leaves or says must change with it."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from edkd.dataset import get_dataset
+from edkd.distillers import distiller_dict
+from edkd.engine.checkpoint import save_checkpoint
+from edkd.engine.config import flatten, load_cfg
+from edkd.models import get_model
+
+ADAM = ["SOLVER.TYPE", "Adam", "SOLVER.LR", "0.001"]
+CIFAR10 = ["DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"]
+NAMED = ["EXPERIMENT.NAME", ""]
+KEYS = [  # key, another value, what it needs to have an effect
+    ("EXPERIMENT.PROJECT", "other"),
+    ("EXPERIMENT.NAME", "other"),
+    ("EXPERIMENT.TAG", "other", *NAMED),
+    ("DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"),
+    ("DATASET.ROOT", "/elsewhere", *CIFAR10),
+    ("DATASET.VAL_SPLIT", "0.2"),
+    ("DATASET.TEST.BATCH_SIZE", "7", "SOLVER.AMP", "bf16"),
+    ("DISTILLER.TYPE", "NONE"),
+    ("DISTILLER.TEACHER", "resnet14"),
+    ("DISTILLER.STUDENT", "resnet14"),
+    ("DISTILLER.TEACHER_CKPT", "gone"),
+    ("SOLVER.TRAINER", "none such"),
+    ("SOLVER.SEED", "2"),
+    ("SOLVER.BATCH_SIZE", "256"),
+    ("SOLVER.EPOCHS", "1"),
+    ("SOLVER.TYPE", "AdamW"),
+    ("SOLVER.LR", "0.01"),
+    ("SOLVER.SCHEDULE", "cosine"),
+    ("SOLVER.LR_DECAY_STAGES", "[1]"),
+    ("SOLVER.LR_DECAY_RATE", "0.5", "SOLVER.LR_DECAY_STAGES", "[1]"),
+    ("SOLVER.WARMUP_EPOCHS", "1"),
+    ("SOLVER.WEIGHT_DECAY", "0.01"),
+    ("SOLVER.MOMENTUM", "0.5"),
+    ("SOLVER.NESTEROV", "True"),
+    ("SOLVER.BETAS", "[0.5,0.9]", *ADAM),
+    ("SOLVER.CLIP_GRAD_NORM", "0.1"),
+    ("SOLVER.AMP", "bf16"),
+    ("LOG.PREFIX", "elsewhere"),
+    ("LOG.TENSORBOARD_FREQ", "1"),
+    ("LOG.SAVE_CHECKPOINT_FREQ", "1"),
+    ("LOG.WANDB", "True"),
+]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "t"
+    torch.manual_seed(0)
+    save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unchanged():
+    """What was observed without the change, by what the key needs."""
+    return {}
+
+
+@pytest.fixture
+def observe(tool, tmp_path, monkeypatch, teacher):
+    """Run with options; return all that a user can see of it, but for times."""
+
+    def run(*opts):
+        base = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8"]
+        base += ["DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER_CKPT", teacher, "SOLVER.EPOCHS", "2"]
+        base += [
+            "SOLVER.BATCH_SIZE",
+            "300",
+            "SOLVER.AMP",
+            "off",
+            "LOG.WANDB",
+            "False",
+            "DATASET.TEST.BATCH_SIZE",
+            "898",
+        ]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        pairs = [*base, "LOG.PREFIX", "o", "EXPERIMENT.NAME", "run", *opts]
+        merged = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if not merged["EXPERIMENT.NAME"]:
+            del merged["EXPERIMENT.NAME"]
+        words = [str(word) for pair in merged.items() for word in pair]
+        outcome = tool("train", *words)
+        files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        metrics = [json.loads(line) for path in folder.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+        for record in metrics:
+            del record["train_seconds"], record["eval_seconds"]
+        weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("student_latest")]
+        events = sum(path.stat().st_size for path in folder.rglob("events.*"))
+        names = [str(path) for path in files if not path.name.startswith("events")]
+        return outcome.code, outcome.err, names, metrics, weights, events
+
+    return run
+
+
+@pytest.mark.parametrize(("key", "value", "needs"), [(key, value, needs) for key, value, *needs in KEYS])
+def test_the_key_is_live(observe, unchanged, key, value, needs):
+    needs = tuple(word for pair in zip(needs[::2], needs[1::2], strict=True) if pair[0] != key for word in pair)
+    if needs not in unchanged:
+        unchanged[needs] = observe(*needs)
+    assert observe(*needs, key, value) != unchanged[needs]
+
+
+def test_observing_twice_sees_the_same(observe, unchanged):
+    assert observe() == (unchanged.get(()) or observe())
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_num_workers_is_live(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "val"):
+        (tmp_path / part / "n01").mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / part / "n01" / "0.png")
+    for workers in (0, 3):
+        opts = ["DATASET.TYPE", "tiny_imagenet", "DATASET.ROOT", str(tmp_path), "DISTILLER.STUDENT", "ResNet18"]
+        data = get_dataset(load_cfg(opts=[*opts, "DATASET.NUM_WORKERS", str(workers)]), torch.device("cpu"))
+        assert data.train.loader.num_workers == data.test.loader.num_workers == workers
+
+
+def test_all_keys_are_above():
+    """Those of the methods are changed in tests/distillers."""
+    tested = {key for key, *_ in KEYS} | {"DATASET.NUM_WORKERS"}
+    assert tested == {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}
