@@ -20,20 +20,32 @@ def warmup_factor(epoch: int, warmup: int) -> float:
     return min(epoch / warmup, 1.0) if warmup else 1.0
 
 
-def decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Split softened predictions into the target against the rest, and the rest among themselves.
+def decoupled_kl(
+    logits_student: Tensor, logits_teacher: Tensor, target: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The two parts of KL(teacher || student) that DKD weighs apart, of each sample.
+
+    Args:
+        logits_student, logits_teacher: (N,C), C >= 2, any floating type; computed in float32 or better.
+        target: (N,), class numbers.
+        temperature: T > 0.
+
+    Returns:
+        TCKD (N,): the divergence of the two-way distributions target / not target.
+        NCKD (N,): that of the distributions among the other classes.
+        The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
+    """
+    margin_s, log_p_s = _decouple(logits_student, target, temperature)
+    margin_t, log_p_t = _decouple(logits_teacher, target, temperature)
+    return _binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
+
+
+def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The margin (N,) of the target over the others, and the log-probabilities among the others (N,C).
 
     With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened probability of
     the target is sigmoid(m): nothing is exponentiated that could overflow, and no logarithm is taken of a sum of
-    probabilities that could be 0.
-
-    Args:
-        logits: (N,C), any floating type.
-        target: (N,), class numbers.
-
-    Returns:
-        The margin m (N,), and the log-probabilities among the other classes (N,C), where the target's own entry is
-        the lowest finite number (probability 0).
+    probabilities that could be 0. The target's own entry among the others is the lowest finite number: probability 0.
     """
     z = at_least_float32(logits) / temperature
     is_target = torch.arange(z.shape[1], device=z.device) == target[:, None]
@@ -42,7 +54,7 @@ def decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor
     return margin, F.log_softmax(others, 1)
 
 
-def binary_kl(margin_p: Tensor, margin_q: Tensor) -> Tensor:
+def _binary_kl(margin_p: Tensor, margin_q: Tensor) -> Tensor:
     """KL of two Bernoulli distributions, (N,), of success probabilities sigmoid(margin)."""
     yes = margin_p.sigmoid() * (F.logsigmoid(margin_p) - F.logsigmoid(margin_q))
     no = (-margin_p).sigmoid() * (F.logsigmoid(-margin_p) - F.logsigmoid(-margin_q))

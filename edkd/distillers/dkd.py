@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller, register
-from edkd.distillers._common import at_least_float32, binary_kl, decouple, kl_divergence, warmup_factor
+from edkd.distillers._common import at_least_float32, decoupled_kl, warmup_factor
 
 
 def dkd_loss(
@@ -29,10 +29,7 @@ def dkd_loss(
     Returns:
         A scalar >= 0, 0 where both agree.
     """
-    margin_s, log_p_s = decouple(logits_student, target, temperature)
-    margin_t, log_p_t = decouple(logits_teacher, target, temperature)
-    tckd = binary_kl(margin_t, margin_s)
-    nckd = kl_divergence(log_p_t, log_p_s)
+    tckd, nckd, _ = decoupled_kl(logits_student, logits_teacher, target, temperature)
     return temperature**2 * (alpha * tckd + beta * nckd).mean()
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller, register
-from edkd.distillers._common import at_least_float32, binary_kl, decouple, kl_divergence, warmup_factor
+from edkd.distillers._common import at_least_float32, decoupled_kl, warmup_factor
 from edkd.errors import UserError, nearest
 
 FORMS = ("paper", "reference")
@@ -45,10 +45,7 @@ def edkd_loss(
     """
     if form not in FORMS:
         raise UserError(f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{nearest(form, FORMS)}")
-    margin_s, log_p_s = decouple(logits_student, target, temperature)
-    margin_t, log_p_t = decouple(logits_teacher, target, temperature)
-    tckd = binary_kl(margin_t, margin_s)
-    nckd = kl_divergence(log_p_t, log_p_s)
+    tckd, nckd, margin_t = decoupled_kl(logits_student, logits_teacher, target, temperature)
     if form == "reference":
         margin_t, nckd = margin_t.abs(), nckd.mean()
     beta_i = beta * torch.exp(-torch.sigmoid(-margin_t))  # 1 - sigmoid(m) = sigmoid(-m), without cancellation
