@@ -11,7 +11,7 @@ DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
 setup(
     name="edkd",
     version=re.search(r'__version__ = "(.+)"', (HERE / "edkd/__init__.py").read_text()).group(1),
-    description="Knowledge distillation: the teacher is nearly free, nothing is lost, every number can be trusted",
+    description="Knowledge distillation in PyTorch: a large trained teacher network teaches a small student",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

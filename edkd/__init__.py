@@ -1,3 +1,3 @@
-"""edkd: knowledge distillation where the teacher is nearly free and every number can be trusted."""
+"""edkd: knowledge distillation, in which a large trained teacher network teaches a small student."""
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class WorkerError(RuntimeError):
-    """A data worker died or hung. Exit code 4."""
+    """A data worker died. Exit code 4."""
 
     exit_code = 4
 

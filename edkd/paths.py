@@ -1,14 +1,18 @@
-"""Where data sets and downloaded weights lie."""
+"""Where configurations, data sets and downloaded weights lie."""
 
 import os
 from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+CONFIGS = _CHECKOUT / "configs"
+"""The YAML files of a checkout; an installed package has none."""
 
 
 def _data_root() -> Path:
     if root := os.environ.get("EDKD_DATA_ROOT"):
         return Path(root).expanduser()
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "configs").is_dir() else Path.cwd()
+    return _CHECKOUT if CONFIGS.is_dir() else Path.cwd()
 
 
 DATA_ROOT = _data_root()

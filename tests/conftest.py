@@ -34,16 +34,26 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_data(tmp_path_factory) -> Path:
+def data_root(tmp_path_factory) -> Path | None:
     """A folder with data/ and download_ckpts/: EDKD_DATA_ROOT, else what ../shared/data lays out."""
+    script = SHARED / "data" / "unpack.sh"
     if root := os.environ.get("EDKD_DATA_ROOT"):
         return Path(root)
-    script = SHARED / "data" / "unpack.sh"
     if not script.is_file():
-        pytest.skip(f"no real data: EDKD_DATA_ROOT is not set, and there is no {script}")
+        return None
     root = tmp_path_factory.mktemp("real")
     subprocess.run([script, root], check=True)
     return root
+
+
+@pytest.fixture
+def real_data(request, data_root) -> Path:
+    """That folder; the test is skipped where it lacks what the mark `needs` names."""
+    mark = request.node.get_closest_marker("needs")
+    absent = [name for name in mark.args if data_root is None or not (data_root / name).exists()]
+    if absent:
+        pytest.skip(f"no real data: {', '.join(absent)} is not below EDKD_DATA_ROOT, nor is there ../shared/data")
+    return data_root
 
 
 def load_tool(name: str):

@@ -130,7 +130,7 @@ def test_the_default_name_says_what_was_changed(tool, tmp_path):
 @pytest.mark.parametrize("method", sorted(distiller_dict))
 def test_resumed_runs_equal_uninterrupted_ones(train, folder, method):
     config = ALONE if method == "NONE" else f"{method.lower()}/res20_res8.yaml"
-    opts = ["SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.CLIP_GRAD_NORM", 1.0]
+    opts = ["SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.CLIP_GRAD_NORM", 1.0, "SOLVER.AMP", "bf16"]
     assert train(config, "whole", "SOLVER.EPOCHS", 3, *opts).code == 0
     assert train(config, "parts", "SOLVER.EPOCHS", 1, *opts).code == 0
     assert train(config, "parts", "SOLVER.EPOCHS", 3, *opts, flags=["--resume"]).code == 0
@@ -322,6 +322,7 @@ def test_mistakes_are_one_line_and_write_nothing(tool, tmp_path, monkeypatch, op
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.needs("data/cifar-100-python")
 def test_an_absent_published_teacher_names_both_ways_to_get_it(real_data, tmp_path):
     (tmp_path / "data").symlink_to(real_data / "data")
     words = ["--cfg", "configs/cifar100/kd.yaml", "LOG.PREFIX", tmp_path / "o"]
@@ -436,7 +437,7 @@ def test_loggers_do_not_change_what_is_trained(train, folder, monkeypatch):
     import tensorboardX
 
     class Broken:
-        def __init__(self, *args):
+        def __init__(self, *args, **kwargs):
             pass
 
         def add_scalar(self, *args):
@@ -455,6 +456,40 @@ def test_loggers_do_not_change_what_is_trained(train, folder, monkeypatch):
         assert_same(expected, load(folder / name / "student_latest"))
     assert list((folder / "loud/wandb").glob("offline-run-*"))
     assert "wandb: recorded offline" in (folder / "loud/worklog.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({}, "there are no credentials"),
+        ({"WANDB_MODE": "online"}, "there are no credentials"),
+        ({"WANDB_API_KEY": 40 * "0"}, "it cannot be reached"),
+        ({"WANDB_MODE": "offline"}, "WANDB_MODE says so"),
+    ],
+)
+def test_wandb_without_credentials_or_network_records_offline(tmp_path, env, reason):
+    """Nobody answers at the address; the run does not ask, does not wait long, and ends normally."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    clean |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"} | env
+    words = ["--cfg", f"configs/digits/{ALONE}", "SOLVER.EPOCHS", "1", "LOG.WANDB", "True", "LOG.PREFIX", str(tmp_path)]
+    command = [sys.executable, "tools/train.py", *words, "EXPERIMENT.NAME", "run"]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=CHECKOUT, env=clean, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 100
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("wandb")]
+    assert re.match(rf"wandb: recorded offline in .*, as {reason}", line)
+    assert list((tmp_path / "digits/run/wandb").glob("offline-run-*"))
+
+
+def test_of_two_runs_started_at_once_one_is_refused(tmp_path):
+    words = ["--cfg", f"configs/digits/{ALONE}", *QUICK, "SOLVER.EPOCHS", "2", "LOG.PREFIX", str(tmp_path)]
+    command = [sys.executable, "tools/train.py", *words, "EXPERIMENT.NAME", "run"]
+    both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    errors = {process.wait(120): process.stderr.read().decode() for process in both}
+    assert set(errors) == {0, 2}
+    assert "already holds a run" in errors[2]
+    assert len(records(tmp_path / "digits/run")) == 2
 
 
 PLUGIN = """
@@ -611,6 +646,7 @@ def shell(*words, data_root):
     return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.needs("data/cifar-100-python", "download_ckpts/cifar_teachers/resnet56_vanilla")
 def test_the_published_teacher_on_real_cifar100(real_data):
     done = shell("tools/eval.py", "-m", "resnet56", "--amp", "auto", data_root=real_data)
     assert done.returncode == 0, done.stderr
@@ -619,11 +655,13 @@ def test_the_published_teacher_on_real_cifar100(real_data):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("data/cifar-100-python", "download_ckpts/cifar_teachers/resnet56_vanilla")
 def test_the_published_teacher_in_float32(real_data):
     done = shell("tools/eval.py", "-m", "resnet56", data_root=real_data)
     assert "resnet56 on cifar100: top-1 72.61 %" in done.stdout
 
 
+@pytest.mark.needs("data/cifar-100-python", "download_ckpts/cifar_teachers/resnet56_vanilla")
 def test_the_main_job_on_real_cifar100(real_data, tmp_path):
     """EDKD from the real teacher, on the part of CIFAR-100 that a large held-out split leaves."""
     words = ["--cfg", "configs/cifar100/edkd/res56_res20.yaml", "LOG.WANDB", "False", "LOG.PREFIX", tmp_path]

@@ -498,6 +498,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(arguments):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.needs("data/cifar-100-python")
 def test_real_cifar100_is_found_in_place(real_data):
     done = run_tool("cifar100", "--into", real_data)
     assert (done.returncode, done.stderr) == (0, "")

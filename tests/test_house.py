@@ -20,8 +20,8 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            yield node.module
+            package = path.relative_to(CHECKOUT).parts[:-1]
+            yield ".".join([*package[: len(package) - node.level + 1], node.module]) if node.level else node.module
 
 
 def room_of(path):

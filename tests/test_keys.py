@@ -9,7 +9,8 @@ import torch
 from edkd.dataset import get_dataset
 from edkd.distillers import distiller_dict
 from edkd.engine.checkpoint import save_checkpoint
-from edkd.engine.config import flatten, load_cfg
+from edkd.engine.load_cfg import flatten, load_cfg
+from edkd.engine.trainer import Trainer, trainer_dict
 from edkd.models import get_model
 
 ADAM = ["SOLVER.TYPE", "Adam", "SOLVER.LR", "0.001"]
@@ -22,12 +23,11 @@ KEYS = [  # key, another value, what it needs to have an effect
     ("DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"),
     ("DATASET.ROOT", "/elsewhere", *CIFAR10),
     ("DATASET.VAL_SPLIT", "0.2"),
-    ("DATASET.TEST.BATCH_SIZE", "7", "SOLVER.AMP", "bf16"),
     ("DISTILLER.TYPE", "NONE"),
     ("DISTILLER.TEACHER", "resnet14"),
     ("DISTILLER.STUDENT", "resnet14"),
-    ("DISTILLER.TEACHER_CKPT", "gone"),
-    ("SOLVER.TRAINER", "none such"),
+    ("DISTILLER.TEACHER_CKPT", "other teacher"),
+    ("SOLVER.TRAINER", "other"),
     ("SOLVER.SEED", "2"),
     ("SOLVER.BATCH_SIZE", "256"),
     ("SOLVER.EPOCHS", "1"),
@@ -52,10 +52,18 @@ KEYS = [  # key, another value, what it needs to have an effect
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    path = tmp_path_factory.mktemp("teacher") / "t"
+    folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(0)
-    save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, path)
-    return path
+    for name in ("teacher", "other teacher"):
+        save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, folder / name)
+    return folder / "teacher"
+
+
+class OtherTrainer(Trainer):
+    """One that never learns."""
+
+    def train_step(self, batch, epoch, rate):
+        return super().train_step(batch, epoch, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,9 @@ def observe(tool, tmp_path, monkeypatch, teacher):
         monkeypatch.chdir(folder)
         pairs = [*base, "LOG.PREFIX", "o", "EXPERIMENT.NAME", "run", *opts]
         merged = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if merged["DISTILLER.TEACHER_CKPT"] == "other teacher":
+            merged["DISTILLER.TEACHER_CKPT"] = teacher.with_name("other teacher")
+        monkeypatch.setitem(trainer_dict, "other", OtherTrainer)
         if not merged["EXPERIMENT.NAME"]:
             del merged["EXPERIMENT.NAME"]
         words = [str(word) for pair in merged.items() for word in pair]
@@ -127,7 +138,19 @@ def test_num_workers_is_live(tmp_path):
         assert data.train.loader.num_workers == data.test.loader.num_workers == workers
 
 
+def test_the_batch_size_of_evaluation_is_live():
+    sizes = [
+        len(
+            get_dataset(
+                load_cfg(opts=["DATASET.TYPE", "digits", "DATASET.TEST.BATCH_SIZE", n]), torch.device("cpu")
+            ).test
+        )
+        for n in ("898", "449")
+    ]
+    assert sizes == [1, 2]
+
+
 def test_all_keys_are_above():
     """Those of the methods are changed in tests/distillers."""
-    tested = {key for key, *_ in KEYS} | {"DATASET.NUM_WORKERS"}
+    tested = {key for key, *_ in KEYS} | {"DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE"}
     assert tested == {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edkd.dataset import dataset_dict
 from edkd.engine.cfg import CFG
-from edkd.engine.config import load_cfg
+from edkd.engine.load_cfg import load_cfg
 from edkd.engine.run import evaluate_checkpoint
 from edkd.errors import ArgumentParser, run_command
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edkd.engine.config import load_cfg
+from edkd.engine.load_cfg import load_cfg
 from edkd.engine.run import train
 from edkd.errors import ArgumentParser, run_command
 

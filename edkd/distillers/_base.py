@@ -49,7 +49,10 @@ class Distiller(nn.Module):
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
-    """Hyper-parameters and their defaults; becomes the method's node of the configuration."""
+    """Hyper-parameters and their defaults; becomes the method's node of the configuration.
+
+    What bears a usual name has its usual range: T and TEMPERATURE > 0; ALPHA, BETA, WARMUP and ..._WEIGHT >= 0.
+    """
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     """The words that a hyper-parameter can be, where it is one of a few."""
     needs_teacher: ClassVar[bool] = True

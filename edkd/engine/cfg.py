@@ -3,8 +3,6 @@
 Facts: the published defaults of mdistiller, whose YAML files merge into these keys unchanged.
 """
 
-from typing import Any
-
 from yacs.config import CfgNode
 
 from edkd.distillers import distiller_dict
@@ -20,7 +18,7 @@ CFG.EXPERIMENT.TAG = "default"  # names the run where NAME is empty; its parts a
 
 CFG.DATASET = CfgNode()
 CFG.DATASET.TYPE = "cifar100"  # key of dataset_dict
-CFG.DATASET.ROOT = ""  # folder that holds the data set; empty: data/ (or below EDKD_DATA_ROOT)
+CFG.DATASET.ROOT = ""  # folder that holds cifar-*/, or an image folder's train/ and val/; empty: see data/README.md
 CFG.DATASET.NUM_WORKERS = 2  # processes that read image folders; 0: the main process reads
 CFG.DATASET.VAL_SPLIT = 0.0  # share of the training images held out to choose the best epoch by; 0: the test set
 CFG.DATASET.TEST = CfgNode()
@@ -66,7 +64,7 @@ def with_methods(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     for name, cls in distiller_dict.items():
         try:
-            node = CfgNode(_as_node(cls.defaults))
+            node = CfgNode(cls.defaults)
         except AssertionError as error:  # yacs's word for a value that YAML cannot hold
             raise UserError(f"defaults of {cls.__name__} in {place(cls)}: {error}") from None
         if name in cfg and cls.defaults and cfg[name] != node:
@@ -77,11 +75,6 @@ def with_methods(cfg: CfgNode) -> CfgNode:
         if cls.defaults:
             cfg[name] = node
     return cfg
-
-
-def _as_node(defaults: dict[str, Any]) -> dict[str, Any]:
-    """yacs takes plain dictionaries, lists and scalars; copy them so that a class keeps its own."""
-    return {key: _as_node(value) if isinstance(value, dict) else value for key, value in defaults.items()}
 
 
 CFG = with_methods(CFG)

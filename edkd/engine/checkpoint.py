@@ -79,12 +79,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a published, a student's or a whole run's checkpoint into a model whose keys and shapes it must match.
 
+    Files from before 2018 lack the batch norms' counters of batches, which count for nothing here.
+
     Raises:
         UserError: see `load_checkpoint`; or the weights belong to another architecture or number of classes.
     """
     checkpoint = load_checkpoint(path)
     weights = _model_weights(checkpoint.get("model", checkpoint))
     wanted = model.state_dict()
+    weights = {key: tensor for key, tensor in wanted.items() if key.endswith("num_batches_tracked")} | weights
     if misfits := sorted(wanted.keys() ^ weights.keys()):
         lacks = "lacks" if misfits[0] in wanted else "has"
         raise UserError(

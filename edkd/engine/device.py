@@ -23,6 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
         if device.type not in KINDS:
             raise RuntimeError
         torch.empty(0, device=device)
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)  # else pinned memory and queries go to the first one
     except (RuntimeError, AssertionError):  # torch's words for an unknown name, an absent driver, a number too high
         raise UserError(f"--device {name}: no such device here; the choices are {', '.join(KINDS)}") from None
     return device

@@ -8,8 +8,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.config import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, saved_config
-from edkd.errors import UserError
+from edkd.engine.load_cfg import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, saved_config
+from edkd.errors import StorageError, UserError
 
 _UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
 _PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
@@ -45,6 +45,17 @@ def refuse_used(folder: Path) -> None:
         raise UserError(f"{folder} already holds a run; {way_out}")
     if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
         raise UserError(f"{folder} is not empty; give this run another EXPERIMENT.NAME")
+
+
+def claim(folder: Path) -> None:
+    """Make the folder of a new run. Of two that are started at once, one is refused (UserError)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").touch(exist_ok=False)
+    except FileExistsError:
+        refuse_used(folder)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}; set LOG.PREFIX to another") from None
 
 
 def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:

@@ -36,7 +36,7 @@ class Logger:
         self.shown = time.monotonic()
         save_text("".join(json.dumps(record) + "\n" for record in history), folder / "metrics.jsonl")
         self.sinks: list[Sink] = []
-        self._open(partial(TensorBoard, folder / "train.events"), "TensorBoard")
+        self._open(partial(TensorBoard, folder / "train.events", done_steps), "TensorBoard")
         if cfg.LOG.WANDB:
             self._open(partial(Wandb, folder, cfg, self.say), "Wandb")
 
@@ -46,17 +46,24 @@ class Logger:
         sys.stdout.flush()
         append_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", self.folder / "worklog.txt")
 
-    def step(self, step: int, epoch: int, read: Callable[[], Record]) -> None:
-        """After a training step, counted from 1; `read` waits for the device, so it is called only to show figures."""
+    def step(self, step: int, epoch: int, read: Callable[[], Record]) -> Record | None:
+        """After a training step, counted from 1: show its figures where it is time to, and return them then.
+
+        `read` waits for the device, so it is called for nothing else.
+        """
         self.bar.update()
-        now = time.monotonic()
-        if not self.bar.disable and now - self.shown >= 1:
-            self.shown = now
-            figures = read()
+        on_bar = not self.bar.disable and time.monotonic() - self.shown >= 1
+        on_curve = self.frequency and step % self.frequency == 0
+        if not (on_bar or on_curve):
+            return None
+        figures = read()
+        if on_bar:
+            self.shown = time.monotonic()
             self.bar.set_description(f"epoch {epoch}", refresh=False)
             self.bar.set_postfix({key: f"{figures[key]:.4g}" for key in ("loss", "top1")}, refresh=False)
-        if self.frequency and step % self.frequency == 0:
-            self._send({f"step/{key}": value for key, value in read().items()}, step)
+        if on_curve:
+            self._send({f"step/{key}": value for key, value in figures.items()}, step)
+        return figures
 
     def epoch(self, record: Record, step: int) -> None:
         """After an epoch: a line of `metrics.jsonl`, a line for a person, a point in the browsers."""
@@ -98,12 +105,12 @@ class Sink:
 
 
 class TensorBoard(Sink):
-    """Event files by tensorboardX."""
+    """Event files by tensorboardX; points after `done_steps`, of an epoch that is run again, are dropped."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, done_steps: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else None)
 
     def send(self, figures: Record, step: int) -> None:
         """Add a scalar for each figure."""
@@ -131,10 +138,11 @@ class Wandb(Sink):
             settings=settings,
         )
         wandb.setup(settings=settings)
-        mode: Any = os.environ.get("WANDB_MODE")
-        reason = "WANDB_MODE says so" if mode else "there are no credentials"
+        mode: Any = os.environ.get("WANDB_MODE", "online")
+        reason = "there are no credentials" if mode == "online" else "WANDB_MODE says so"
         try:
-            mode = mode or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+            if mode == "online" and not wandb.login(prompt=False, verify=False):
+                mode = "offline"
             self.run = wandb.init(mode=mode, **options)
         except wandb.errors.Error as error:
             mode, reason = "offline", f"it cannot be reached ({type(error).__name__})"

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from edkd.engine.config import saved_config
+from edkd.engine.load_cfg import saved_config
 from edkd.errors import UserError
 
 _NOT_OF_A_ROW = ("SOLVER.SEED", "EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")

@@ -1,6 +1,7 @@
 """From a configuration to a trained student: the folder, the data, the networks, the trainer."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,11 @@ from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import load_weights, save_text
 from edkd.engine.device import amp_dtype, autocast, pick_device
 from edkd.engine.evaluate import evaluate
-from edkd.engine.folder import find_run, refuse_used, run_folder
+from edkd.engine.folder import claim, find_run, refuse_used, run_folder
 from edkd.engine.trainer import trainer_dict
-from edkd.errors import NonFiniteError, StorageError, UserError
+from edkd.errors import NonFiniteError, UserError
 from edkd.models import DOWNLOADS, get_model, published_weights
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from edkd.paths import CONFIGS
 
 
 def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: bool = False) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
             data or weights are absent or damaged.
     """
     where = pick_device(device)
-    amp_dtype(cfg.SOLVER.AMP, where)
+    amp_dtype(cfg.SOLVER.AMP, where)  # raises where the device cannot, before anything is loaded
     folder = run_folder(cfg, opts)
     checkpoint = None
     if resume:
@@ -48,10 +48,8 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     data = get_dataset(cfg, where)
     distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
     trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {folder}: {error.strerror}; set LOG.PREFIX to another") from None
+    if not resume:
+        claim(folder)
     save_text(cfg.dump(), folder / "config.yaml")
     return trainer.train()
 
@@ -117,6 +115,7 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
         f"train it with 'python tools/train.py --cfg {training_config(cfg.DATASET.TYPE, name)}' "
         f"and give {path_key} the student_best of that run"
     )
+    given = os.path.expanduser(given)
     if given and not Path(given).is_file():
         raise UserError(f"{path_key}: no weights of {name} at {given}; mend the path, or {train_it}")
     spec = dataset_dict[cfg.DATASET.TYPE]

@@ -49,11 +49,11 @@ class Trainer:
         self.identity = {  # what no key of the configuration tells, and a resumed run must have in common
             "number of classes": data.num_classes,
             "number of training images": data.train.num_images,
-            "precision": str(self.amp),
+            "precision": self.precision(),
             "teacher": fingerprint(distiller.teacher) if distiller.needs_teacher else "none",
         }
         self.history: list[Record] = []
-        if resume:
+        if resume is not None:
             self.load_state(resume)
 
     def train(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Trainer:
                 trained = time.perf_counter()
                 record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
                 record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
-                self.check_finite(record)
+                self.check_finite(epoch, record)
                 self.history.append(record)
                 self.save(epoch)
                 self.logger.epoch(record, epoch * steps)
@@ -88,7 +88,8 @@ class Trainer:
             step = (epoch - 1) * steps + i
             rate = learning_rate(self.cfg, step, steps)
             meter.add(*self.train_step(batch, epoch, rate))
-            self.logger.step(step + 1, epoch, meter.read)
+            if figures := self.logger.step(step + 1, epoch, meter.read):
+                self.check_finite(epoch, figures)
         return {"lr": rate, **{f"train_{name}": value for name, value in meter.read().items()}}
 
     def train_step(self, batch: Batch, epoch: int, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -108,23 +109,28 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), batch.target
 
-    def check_finite(self, record: Record) -> None:
+    def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite; nothing of it has been saved."""
-        if bad := [f"{name} is {value}" for name, value in record.items() if not math.isfinite(value)]:
+        if bad := [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]:
             raise NonFiniteError(
-                f"{' and '.join(bad)} in epoch {record['epoch']}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
+                f"{' and '.join(bad)} in epoch {epoch}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
                 f"{self.folder} holds the run up to epoch {len(self.history)}"
             )
 
     def headline(self) -> str:
         """What is about to run, in a line."""
-        distiller, precision = self.cfg.DISTILLER, str(self.amp or torch.float32).removeprefix("torch.")
+        distiller, done, epochs = self.cfg.DISTILLER, len(self.history), self.cfg.SOLVER.EPOCHS
         names = f"{distiller.TEACHER} -> {distiller.STUDENT}" if self.distiller.needs_teacher else distiller.STUDENT
         return (
             f"{distiller.TYPE}  {names}  {self.cfg.DATASET.TYPE}: {self.data.train.num_images} images to train on, "
-            f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  {self.device} {precision}  "
-            f"epochs {len(self.history) + 1}-{self.cfg.SOLVER.EPOCHS}  {self.folder}"
+            f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  "
+            f"{self.device} {self.precision()}  "
+            f"{f'epochs {done + 1}-{epochs}' if done < epochs else f'all {epochs} epochs are done'}  {self.folder}"
         )
+
+    def precision(self) -> str:
+        """The type in which forward passes compute, as "bfloat16"."""
+        return str(self.amp or torch.float32).removeprefix("torch.")
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Top-1, top-5 and loss of the student on "val" or "test"."""
@@ -145,7 +151,7 @@ class Trainer:
         if frequency and epoch % frequency == 0:
             names[f"epoch_{epoch}"] = f"student_{epoch}"
         student = {key: value.cpu().contiguous() for key, value in self.distiller.student.state_dict().items()}
-        for whole_name, student_name in reversed(names.items()):  # `latest` last: what it promises is there
+        for whole_name, student_name in reversed(names.items()):  # `latest` last: the files that it speaks of are there
             save_checkpoint({"model": student}, self.folder / student_name)
             save_checkpoint(self.state(), self.folder / whole_name)
 
@@ -178,7 +184,9 @@ class Trainer:
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise UserError(f"--resume: 'latest' in {self.folder} fits no such run ({type(error).__name__})") from None
+            reason = f"fits no such run ({type(error).__name__})"
+            way_out = "copy 'best' or a numbered checkpoint of that folder to its place"
+            raise UserError(f"--resume: 'latest' in {self.folder} {reason}; {way_out}") from None
         if len(self.history) > self.cfg.SOLVER.EPOCHS:
             raise UserError(f"--resume: SOLVER.EPOCHS is {self.cfg.SOLVER.EPOCHS}, but {len(self.history)} are done")
 

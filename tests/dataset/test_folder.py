@@ -1,5 +1,7 @@
 """Image folders, streamed: the published transforms, whatever the number of workers."""
 
+import os
+
 import pytest
 import torch
 from PIL import Image
@@ -7,8 +9,8 @@ from torchvision import transforms
 
 from edkd.dataset import get_dataset
 from edkd.dataset.sampling import seed_for
-from edkd.engine.config import load_cfg
-from edkd.errors import UserError
+from edkd.engine.load_cfg import load_cfg
+from edkd.errors import UserError, WorkerError
 
 CPU = torch.device("cpu")
 
@@ -114,6 +116,13 @@ def test_a_bad_image_is_named(folder, damage, workers):
         list(load(folder, "DATASET.NUM_WORKERS", workers).train.epoch(1))
 
 
+def test_a_dead_worker_is_named(folder, monkeypatch):
+    data = load(folder, "DATASET.NUM_WORKERS", "1")
+    monkeypatch.setattr(data.train.loader.dataset, "transform", lambda image: os._exit(1))
+    with pytest.raises(WorkerError, match=r"a data worker died: .*try DATASET.NUM_WORKERS 0"):
+        list(data.train.epoch(1))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -128,6 +137,7 @@ def test_a_folder_of_another_shape_is_refused(folder, break_it, message):
         load(folder)
 
 
+@pytest.mark.needs("data/tiny-imagenet-40")
 def test_real_images(real_data):
     data = load(real_data / "data/tiny-imagenet-40", "DATASET.NUM_WORKERS", "0")
     assert (data.num_classes, data.train.num_images, data.test.num_images) == (40, 6000, 2000)

@@ -10,7 +10,7 @@ from torchvision.transforms import functional as TF
 from edkd.dataset import get_dataset
 from edkd.dataset.augment import CropFlip, Normalize
 from edkd.dataset.sampling import epoch_order, seed_for, stratified_split
-from edkd.engine.config import load_cfg
+from edkd.engine.load_cfg import load_cfg
 from edkd.errors import UserError
 
 CPU = torch.device("cpu")
@@ -115,6 +115,7 @@ def test_digits_are_normalised_by_their_own_pixels():
     assert images.std().item() == pytest.approx(0.324, abs=1e-3)
 
 
+@pytest.mark.needs("data/cifar-100-python")
 def test_cifar100(real_data):
     cfg = load_cfg(opts=["DATASET.ROOT", str(real_data / "data")])
     data = get_dataset(cfg, CPU)
@@ -124,6 +125,7 @@ def test_cifar100(real_data):
     assert image.std().item() == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.needs("data/cifar-100-python")
 def test_damaged_cifar_is_refused(real_data, tmp_path):
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()

@@ -6,7 +6,7 @@ from torch import nn
 
 from edkd.distillers import Distiller, distiller_dict, edkd_loss, register
 from edkd.distillers._common import warmup_factor
-from edkd.engine.config import load_cfg
+from edkd.engine.load_cfg import load_cfg
 from edkd.errors import UserError
 from edkd.models import get_model
 

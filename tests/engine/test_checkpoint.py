@@ -22,6 +22,15 @@ def same(a, b):
     return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
 
 
+def test_a_file_from_before_batches_were_counted_loads(tmp_path, model):
+    """torchvision's published files: the older format, without the counters of the batch norms."""
+    old = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "c", _use_new_zipfile_serialization=False)
+    other = get_model("cifar", "resnet8", 10)
+    load_weights(other, tmp_path / "c")
+    assert same(model, other)
+
+
 @pytest.mark.parametrize(
     "layout",
     [

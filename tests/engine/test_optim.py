@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edkd.engine.config import load_cfg
 from edkd.engine.device import amp_dtype, pick_device
 from edkd.engine.evaluate import evaluate
+from edkd.engine.load_cfg import load_cfg
 from edkd.engine.meter import Meter
 from edkd.engine.optim import learning_rate, make_optimizer
 from edkd.errors import UserError

@@ -10,8 +10,9 @@ import yaml
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine import cfg as defaults
-from edkd.engine.config import changed_keys, flatten, load_cfg, saved_config
+from edkd.engine.load_cfg import changed_keys, flatten, load_cfg, saved_config
 from edkd.errors import UserError
+from edkd.models import model_names
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -27,6 +28,67 @@ def test_every_file_that_ships_is_valid(path):
     cfg = load_cfg(str(path))
     node = cfg.DISTILLER.TYPE
     assert node == "NONE" or node.lower() in path.parts[-2:] or path.stem == node.lower()
+
+
+PAIRS = [
+    "wrn40_2_wrn_16_2",
+    "wrn40_2_wrn_40_1",
+    "wrn40_2_shuv1",
+    "res56_res20",
+    "res56_shuv1",
+    "res110_res20",
+    "res110_res32",
+    "res110_shuv1",
+    "res32x4_res8x4",
+    "res32x4_shuv1",
+    "res32x4_shuv2",
+    "vgg13_vgg8",
+    "vgg13_mv2",
+    "res50_mv2",
+    "res50_vgg8",
+    "res50_shuv1",
+]
+DKD_BETA = dict(res56_res20=2, res110_res20=2, res110_res32=2, vgg13_vgg8=6, vgg13_mv2=6)
+DKD_BETA |= dict(wrn40_2_wrn_16_2=6, wrn40_2_wrn_40_1=6)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("method", ["kd", "dkd", "edkd"])
+def test_every_published_pair_has_its_file(pair, method):
+    path = CONFIGS / "cifar100" / method / f"{pair}.yaml"
+    cfg = load_cfg(str(path))
+    light = cfg.DISTILLER.STUDENT.startswith(("Shuffle", "Mobile"))
+    assert (method.upper(), 0.01 if light else 0.05) == (cfg.DISTILLER.TYPE, cfg.SOLVER.LR)
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BATCH_SIZE) == (240, 5e-4, 64)
+    assert (DKD_BETA.get(pair, 8) if method == "dkd" else 8) == cfg.DKD.BETA
+    assert f"{cfg.DISTILLER.TEACHER} -> {cfg.DISTILLER.STUDENT}, CIFAR-100: " in path.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(("folder", "family"), [("cifar100", "cifar"), ("tiny_imagenet",) * 2, ("imagenet",) * 2])
+def test_every_model_can_be_trained_alone(folder, family):
+    for name in model_names(family):
+        cfg = load_cfg(str(CONFIGS / folder / "vanilla" / f"{name}.yaml"))
+        assert (folder, "NONE", name) == (cfg.DATASET.TYPE, cfg.DISTILLER.TYPE, cfg.DISTILLER.STUDENT)
+
+
+def test_the_other_published_files():
+    for pair in ("r34_r18", "r50_mv1"):
+        for method in ("kd", "dkd", "edkd"):
+            assert method.upper() == load_cfg(str(CONFIGS / f"imagenet/{pair}/{method}.yaml")).DISTILLER.TYPE
+    teacher = load_cfg(str(CONFIGS / "cifar10/vanilla/ResNet18.yaml")).SOLVER
+    assert (teacher.TYPE, teacher.LR, teacher.SCHEDULE, teacher.EPOCHS) == ("Adam", 0.01, "cosine", 100)
+    student = load_cfg(str(CONFIGS / "cifar10/kd/ResNet18_res20.yaml"))
+    assert (student.KD.TEMPERATURE, student.KD.LOSS.KD_WEIGHT, student.KD.LOSS.CE_WEIGHT) == (20.0, 0.1, 0.9)
+    assert student.DISTILLER.TEACHER == "ResNet18"
+
+
+def test_every_file_says_what_was_published():
+    heads = {path: path.read_text().splitlines()[0] for path in CONFIGS.rglob("*.yaml")}
+    assert [
+        path
+        for path, head in heads.items()
+        if not re.match(r"# .*(top-1 \d\d\.\d\d as published|none published)", head)
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -193,7 +255,7 @@ from edkd.distillers import Distiller, register
 
 @register("MYKD")
 class MyKD(Distiller):
-    defaults = dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto")
+    defaults = dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto", SIZE=(32, 32))
 
     def forward_train(self, image, target, **kwargs):
         pass
@@ -210,6 +272,7 @@ def test_a_plugin_brings_its_keys(tmp_path, plugin):
     file = write(tmp_path, "DISTILLER:\n  TYPE: MYKD\n  TEACHER: resnet56\nMYKD:\n  WEIGHT: 2\n")
     cfg = load_cfg(file, ["MYKD.INNER.A", "y", "MYKD.EMPTY", "[a, 1]"], [plugin])
     assert cfg.MYKD.EMPTY == ["a", 1]
+    assert changed_keys(saved_config(cfg.dump()), cfg) == []
     assert (cfg.MYKD.WEIGHT, cfg.MYKD.LIST, cfg.MYKD.INNER.A) == (2.0, [1, 2], "y")
     assert distiller_dict["MYKD"].defaults["WEIGHT"] == 1.0
     assert load_cfg(file, [], [plugin]).MYKD.INNER.A == "x"
@@ -219,7 +282,7 @@ def test_a_hand_written_node_that_contradicts_the_class_names_both_places(monkey
     from yacs.config import CfgNode
 
     by_hand = defaults.CFG.clone()
-    by_hand.MYKD = CfgNode(dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto"))
+    by_hand.MYKD = CfgNode(dict(WEIGHT=1.0, LIST=[1, 2], INNER=dict(A="x"), EMPTY=[], T="auto", SIZE=(32, 32)))
     monkeypatch.setattr(defaults, "CFG", by_hand)
     assert load_cfg(plugins=[plugin]).MYKD.WEIGHT == 1.0
     by_hand.MYKD.WEIGHT = 3.0

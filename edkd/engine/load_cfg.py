@@ -119,7 +119,7 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def saved_config(text: str) -> dict[str, Any]:
-    """The leaves of a configuration that a run has saved as text; ValueError where it is none."""
+    """The leaves of a configuration that a run has saved as text, tuples as lists; ValueError where it is none."""
     try:
         return dict(flatten(CfgNode(yaml.safe_load(text))))
     except (yaml.YAMLError, RecursionError, AttributeError, AssertionError, TypeError) as error:
@@ -131,7 +131,7 @@ def changed_keys(old: dict[str, Any], cfg: CfgNode, free: tuple[str, ...] = FREE
 
     Nodes of methods that are not used do not count, and a key that the saved one lacks had its default.
     """
-    default, new = dict(flatten(defaults.with_methods(defaults.CFG))), dict(flatten(cfg))
+    default, new = saved_config(defaults.with_methods(defaults.CFG).dump()), saved_config(cfg.dump())
     unused = tuple(f"{name}." for name in distiller_dict if name != cfg.DISTILLER.TYPE)
     if cfg.SOLVER.SCHEDULE == "cosine":  # which ends with the last epoch: another number of them is another curve
         free = tuple(key for key in free if key != "SOLVER.EPOCHS")
