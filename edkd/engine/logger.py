@@ -26,7 +26,7 @@ class Logger:
         folder: of the run; gets `worklog.txt`, `metrics.jsonl`, `train.events/`.
         cfg: LOG and EXPERIMENT are read.
         history: the records of the epochs already done; `metrics.jsonl` holds them and nothing else at the start.
-        total_steps, done_steps: of the progress bar.
+        total_steps, done_steps: of the run, for the bar and for curves that go on.
     """
 
     def __init__(self, folder: Path, cfg: Any, history: Sequence[Record], total_steps: int, done_steps: int) -> None:
