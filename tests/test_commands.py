@@ -359,7 +359,7 @@ def test_eval_mistakes(tool, tmp_path, teacher):
     assert_refused(tool("eval", "-m", "resnet8", "-c", teacher, "-d", "digits"), "another architecture")
     assert_refused(tool("eval", "-m", "resnet20", "-d", "digits"), "-m resnet20 has no published weights")
     assert_refused(tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digit"), "did you mean 'digits'")
-    assert_refused(tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digits", "-bs", "0"), "TEST.BATCH_SIZE is 0")
+    assert_refused(tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digits", "-bs", "-1"), "TEST.BATCH_SIZE is -1")
     assert_refused(tool("eval", "-c", teacher), "-m/--model")
 
 

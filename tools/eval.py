@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-m", "--model", required=True, help="name of the architecture, as resnet8x4")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="file of weights (default: the published ones)")
     parser.add_argument("-d", "--dataset", default=CFG.DATASET.TYPE, help=", ".join(dataset_dict))
-    parser.add_argument("-bs", "--batch-size", default="64", help="images in a batch (default: 64)")
+    parser.add_argument("-bs", "--batch-size", default="0", help="images in a batch (default: what suits the device)")
     parser.add_argument("--root", default="", help="folder that holds the data set (default: data/)")
     parser.add_argument("--amp", default="off", help="auto, off, bf16 or fp16 (default: off, float32)")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: the best there is)")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from edkd.dataset._base import Batch, DataSet, Loader, dataset_dict, register
+from edkd.dataset._base import Batch, DataSet, Loader, NumberedLoader, dataset_dict, large_batch, register
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -18,4 +18,13 @@ def get_dataset(cfg: Any, device: torch.device) -> DataSet:
     return dataset_dict[cfg.DATASET.TYPE].load(cfg, device)
 
 
-__all__ = ["Batch", "DataSet", "Loader", "dataset_dict", "get_dataset", "register"]
+__all__ = [
+    "Batch",
+    "DataSet",
+    "Loader",
+    "NumberedLoader",
+    "dataset_dict",
+    "get_dataset",
+    "large_batch",
+    "register",
+]

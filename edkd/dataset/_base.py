@@ -1,8 +1,9 @@
 """What a data set gives to the engine, and the registry that it enters."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +21,56 @@ class Batch:
     """(N,), numbers of the images in their set."""
 
 
-class Loader(Protocol):
-    """Batches of a set; the epoch (from 1) decides the order and the views of a training set, and nothing in others."""
+class Loader(ABC):
+    """Batches of a set, each made in two steps: what the host hands over, and what the device makes of it.
+
+    The epoch (from 1) decides the order and the views of a training set, and nothing in others.
+    """
 
     num_images: int
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+
+    @abstractmethod
+    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """What makes each batch of an epoch, on the device."""
+
+    @abstractmethod
+    def batch(self, *inputs: Tensor) -> Batch:
+        """The batch: a function of tensors on the device that never waits for it."""
 
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch."""
-        ...
+        for inputs in self.inputs(epoch):
+            yield self.batch(*inputs)
+
+
+class NumberedLoader(Loader):
+    """A loader whose random views of an image can be told apart by a number, and shown again."""
+
+    set_size: int
+    """Images in the whole set: `index` is below it, also where only some of them take part."""
+    num_views: int
+    """Views an image has: `view` is below it."""
+
+    @abstractmethod
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The image numbers and the views of an epoch, (num_images,) each, on the CPU."""
+
+    @abstractmethod
+    def show(self, index: Tensor, view: Tensor) -> Tensor:
+        """Images (N,3,H,W) in their views, as in a Batch; the numbers (N,) lie on the device."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides what `show` returns."""
+
+
+def large_batch(device: torch.device) -> int:
+    """Small images in a batch of forward passes alone, where a device is fastest: past 128, a CPU's caches are full."""
+    return 128 if device.type == "cpu" else 2048
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from edkd.dataset._base import Batch, DataSet
+from edkd.dataset._base import Batch, DataSet, Loader
 from edkd.dataset.augment import Normalize
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.errors import UserError, WorkerError
@@ -72,7 +72,7 @@ class Batches:
             yield [Item(i, None if self.seed is None else seed_for(self.seed, self.epoch, i)) for i in batch.tolist()]
 
 
-class FolderLoader:
+class FolderLoader(Loader):
     """Batches of a folder's images; the same whatever the number of workers.
 
     Args:
@@ -105,19 +105,22 @@ class FolderLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 1 for a training set)."""
+    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Images as bytes, targets and numbers of each batch of an epoch (from 1 for a training set)."""
         self.batches.epoch = epoch
         try:
             for batch in self.loader:
                 if isinstance(batch, BadImage):
                     raise UserError(f"cannot read the image {batch.path} ({batch.reason}); repair or remove it")
-                image, target, index = (part.to(self.device, non_blocking=True) for part in batch)
-                yield Batch(self.normalize(image), target, index)
+                yield tuple(part.to(self.device, non_blocking=True) for part in batch)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise WorkerError(f"a data worker died: {error}; try DATASET.NUM_WORKERS 0") from error
+
+    def batch(self, image: Tensor, target: Tensor, index: Tensor) -> Batch:  # type: ignore[override]
+        """Normalise."""
+        return Batch(self.normalize(image), target, index)
 
 
 def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> tuple[Tensor, Tensor, Tensor] | BadImage:
@@ -162,7 +165,7 @@ def folder_dataset(
         raise UserError(f"{root}: train and val must hold the same classes; only one holds {sorted(odd)[0]!r}")
     members, held = hold_out(torch.tensor(train.targets), cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
-    eval_size, workers = cfg.DATASET.TEST.BATCH_SIZE, cfg.DATASET.NUM_WORKERS
+    eval_size, workers = cfg.DATASET.TEST.BATCH_SIZE or 64, cfg.DATASET.NUM_WORKERS
     augmented, plain = (FolderImages(train.samples, transform) for transform in transforms)
     test_images = FolderImages(test.samples, transforms[1])
     return DataSet(

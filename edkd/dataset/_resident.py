@@ -1,5 +1,6 @@
 """Small images that live on the device as uint8; a batch is gathered, cropped, flipped and normalised there."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edkd.dataset._base import Batch, DataSet
+from edkd.dataset._base import Batch, DataSet, Loader, NumberedLoader, large_batch
 from edkd.dataset.augment import CropFlip, Normalize
 from edkd.dataset.sampling import epoch_order, hold_out
 
@@ -27,7 +28,7 @@ class Images:
         return Images(self.image.to(device), self.target.to(device))
 
 
-class TrainLoader:
+class TrainLoader(NumberedLoader):
     """Training batches: order and views come from (seed, epoch) alone. The last batch may be smaller.
 
     Args:
@@ -40,22 +41,37 @@ class TrainLoader:
     ) -> None:
         self.images, self.members, self.views, self.normalize = images, members, views, normalize
         self.batch_size, self.seed = batch_size, seed
-        self.num_images = len(members)
+        self.num_images, self.set_size, self.num_views = len(members), len(images.target), views.num_views
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 1)."""
-        device = self.images.image.device
-        order = epoch_order(self.members, len(self.images.target), self.views.num_views, self.seed, epoch)
-        index, view = (numbers.to(device) for numbers in order)
-        for index_batch, view_batch in zip(index.split(self.batch_size), view.split(self.batch_size), strict=True):
-            image = self.normalize(self.views(self.images.image[index_batch], view_batch))
-            yield Batch(image, self.images.target[index_batch], index_batch)
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The image numbers and the views of an epoch, (num_images,) each, on the CPU."""
+        return epoch_order(self.members, self.set_size, self.num_views, self.seed, epoch)
+
+    def show(self, index: Tensor, view: Tensor) -> Tensor:
+        """Images (N,3,H,W) in their views, normalised."""
+        return self.normalize(self.views(self.images.image[index], view))
+
+    def batch(self, index: Tensor, view: Tensor) -> Batch:  # type: ignore[override]
+        """These images in these views."""
+        return Batch(self.show(index, view), self.images.target[index], index)
+
+    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The image numbers and the views of each batch."""
+        index, view = (numbers.to(self.images.image.device) for numbers in self.order(epoch))
+        return zip(index.split(self.batch_size), view.split(self.batch_size), strict=True)
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of the images and of how they are shown."""
+        shape, mean, std = tuple(self.images.image.shape), self.normalize.mean, self.normalize.std
+        digest = hashlib.sha256(f"{shape} {self.views} {mean.tolist()} {std.tolist()}".encode())
+        digest.update(self.images.image.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
-class EvalLoader:
+class EvalLoader(Loader):
     """Every member once, in order, as it is."""
 
     def __init__(self, images: Images, members: Tensor, normalize: Normalize, batch_size: int) -> None:
@@ -65,10 +81,13 @@ class EvalLoader:
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches, the same in every epoch."""
-        for index in self.members.to(self.images.image.device).split(self.batch_size):
-            yield Batch(self.normalize(self.images.image[index]), self.images.target[index], index)
+    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor]]:
+        """The image numbers of each batch, the same in every epoch."""
+        return zip(self.members.to(self.images.image.device).split(self.batch_size))
+
+    def batch(self, index: Tensor) -> Batch:  # type: ignore[override]
+        """These images as they are."""
+        return Batch(self.normalize(self.images.image[index]), self.images.target[index], index)
 
 
 def resident_dataset(
@@ -85,7 +104,7 @@ def resident_dataset(
     members, held = hold_out(train.target, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     train, test = train.to(device), test.to(device)
-    eval_size = cfg.DATASET.TEST.BATCH_SIZE
+    eval_size = cfg.DATASET.TEST.BATCH_SIZE or large_batch(device)
     return DataSet(
         num_classes=num_classes,
         train=TrainLoader(train, members, views, normalize, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED),

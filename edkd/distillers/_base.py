@@ -87,7 +87,8 @@ class Distiller(nn.Module):
         Args:
             image: (N,3,H,W), normalised.
             target: (N,), class numbers.
-            kwargs: `epoch` (from 1), `index` (N,) of the images in the training set.
+            kwargs: `epoch` (from 1; in a captured step a tensor without dimensions), `index` (N,) of the images in
+                the training set.
 
         Returns:
             The student's logits (N,C), and the terms of the loss by name, weighted: their sum is minimised.

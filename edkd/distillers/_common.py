@@ -15,9 +15,11 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-def warmup_factor(epoch: int, warmup: int) -> float:
-    """min(epoch / warmup, 1), epoch counted from 1; 1 where warmup is 0."""
-    return min(epoch / warmup, 1.0) if warmup else 1.0
+def warmup_factor(epoch: int | Tensor, warmup: int) -> float | Tensor:
+    """min(epoch / warmup, 1), epoch counted from 1, perhaps a tensor on the device; 1 where warmup is 0."""
+    if not warmup:
+        return 1.0
+    return (epoch / warmup).clamp(max=1.0) if isinstance(epoch, Tensor) else min(epoch / warmup, 1.0)
 
 
 def decoupled_kl(

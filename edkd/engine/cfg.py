@@ -22,7 +22,7 @@ CFG.DATASET.ROOT = ""  # folder that holds cifar-*/, or an image folder's train/
 CFG.DATASET.NUM_WORKERS = 2  # processes that read image folders; 0: the main process reads
 CFG.DATASET.VAL_SPLIT = 0.0  # share of the training images held out to choose the best epoch by; 0: the test set
 CFG.DATASET.TEST = CfgNode()
-CFG.DATASET.TEST.BATCH_SIZE = 64  # images in a batch of evaluation
+CFG.DATASET.TEST.BATCH_SIZE = 0  # images in a batch of evaluation; 0: small ones as suits the device, folders' 64
 
 CFG.DISTILLER = CfgNode()
 CFG.DISTILLER.TYPE = "NONE"  # key of distiller_dict; NONE: the student alone
@@ -47,6 +47,13 @@ CFG.SOLVER.NESTEROV = False  # SGD
 CFG.SOLVER.BETAS = [0.9, 0.999]  # Adam, AdamW
 CFG.SOLVER.CLIP_GRAD_NORM = 0.0  # largest norm of the gradient of all parameters together; 0: not clipped
 CFG.SOLVER.AMP = "auto"  # auto | off | bf16 | fp16; auto: bf16 where the hardware has it natively
+CFG.SOLVER.CUDA_GRAPH = False  # replay the whole step as one CUDA graph
+
+CFG.TEACHER_MEMO = CfgNode()
+CFG.TEACHER_MEMO.ENABLED = True  # remember the teacher's logits where views are numbered and a method needs no more
+CFG.TEACHER_MEMO.FOLDER = ""  # folder of all memos, which runs share; empty: teacher_memo/ in LOG.PREFIX
+CFG.TEACHER_MEMO.DTYPE = "auto"  # auto | fp32 | bf16 | fp16, of a stored logit; auto: as the teacher computes
+CFG.TEACHER_MEMO.MAX_GB = 20.0  # size of that folder in 1e9 bytes, past which nothing is added to it
 
 CFG.LOG = CfgNode()
 CFG.LOG.PREFIX = "./output"  # folder of all runs

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from edkd.dataset import dataset_dict
 from edkd.distillers import distiller_dict
 from edkd.engine import cfg as defaults
+from edkd.engine.teacher_memo import DTYPES
 from edkd.engine.trainer import trainer_dict
 from edkd.errors import UserError, nearest
 from edkd.models import model_names
@@ -24,11 +25,12 @@ CHOICES = {
     "SOLVER.TYPE": ("SGD", "Adam", "AdamW"),
     "SOLVER.SCHEDULE": ("step", "cosine"),
     "SOLVER.AMP": ("auto", "off", "bf16", "fp16"),
+    "TEACHER_MEMO.DTYPE": ("auto", *DTYPES),
 }
 RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "DATASET.NUM_WORKERS": (0, math.inf),
     "DATASET.VAL_SPLIT": (0, 1),
-    "DATASET.TEST.BATCH_SIZE": (1, 2**31),
+    "DATASET.TEST.BATCH_SIZE": (0, 2**31),
     "SOLVER.SEED": (0, 2**63),
     "SOLVER.BATCH_SIZE": (1, 2**31),
     "SOLVER.EPOCHS": (1, 2**31),
@@ -40,6 +42,7 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.BETAS": (0, 1),
     "SOLVER.CLIP_GRAD_NORM": (0, math.inf),
+    "TEACHER_MEMO.MAX_GB": (0, math.inf),
     "LOG.TENSORBOARD_FREQ": (0, math.inf),
     "LOG.SAVE_CHECKPOINT_FREQ": (0, math.inf),
     "*.WARMUP": (0, math.inf),
@@ -49,7 +52,15 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "*.BETA": (0, math.inf),
     "*_WEIGHT": (0, math.inf),
 }
-FREE_OF_A_NAME = ("SOLVER.EPOCHS", "LOG.", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE")
+FREE_OF_A_NAME = (
+    "SOLVER.EPOCHS",
+    "LOG.",
+    "TEACHER_MEMO.FOLDER",
+    "TEACHER_MEMO.MAX_GB",
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DATASET.TEST.BATCH_SIZE",
+)
 """Keys that may change when a run goes on: they do not decide what a step does."""
 FREE_ON_RESUME = (*FREE_OF_A_NAME, "EXPERIMENT.")
 
@@ -258,6 +269,8 @@ def _check(cfg: CfgNode) -> None:
                 raise UserError(f"{key} is {value}, but must be at least {low}{below}")
     if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
         raise UserError("SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
+    if cfg.SOLVER.CUDA_GRAPH and cfg.SOLVER.AMP == "fp16":
+        raise UserError("SOLVER.CUDA_GRAPH cannot capture the loss scaling of SOLVER.AMP fp16; use bf16 or off")
     if len(cfg.SOLVER.BETAS) != 2:
         raise UserError(f"SOLVER.BETAS is {cfg.SOLVER.BETAS}, but must be two numbers")
     known_models = model_names(dataset_dict[cfg.DATASET.TYPE].family)

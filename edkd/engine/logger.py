@@ -46,6 +46,12 @@ class Logger:
         sys.stdout.flush()
         append_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", self.folder / "worklog.txt")
 
+    def show(self, doing: str) -> None:
+        """Tell on the bar what is done between the steps; at most once a second."""
+        if not self.bar.disable and time.monotonic() - self.shown >= 1:
+            self.shown = time.monotonic()
+            self.bar.set_description(doing)
+
     def step(self, step: int, epoch: int, read: Callable[[], Record]) -> Record | None:
         """After a training step, counted from 1: show its figures where it is time to, and return them then.
 

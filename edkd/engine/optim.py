@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], cfg: Any) -> optim.Optimizer:
@@ -15,6 +15,16 @@ def make_optimizer(parameters: Iterable[nn.Parameter], cfg: Any) -> optim.Optimi
     if solver.TYPE == "SGD":
         return optim.SGD(parameters, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
     return getattr(optim, solver.TYPE)(parameters, betas=tuple(solver.BETAS), **common)
+
+
+def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> float:
+    """Set the rate of all parameters, in place where a captured step has made it a tensor; returns it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return rate
 
 
 def learning_rate(cfg: Any, step: int, steps: int) -> float:

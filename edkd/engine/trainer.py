@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from edkd.dataset import Batch, DataSet
+from edkd.dataset import DataSet
 from edkd.dataset.sampling import seed_everything, seed_for
 from edkd.distillers import Distiller
+from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import fingerprint, load_weights, save_checkpoint, save_text
 from edkd.engine.device import amp_dtype, autocast
 from edkd.engine.evaluate import evaluate
 from edkd.engine.logger import Logger, Record
 from edkd.engine.meter import Meter
-from edkd.engine.optim import learning_rate, make_optimizer
+from edkd.engine.optim import learning_rate, make_optimizer, set_learning_rate
+from edkd.engine.teacher_memo import TeacherMemo, remember
 from edkd.errors import NonFiniteError, UserError
 
 
@@ -53,8 +56,10 @@ class Trainer:
             "teacher": fingerprint(distiller.teacher) if distiller.needs_teacher else "none",
         }
         self.history: list[Record] = []
+        self.memo: TeacherMemo | None = None
         if resume is not None:
             self.load_state(resume)
+        self.step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] = self.train_step
 
     def train(self) -> dict[str, Any]:
         """Run the epochs that are left; return the `summary`."""
@@ -62,7 +67,13 @@ class Trainer:
         self.logger = Logger(self.folder, self.cfg, self.history, solver.EPOCHS * steps, done * steps)
         try:
             self.logger.say(self.headline())
-            for epoch in range(done + 1, solver.EPOCHS + 1):
+            if self.cfg.SOLVER.CUDA_GRAPH:
+                self.step = CapturedStep(self.train_step, self.optimizer, self.device, self.logger.say)
+            epochs = range(done + 1, solver.EPOCHS + 1)
+            self.memo = remember(
+                self.distiller, self.data.train, self.cfg, self.device, self.amp, epochs, self.logger.say
+            )
+            for epoch in epochs:
                 start = time.perf_counter()
                 record = {"epoch": epoch, **self.train_epoch(epoch)}
                 trained = time.perf_counter()
@@ -83,23 +94,24 @@ class Trainer:
         """One pass over the training images."""
         seed_everything(seed_for(self.cfg.SOLVER.SEED, epoch, 0))  # what a method or a layer draws in the epoch
         self.distiller.train()
+        if self.memo:
+            self.memo.prepare(epoch, self.logger.show)
         meter, steps = Meter(), len(self.data.train)
-        for i, batch in enumerate(self.data.train.epoch(epoch)):
+        for i, inputs in enumerate(self.data.train.inputs(epoch)):
             step = (epoch - 1) * steps + i
-            rate = learning_rate(self.cfg, step, steps)
-            meter.add(*self.train_step(batch, epoch, rate))
+            rate = set_learning_rate(self.optimizer, learning_rate(self.cfg, step, steps))
+            meter.add(*self.step(epoch, *inputs))
             if figures := self.logger.step(step + 1, epoch, meter.read):
                 self.check_finite(epoch, figures)
         return {"lr": rate, **{f"train_{name}": value for name, value in meter.read().items()}}
 
-    def train_step(self, batch: Batch, epoch: int, rate: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Forward, backward, update; returns the terms of the loss, the logits and the targets, on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def train_step(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Batch, forward, backward, update; returns the terms of the loss, the logits and the targets.
+
+        It runs on the device alone, from tensors to tensors: nothing in it waits for the device.
+        """
         with autocast(self.amp, self.device):
-            logits, losses = self.distiller(image=batch.image, target=batch.target, index=batch.index, epoch=epoch)
-            losses = {name: loss.mean() for name, loss in losses.items()}
-            losses["loss"] = torch.stack(list(losses.values())).sum()
+            losses, logits, target = self.forward(epoch, *inputs)
         self.scaler.scale(losses["loss"]).backward()
         if self.cfg.SOLVER.CLIP_GRAD_NORM:
             self.scaler.unscale_(self.optimizer)
@@ -107,7 +119,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), batch.target
+        return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), target
+
+    def forward(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The batch, and what the method makes of it: the terms of the loss and their sum, the logits, the targets."""
+        batch = self.data.train.batch(*inputs)
+        if self.memo:
+            self.memo.batch = batch
+        logits, losses = self.distiller(image=batch.image, target=batch.target, index=batch.index, epoch=epoch)
+        losses = {name: loss.mean() for name, loss in losses.items()}
+        return losses | {"loss": torch.stack(list(losses.values())).sum()}, logits, batch.target
 
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite; nothing of it has been saved."""

@@ -25,10 +25,10 @@ def make(method, folder, *opts):
 def test_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch, method, clip):
     trainer, meter = make(method, tmp_path, "SOLVER.CLIP_GRAD_NORM", clip), Meter()
     trainer.distiller.train()
-    batches = trainer.data.train.epoch(1)
-    meter.add(*trainer.train_step(next(batches), 1, 0.1))  # the optimizer makes its state
+    inputs = trainer.data.train.inputs(1)
+    meter.add(*trainer.train_step(1, *next(inputs)))  # the optimizer makes its state
     for name in HOST_READS:
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} in the step"))
-    meter.add(*trainer.train_step(next(batches), 1, 0.1))
+    meter.add(*trainer.train_step(torch.tensor(1.0), *next(inputs)))
     monkeypatch.undo()
     assert meter.read()["loss"] > 0
