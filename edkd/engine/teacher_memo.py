@@ -24,6 +24,7 @@ from edkd.dataset import Batch, NumberedLoader, large_batch
 from edkd.distillers import Distiller
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import autocast
+from edkd.errors import StorageError, UserError, nearest
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ABOUT = "about.json"
@@ -314,6 +315,40 @@ class Store:
             path.unlink(missing_ok=True)
         except OSError:
             return  # a folder that cannot be written; the segment is not used all the same
+
+
+def find_memos(root: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The folders of the named memos in `root`, or of all. Raises UserError for a name that is not there."""
+    found = {path.parent.name: path.parent for path in sorted(_files(root, f"*/{ABOUT}"))}
+    if strange := [name for name in names if name not in found]:
+        raise UserError(f"no memo {strange[0]} in {root}{nearest(strange[0], found)}")
+    return [found[name] for name in names or found]
+
+
+def survey(folder: Path, verify: bool = False) -> tuple[str, list[Path]]:
+    """A memo in a line, and its segments whose bytes do not agree with their names (none without `verify`)."""
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        width, num_keys = KEY_BYTES + int(about["row_bytes"]), int(about["num_keys"])
+        what = f"{about['teacher']} on {about['dataset']}, {about['dtype']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / ABOUT} is damaged; delete the folder") from None
+    files = segment_files(folder)
+    damaged = [path for path in files if verify and not is_whole(path)]
+    keys = [np.fromfile(path, np.int32, path.stat().st_size // width) for path in files]
+    held, size = len(np.unique(np.concatenate([[], *keys]))), sum(path.stat().st_size for path in files)
+    line = f"{folder.name}: {what}, {held} of {num_keys} answers ({100 * held / num_keys:.1f} %), {size / 1e6:.1f} MB"
+    return line, damaged
+
+
+def delete_memo(folder: Path) -> None:
+    """Remove a memo. A run that reads it goes on. Raises StorageError."""
+    try:
+        for path in _files(folder):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+    except OSError as error:
+        raise StorageError(f"cannot delete {folder}: {error.strerror or error}") from error
 
 
 def memo_folder(cfg: Any) -> Path:
