@@ -1,0 +1,162 @@
+"""What a captured step needs, proven without a GPU as far as that goes; with one, the captured step itself."""
+
+import contextlib
+
+import pytest
+import torch
+
+from edkd.dataset import get_dataset
+from edkd.distillers import distiller_dict
+from edkd.engine.captured_step import WARM_UP, CapturedStep
+from edkd.engine.load_cfg import load_cfg
+from edkd.engine.optim import set_learning_rate
+from edkd.engine.teacher_memo import remember
+from edkd.engine.trainer import Trainer
+from edkd.models import get_model
+
+CPU = torch.device("cpu")
+METHODS = ["KD", "DKD", "EDKD"]
+
+
+def make(folder, method="EDKD", device=CPU, *opts):
+    words = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", method, "DISTILLER.TEACHER", "resnet14", "SOLVER.LR", "0.02"]
+    cfg = load_cfg(opts=[*words, "DISTILLER.STUDENT", "resnet8", "LOG.PREFIX", str(folder), *opts])
+    data = get_dataset(cfg, device)
+    torch.manual_seed(0)
+    networks = [get_model("cifar", name, 10) for name in ("resnet8", "resnet14")]
+    distiller = distiller_dict[method](*networks, cfg).to(device).to(memory_format=torch.channels_last)
+    trainer = Trainer(cfg, distiller, data, folder, device)
+    trainer.memo = remember(distiller, data.train, cfg, device, trainer.amp, [1], lambda line: None)
+    trainer.memo.prepare(1, lambda line: None)
+    trainer.distiller.train()
+    return trainer
+
+
+def weights(trainer):
+    return torch.cat([value.detach().flatten() for value in trainer.distiller.student.parameters()]).cpu()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_step_is_one_graph_that_agrees_with_eager(tmp_path, method):
+    trainer = make(tmp_path, method, CPU, "SOLVER.AMP", "off")
+    inputs = next(trainer.data.train.inputs(1))
+    state = {key: value.clone() for key, value in trainer.distiller.state_dict().items()}
+    results = []
+    for forward in (trainer.forward, torch.compile(trainer.forward, backend="aot_eager", fullgraph=True)):
+        trainer.distiller.load_state_dict(state)
+        trainer.distiller.zero_grad()
+        losses, logits, _ = forward(torch.tensor(3.0), *inputs)
+        losses["loss"].backward()
+        gradients = [value.grad for value in trainer.distiller.student.parameters()]
+        results.append([logits, *losses.values(), *gradients])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("epoch", [1, 7, 30])
+def test_an_epoch_in_a_tensor_gives_the_same_terms(tmp_path, method, epoch):
+    trainer = make(tmp_path, method, CPU, "SOLVER.AMP", "off")
+    inputs = next(trainer.data.train.inputs(1))
+    state = {key: value.clone() for key, value in trainer.distiller.state_dict().items()}
+    terms, _, _ = trainer.forward(epoch, *inputs)
+    trainer.distiller.load_state_dict(state)
+    of_tensor, _, _ = trainer.forward(torch.tensor(float(epoch)), *inputs)
+    assert terms.keys() == of_tensor.keys()
+    for name, term in terms.items():
+        torch.testing.assert_close(of_tensor[name], term, rtol=1e-6, atol=0)
+
+
+def test_an_epoch_has_two_shapes_at_most(tmp_path):
+    loader = make(tmp_path).data.train
+    shapes = [tuple(tensor.shape for tensor in inputs) for inputs in loader.inputs(1)]
+    assert len(set(shapes[:-1])) == 1
+    assert sum(shape[0][0] for shape in shapes) == loader.num_images
+
+
+def test_on_a_cpu_it_says_so_and_runs_as_usual():
+    said = []
+    step = CapturedStep(lambda epoch, x: (epoch, x), torch.optim.SGD([torch.zeros(1)], 1.0), CPU, said.append)
+    assert step(3, "x") == (3, "x")
+    assert said == ["SOLVER.CUDA_GRAPH: off, as the device is cpu"]
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """torch.cuda as far as CapturedStep uses it, on the CPU."""
+    stream = type("Stream", (), {"wait_stream": lambda *_: None})
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: type("Graph", (), {"replay": lambda self: None})())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: contextlib.nullcontext())
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
+    return torch.device("cuda")
+
+
+def test_what_changes_between_replays_is_seen_by_them(fake_cuda, monkeypatch):
+    optimizer, said, ran, replayed = torch.optim.SGD([torch.zeros(1)], 0.0), [], [], []
+    captured = CapturedStep(lambda epoch, x: ran.append(x.shape), optimizer, fake_cuda, said.append)
+
+    class Graph:
+        def replay(self):
+            (capture,) = (capture for capture in captured.captures.values() if capture.graph is self)
+            figures = captured.epoch, optimizer.param_groups[0]["lr"], capture.inputs[0].sum()
+            replayed.append([round(figure.item(), 3) for figure in figures])
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    for i in range(1, 9):
+        for size in (4, 2):
+            set_learning_rate(optimizer, i / 10)
+            captured(i, torch.full((size,), float(i)))
+    assert len(ran) == 2 * (WARM_UP + 1)  # the last of them is the capture
+    assert replayed == [[i, i / 10, size * i] for i in range(WARM_UP + 1, 9) for size in (4, 2)]
+    assert not said
+
+
+def test_a_step_that_cannot_be_captured_runs_as_usual(fake_cuda, monkeypatch):
+    parameter, said, failing = torch.zeros(1, requires_grad=True), [], []
+
+    @contextlib.contextmanager
+    def refuses(graph, **_):
+        failing.append(True)
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuses)
+    optimizer = torch.optim.SGD([parameter], 0.5)
+
+    def step(epoch, x):
+        (parameter * x).sum().backward()
+        if not failing or captured.works is False:
+            optimizer.step()
+            optimizer.zero_grad()
+        return parameter.detach().clone()
+
+    captured = CapturedStep(step, optimizer, fake_cuda, said.append)
+    set_learning_rate(optimizer, 0.5)
+    values = [captured(1, torch.ones(1)).item() for _ in range(6)]
+    assert values == [-0.5, -1.0, -1.5, -2.0, -2.5, -3.0]
+    assert len(said) == len(failing) == 1
+    assert "cannot be captured" in said[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("opts", [[], ["SOLVER.TYPE", "AdamW"], ["SOLVER.CLIP_GRAD_NORM", "1.0"]])
+@pytest.mark.parametrize("method", METHODS)
+def test_captured_and_eager_steps_train_the_same(tmp_path, method, opts):
+    reached = []
+    for captured in (False, True):
+        trainer, said = make(tmp_path, method, torch.device("cuda"), *opts), []
+        if captured:
+            trainer.step = CapturedStep(trainer.train_step, trainer.optimizer, trainer.device, said.append)
+        for epoch in range(1, 6):
+            trainer.memo.prepare(epoch, lambda line: None)
+            for i, inputs in enumerate(trainer.data.train.inputs(epoch)):
+                set_learning_rate(trainer.optimizer, 0.01 / (epoch + i))
+                trainer.step(epoch, *inputs)
+        assert not said
+        reached.append(weights(trainer))
+    torch.testing.assert_close(*reached, rtol=1e-3, atol=1e-4)
