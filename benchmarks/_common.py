@@ -1,7 +1,10 @@
 """What the benchmarks share: a trainer on real images, a stopwatch, the machine in words."""
 
+import atexit
+import functools
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -30,7 +33,7 @@ def machine(device: torch.device) -> str:
 
 def make_trainer(student: str, teacher: str, method: str, device: torch.device, opts: Sequence[str] = ()) -> Trainer:
     """A trainer on CIFAR-100 in a temporary folder; the teacher has its published weights where they are there."""
-    folder = Path(tempfile.mkdtemp(prefix="edkd-benchmark-"))
+    folder = temporary_folder()
     words = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher, "DISTILLER.STUDENT", student]
     cfg = load_cfg(opts=[*words, "LOG.WANDB", "False", "LOG.PREFIX", str(folder), *opts])
     data = get_dataset(cfg, device)
@@ -40,8 +43,23 @@ def make_trainer(student: str, teacher: str, method: str, device: torch.device, 
         frozen = get_model("cifar", teacher, data.num_classes)
         if (weights := Path(published_weights("cifar", teacher) or "")).is_file():
             load_weights(frozen, weights)
+        else:
+            tell_once(f"(no published weights of {teacher} here: its weights are random, which changes no time)")
     distiller = distiller_dict[method](network, frozen, cfg).to(device).to(memory_format=torch.channels_last)
     return Trainer(cfg, distiller, data, folder, device)
+
+
+@functools.cache
+def tell_once(line: str) -> None:
+    """`say`, the first time."""
+    say(line)
+
+
+def temporary_folder() -> Path:
+    """A folder that is gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="edkd-benchmark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def with_memo(trainer: Trainer) -> TeacherMemo:

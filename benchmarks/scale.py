@@ -3,13 +3,11 @@
 python benchmarks/scale.py [--epochs N] [--device DEVICE]
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from _common import anonymous_memory, machine, say
+from _common import anonymous_memory, machine, say, temporary_folder
 
 from edkd.dataset import get_dataset
 from edkd.distillers import distiller_dict
@@ -33,7 +31,7 @@ class Watched(Trainer):
 
 def run(epochs: int, held_out: float, device: torch.device) -> Watched:
     """Train; the result has `notes`."""
-    folder = Path(tempfile.mkdtemp(prefix="edkd-benchmark-"))
+    folder = temporary_folder()
     words = ["DATASET.TYPE", "digits", "DATASET.VAL_SPLIT", str(held_out), "SOLVER.EPOCHS", str(epochs)]
     words += ["DISTILLER.TYPE", "EDKD", "DISTILLER.TEACHER", "resnet20", "DISTILLER.STUDENT", "resnet8"]
     cfg = load_cfg(opts=[*words, "SOLVER.BATCH_SIZE", "32", "LOG.WANDB", "False", "LOG.PREFIX", str(folder)])

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="as in tools/train.py")
     args = parser.parse_intermixed_args(argv)
-    say(machine(torch.device("cpu")))
+    say(f"{machine(torch.device('cpu'))}; {' '.join(args.opts) or 'the student alone'}")
     for wandb in ("False", "True"):
         seconds = []
         for _ in range(args.rounds + 1):

@@ -32,6 +32,14 @@ class StorageError(OSError):
     exit_code = 5
 
 
+class Stopped(BaseException):
+    """A signal ended the command; exit code 130 for SIGINT, 143 for the others."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.exit_code = 130 if number == 2 else 143
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser whose complaint is a UserError: one line, exit code 2, no usage text."""
 

@@ -12,7 +12,7 @@ from edkd.engine.load_cfg import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, s
 from edkd.errors import StorageError, UserError
 
 _UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
-_PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
+_PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "TEACHER_MEMO.FOLDER")
 
 
 def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:

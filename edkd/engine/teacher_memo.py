@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +54,9 @@ class TeacherMemo(nn.Module):
         super().__init__()
         self.teacher, self.loader, self.device, self.amp = teacher, loader, device, amp
         self.batch: Batch | None = None
+        self.version = 0
         first = torch.arange(min(large_batch(torch.device("cpu")), loader.set_size))
-        sample = self.ask(first, torch.zeros_like(first))
+        sample = self.ask(first, first % loader.num_views)
         self.dtype = DTYPES.get(cfg.TEACHER_MEMO.DTYPE, sample.dtype)
         self.table = torch.zeros(loader.set_size, sample.shape[1], dtype=sample.dtype, device=device)
         about = {
@@ -70,9 +73,13 @@ class TeacherMemo(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Mapping[str, Any]]:
         """Logits (N,C), without gradients, and features."""
-        if self.batch is None or image is not self.batch.image:
+        if self.batch is None or not is_untouched(image, self.batch, self.version):
             return self.teacher(image)
         return self.table[self.batch.index], Features(self.teacher, image)
+
+    def expect(self, batch: Batch) -> None:
+        """Tell which batch comes next."""
+        self.batch, self.version = batch, 0 if torch.compiler.is_compiling() else batch.image._version
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -144,8 +151,12 @@ def remember(
     if reason := _why_not(distiller, loader, amp, device):
         say(f"teacher memo: off, as {reason}; the teacher runs in each step")
         return None
-    memo = TeacherMemo(distiller.teacher, loader, cfg, device, amp, say)
-    distiller.teacher = memo
+    teacher = distiller.teacher
+    memo = TeacherMemo(teacher, loader, cfg, device, amp, say)
+    for owner in [module for module in distiller.modules() if module is not teacher]:
+        for name, child in owner._modules.items():
+            if child is teacher:
+                owner._modules[name] = memo
     say(memo.outlook(epochs))
     return memo
 
@@ -156,17 +167,25 @@ def _why_not(distiller: Distiller, loader: Any, amp: Any, device: torch.device) 
         return "the views of these images have no numbers"
     if any(module._forward_hooks or module._forward_pre_hooks for module in distiller.teacher.modules()):
         return "the method hooks into the teacher"
-    trial = Trial(distiller.teacher)
+    trial = Trial(distiller.teacher, next(iter(loader.epoch(1))), device)
+    batch = trial.batch
     try:
-        method = copy.deepcopy(distiller, {id(distiller.teacher): trial})
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        return f"the method cannot be copied to try it ({error})"
-    batch = trial.batch = next(iter(loader.epoch(1)))
-    with autocast(amp, device):
-        method.train()(image=batch.image, target=batch.target, index=batch.index, epoch=1)
+        with autocast(amp, device):
+            trial.autocast = torch.is_autocast_enabled(device.type)
+            method = copy.deepcopy(distiller, {id(distiller.teacher): trial}).train()
+            method(image=batch.image, target=batch.target, index=batch.index, epoch=1)
+    except Exception as error:  # whatever a method does that a copy of it cannot
+        return f"a trial step of the method failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     if trial.asked_more:
         return f"the method asks the teacher for {trial.asked_more}"
     return "" if trial.asked else "the method did not ask the teacher in its first step"
+
+
+def is_untouched(image: Tensor, batch: Batch, version: int) -> bool:
+    """Whether an image is the batch's own, as it was made, and no gradient is wanted of it."""
+    if image is not batch.image or image.requires_grad:
+        return False
+    return torch.compiler.is_compiling() or image._version == version  # which a compiler cannot see; the trial has
 
 
 class Features(Mapping[str, Any]):
@@ -191,20 +210,20 @@ class Features(Mapping[str, Any]):
 class Trial(nn.Module):
     """A teacher that watches what it is asked: more than the logits of the batch, or not."""
 
-    def __init__(self, teacher: nn.Module) -> None:
+    def __init__(self, teacher: nn.Module, batch: Batch, device: torch.device) -> None:
         super().__init__()
-        self.teacher = teacher
-        self.batch: Batch | None = None
-        self.asked, self.asked_more = False, ""
+        self.teacher, self.batch, self.version, self.device = teacher, batch, batch.image._version, device
+        self.asked, self.asked_more, self.autocast = False, "", False
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Mapping[str, Any]]:
+    def forward(self, *images: Tensor, **options: Any) -> tuple[Tensor, Mapping[str, Any]]:
         """The teacher's answer."""
-        assert self.batch is not None
-        if image is not self.batch.image:
+        if options or len(images) != 1 or not is_untouched(images[0], self.batch, self.version):
             self.asked_more = "another image than the batch's"
+        elif torch.is_autocast_enabled(self.device.type) != self.autocast:
+            self.asked_more = "an answer in another precision"
         self.asked = True
-        logits, _ = self.teacher(image)
-        return logits, Features(self._features, image)
+        logits, features = self.teacher(*images, **options)
+        return logits, features if self.asked_more else Features(self._features, images[0])
 
     def _features(self, image: Tensor) -> Any:
         self.asked_more = "its features"
@@ -219,13 +238,11 @@ class Trial(nn.Module):
 
 
 class Segment(NamedTuple):
-    """A file of the store."""
+    """A file of the store: its rows have the numbers start, start + 1, ..., start + size - 1 among those of all."""
 
     path: Path
     start: int
-    """Number of its first row among those of all segments."""
-    rows: np.ndarray
-    """(K,row_bytes), uint8, mapped from the file."""
+    size: int
 
 
 class Store:
@@ -243,15 +260,16 @@ class Store:
         self.row_bytes: int = about["row_bytes"]
         self.where = np.full(about["num_keys"], -1, np.int32)  # key -> number of its row, -1: there is none
         self.segments: dict[str, Segment] = {}
-        self.trusted: set[str] = set()
+        self.trusted: set[str] = set()  # names of segments whose bytes were compared with them
+        self.refused: set[str] = set()  # and were found to be others
         self.num_rows, self.writes = 0, True
         self.refresh()
 
     def refresh(self) -> None:
         """Take in the segments that this or another process has written since."""
         for path in sorted(segment_files(self.folder)):
-            if path.name not in self.segments:
-                self._open(path)
+            if path.name not in self.segments and path.name not in self.refused:
+                self._enter(path)
 
     def read(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows (K,row_bytes) of keys (K,), and which of them were there, (K,), bool."""
@@ -259,9 +277,9 @@ class Store:
         order = self.where[keys].argsort()
         numbers = self.where[keys][order]
         for segment in list(self.segments.values()):
-            first, end = numbers.searchsorted([segment.start, segment.start + len(segment.rows)])
-            if first < end and self._trusts(segment):
-                rows[order[first:end]] = segment.rows[numbers[first:end] - segment.start]
+            first, end = numbers.searchsorted([segment.start, segment.start + segment.size])
+            if first < end and (stored := self._rows(segment)) is not None:
+                rows[order[first:end]] = stored[numbers[first:end] - segment.start]
         return rows, self.where[keys] >= 0
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
@@ -282,44 +300,54 @@ class Store:
             self.say(f"teacher memo: adds nothing more to {self.root}: {error.strerror or error}; the run goes on")
             return
         self.trusted.add(name)
-        self._open(self.folder / name)
+        self.refused.discard(name)
+        self._enter(self.folder / name)
 
-    def _open(self, path: Path) -> None:
+    def _enter(self, path: Path) -> None:
         """Enter the keys of a segment. Its bytes are compared with its name only when a row of it is wanted."""
         try:
-            size = path.stat().st_size
-            count, rest = divmod(size, KEY_BYTES + self.row_bytes)
+            count, rest = divmod(path.stat().st_size, KEY_BYTES + self.row_bytes)
             keys = np.fromfile(path, np.int32, count)
-            if rest or not count or len(keys) < count or keys.min() < 0 or keys.max() >= len(self.where):
-                return self._drop(path)
-            rows = np.memmap(path, np.uint8, "r", count * KEY_BYTES, (count, self.row_bytes))
-        except (OSError, ValueError):  # another process has just removed it
+        except OSError:  # another process has just removed it, or the disk fails: then its rows are asked again
             return
-        self.segments[path.name] = Segment(path, self.num_rows, rows)
+        if rest or not count or len(keys) < count or keys.min() < 0 or keys.max() >= len(self.where):
+            return self._refuse(path)
+        self.segments[path.name] = Segment(path, self.num_rows, count)
         self.where[keys] = np.arange(self.num_rows, self.num_rows + count, dtype=np.int32)
         self.num_rows += count
 
-    def _trusts(self, segment: Segment) -> bool:
-        name = segment.path.name
-        if name not in self.trusted and is_whole(segment.path):
-            self.trusted.add(name)
-        if name not in self.trusted:
-            self._drop(segment.path)
-            self.where[(self.where >= segment.start) & (self.where < segment.start + len(segment.rows))] = -1
-            del self.segments[name]
-        return name in self.trusted
-
-    def _drop(self, path: Path) -> None:
-        self.say(f"teacher memo: {path} was damaged and is removed; what it held is asked again")
+    def _rows(self, segment: Segment) -> np.ndarray | None:
+        """The rows of a segment, mapped, and the first time read and compared; None: they are not to be had."""
+        path, shape = segment.path, (segment.size, self.row_bytes)
         try:
+            if path.name in self.trusted:
+                return np.memmap(path, np.uint8, "r", KEY_BYTES * segment.size, shape)
+            content = path.read_bytes()
+        except (OSError, ValueError):  # it is gone, or no longer as long as it was
+            self._forget(segment)
+            return None
+        if segment_name(path.parent, content) != path.name:
+            self._refuse(path)
+            self._forget(segment)
+            return None
+        self.trusted.add(path.name)
+        return np.frombuffer(content, np.uint8, offset=KEY_BYTES * segment.size).reshape(shape)
+
+    def _forget(self, segment: Segment) -> None:
+        self.where[(self.where >= segment.start) & (self.where < segment.start + segment.size)] = -1
+        self.trusted.discard(segment.path.name)
+        del self.segments[segment.path.name]
+
+    def _refuse(self, path: Path) -> None:
+        self.refused.add(path.name)
+        self.say(f"teacher memo: {path} is damaged or of another memo; what it should hold is asked again")
+        with suppress(OSError):  # in a folder that cannot be written it stays, unused
             path.unlink(missing_ok=True)
-        except OSError:
-            return  # a folder that cannot be written; the segment is not used all the same
 
 
 def find_memos(root: Path, names: Sequence[str] = ()) -> list[Path]:
     """The folders of the named memos in `root`, or of all. Raises UserError for a name that is not there."""
-    found = {path.parent.name: path.parent for path in sorted(_files(root, f"*/{ABOUT}"))}
+    found = {folder.name: folder for folder in memo_folders(root) if (folder / ABOUT).is_file()}
     if strange := [name for name in names if name not in found]:
         raise UserError(f"no memo {strange[0]} in {root}{nearest(strange[0], found)}")
     return [found[name] for name in names or found]
@@ -334,7 +362,7 @@ def survey(folder: Path, verify: bool = False) -> tuple[str, list[Path]]:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / ABOUT} is damaged; delete the folder") from None
     files = segment_files(folder)
-    damaged = [path for path in files if verify and not is_whole(path)]
+    damaged = [path for path in files if verify and segment_name(folder, path.read_bytes()) != path.name]
     keys = [np.fromfile(path, np.int32, path.stat().st_size // width) for path in files]
     held, size = len(np.unique(np.concatenate([[], *keys]))), sum(path.stat().st_size for path in files)
     line = f"{folder.name}: {what}, {held} of {num_keys} answers ({100 * held / num_keys:.1f} %), {size / 1e6:.1f} MB"
@@ -344,7 +372,7 @@ def survey(folder: Path, verify: bool = False) -> tuple[str, list[Path]]:
 def delete_memo(folder: Path) -> None:
     """Remove a memo. A run that reads it goes on. Raises StorageError."""
     try:
-        for path in _files(folder):
+        for path in memo_files(folder):
             path.unlink(missing_ok=True)
         folder.rmdir()
     except OSError as error:
@@ -356,9 +384,26 @@ def memo_folder(cfg: Any) -> Path:
     return Path(cfg.TEACHER_MEMO.FOLDER or Path(cfg.LOG.PREFIX) / "teacher_memo").expanduser()
 
 
+def memo_folders(root: Path) -> list[Path]:
+    """The folders in `root` that are called as memos are."""
+    try:
+        return sorted(path for path in root.iterdir() if re.search("_[0-9a-f]{16}$", path.name) and path.is_dir())
+    except OSError:
+        return []
+
+
+def memo_files(folder: Path) -> list[Path]:
+    """The files of a memo: its segments, what describes it, and what has not got its name yet."""
+    name = rf"([0-9a-f]{{32}}|{re.escape(ABOUT)})(\.[0-9a-f]+\.partial)?"
+    try:
+        return [path for path in folder.iterdir() if re.fullmatch(name, path.name)]
+    except OSError:
+        return []
+
+
 def segment_files(folder: Path) -> list[Path]:
     """The segments of a memo, whole or not."""
-    return [path for path in _files(folder) if re.fullmatch("[0-9a-f]{32}", path.name)]
+    return [path for path in memo_files(folder) if "." not in path.name]
 
 
 def segment_name(folder: Path, content: bytes) -> str:
@@ -366,39 +411,22 @@ def segment_name(folder: Path, content: bytes) -> str:
     return _hash(folder.name.encode() + content)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a segment's bytes are those that its name tells."""
-    try:
-        return segment_name(path.parent, path.read_bytes()) == path.name
-    except OSError:
-        return False
-
-
 def folder_size(root: Path) -> int:
-    """Bytes of the files in the folders of `root`. What died while it was written, an hour ago or more, is removed."""
+    """Bytes of the memos in `root`. What died while it was written, an hour ago or more, is removed."""
     size = 0
-    for path in _files(root, "*/*"):
-        try:
+    for path in (path for folder in memo_folders(root) for path in memo_files(folder)):
+        with suppress(OSError):  # another process has just removed it
             status = path.stat()
-            if path.name.endswith(".partial") and time.time() - status.st_mtime > 3600:
+            if path.suffix == ".partial" and time.time() - status.st_mtime > 3600:
                 path.unlink()
             else:
                 size += status.st_size
-        except OSError:  # another process has just removed it
-            continue
     return size
-
-
-def _files(folder: Path, pattern: str = "*") -> list[Path]:
-    try:
-        return [path for path in folder.glob(pattern) if path.is_file()]
-    except OSError:
-        return []
 
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file at once. Others may be writing the same one; and what a crash leaves need not be whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:
         partial.write_bytes(content)
         os.replace(partial, path)

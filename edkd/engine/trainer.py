@@ -125,7 +125,7 @@ class Trainer:
         """The batch, and what the method makes of it: the terms of the loss and their sum, the logits, the targets."""
         batch = self.data.train.batch(*inputs)
         if self.memo:
-            self.memo.batch = batch
+            self.memo.expect(batch)
         logits, losses = self.distiller(image=batch.image, target=batch.target, index=batch.index, epoch=epoch)
         losses = {name: loss.mean() for name, loss in losses.items()}
         return losses | {"loss": torch.stack(list(losses.values())).sum()}, logits, batch.target

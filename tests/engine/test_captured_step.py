@@ -1,7 +1,9 @@
 """What a captured step needs, proven without a GPU as far as that goes; with one, the captured step itself."""
 
 import contextlib
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,7 +80,7 @@ def test_on_a_cpu_it_says_so_and_runs_as_usual():
     said = []
     step = CapturedStep(lambda epoch, x: (epoch, x), torch.optim.SGD([torch.zeros(1)], 1.0), CPU, said.append)
     assert step(3, "x") == (3, "x")
-    assert said == ["SOLVER.CUDA_GRAPH: off, as the device is cpu"]
+    assert said == ["SOLVER.CUDA_GRAPH: off, steps run as usual: the device is cpu"]
 
 
 @pytest.fixture
@@ -114,6 +116,18 @@ def test_what_changes_between_replays_is_seen_by_them(fake_cuda, monkeypatch):
     assert len(ran) == 2 * (WARM_UP + 1)  # the last of them is the capture
     assert replayed == [[i, i / 10, size * i] for i in range(WARM_UP + 1, 9) for size in (4, 2)]
     assert not said
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)])
+def test_a_step_that_draws_on_the_host_is_not_captured(fake_cuda, draw):
+    said = []
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.0)
+    captured = CapturedStep(lambda epoch, x: draw(), optimizer, fake_cuda, said.append)
+    for _ in range(6):
+        captured(1, torch.ones(1))
+    assert not captured.captures
+    assert len(said) == 1
+    assert "on the host" in said[0]
 
 
 def test_a_step_that_cannot_be_captured_runs_as_usual(fake_cuda, monkeypatch):
@@ -159,4 +173,26 @@ def test_captured_and_eager_steps_train_the_same(tmp_path, method, opts):
                 trainer.step(epoch, *inputs)
         assert not said
         reached.append(weights(trainer))
+    assert len(trainer.step.captures) == 2
     torch.testing.assert_close(*reached, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_after_a_capture_that_failed_all_goes_on():
+    said, device = [], torch.device("cuda")
+    weight = torch.ones(8, device=device, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], 0.1, fused=True)
+
+    def step(epoch, x):
+        loss = (torch.nn.functional.dropout(weight, 0.5) * x).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    captured = CapturedStep(step, optimizer, device, said.append)
+    set_learning_rate(optimizer, 0.1)
+    for _ in range(8):
+        captured(1, torch.ones(8, device=device))
+    assert len(said) == 1
+    assert torch.rand(3, device=device).isfinite().all()

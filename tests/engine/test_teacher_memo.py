@@ -60,13 +60,14 @@ def segments(root):
 
 def setup(folder, method="KD", *opts):
     """A distiller with its memo, the loader, and what was said."""
+    amp = torch.bfloat16 if method == "ODD" else None
     cfg = load_cfg(opts=[*TRAIN, "DISTILLER.TYPE", method, "LOG.PREFIX", str(folder), *opts])
     data = get_dataset(cfg, CPU)
     torch.manual_seed(0)
     networks = [get_model("cifar", name, 10) for name in ("resnet8", "resnet14")]
     distiller = distiller_dict[method](*networks, cfg).to(memory_format=torch.channels_last)
     said = []
-    memo = remember(distiller, data.train, cfg, CPU, None, [1], said.append)
+    memo = remember(distiller, data.train, cfg, CPU, amp, [1], said.append)
     return SimpleNamespace(distiller=distiller, memo=memo, loader=data.train, said=said, cfg=cfg)
 
 
@@ -97,7 +98,7 @@ def test_answers_are_the_teachers(tmp_path):
     s.memo.prepare(3, lambda line: None)
     seen = 0
     for batch in s.loader.epoch(3):
-        s.memo.batch = batch
+        s.memo.expect(batch)
         with torch.no_grad():
             logits, features = s.memo(batch.image)
             own_logits, own_features = teacher(batch.image)
@@ -174,7 +175,7 @@ def test_a_damaged_file_is_asked_again(train, tmp_path, tool, damage):
     assert str(victim) in verified.err
     said, again = train("again", "SOLVER.AMP", "off")
     assert again == good
-    assert f"{victim} was damaged" in said
+    assert f"{victim} is damaged" in said
     assert tool("memo", "verify", "--folder", tmp_path / "teacher_memo").code == 0
     _, third = train("third", "SOLVER.AMP", "off")
     assert third == good
@@ -194,7 +195,7 @@ def test_a_file_of_another_teacher_is_not_believed(train, tmp_path, teacher):
         path.rename(folder / path.name)
     said, again = train("again")
     assert again == good
-    assert said.count("was damaged") == 2
+    assert said.count("is damaged or of another memo") == 2
 
 
 def test_two_processes_at_once(tmp_path, teacher):
@@ -248,6 +249,37 @@ class AsksNothing(Distiller):
         return self.student(image)[0], {"loss": self.student(image)[0].mean()}
 
 
+class CutsTheImage(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        image[:, :, :8] = 0
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + self.teacher(image)[0].mean()}
+
+
+class WantsTheGradientOfTheImage(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        image.requires_grad_()
+        (slope,) = torch.autograd.grad(self.teacher(image)[0].sum(), image)
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + slope.mean()}
+
+
+class WantsMorePrecision(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        with torch.autocast("cpu", enabled=False):
+            logits = self.teacher(image)[0]
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + logits.mean()}
+
+
+class NamesTheArgument(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + self.teacher(x=image)[0].mean()}
+
+
+class TakesFeaturesForADict(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        features = self.teacher(image)[1].copy()
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + features["pooled_feat"].mean()}
+
+
 class Hooks(Distiller):
     def __init__(self, student, teacher, cfg):
         super().__init__(student, teacher)
@@ -263,6 +295,11 @@ REASONS = [
     (AsksAWeight, "its fc"),
     (AsksNothing, "did not ask"),
     (Hooks, "hooks"),
+    (CutsTheImage, "another image"),
+    (WantsTheGradientOfTheImage, "another image"),
+    (WantsMorePrecision, "another precision"),
+    (NamesTheArgument, "another image"),
+    (TakesFeaturesForADict, "trial step of the method failed"),
 ]
 
 
@@ -274,6 +311,25 @@ def test_a_method_that_needs_more_gets_the_real_teacher(tmp_path, monkeypatch, m
     assert not isinstance(s.distiller.teacher, TeacherMemo)
     assert len(s.said) == 1
     assert reason in s.said[0]
+    batch = next(s.loader.epoch(1))
+    _, losses = s.distiller.train()(image=batch.image, target=batch.target, index=batch.index, epoch=1)
+    sum(losses.values()).backward()
+
+
+class KeepsTheTeacherTwice(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+        self.networks = torch.nn.ModuleList([student, teacher])
+
+    def forward_train(self, image, target, **kwargs):
+        return self.student(image)[0], {"loss": self.student(image)[0].mean() + self.networks[1](image)[0].mean()}
+
+
+def test_the_memo_stands_wherever_the_teacher_stood(tmp_path, monkeypatch):
+    monkeypatch.setitem(distiller_dict, "ODD", KeepsTheTeacherTwice)
+    s = setup(tmp_path, "ODD")
+    assert s.distiller.networks[1] is s.distiller.teacher is s.memo
+    assert s.memo.fc is s.memo.teacher.fc
 
 
 def test_the_trial_changes_nothing(tmp_path):
@@ -297,17 +353,64 @@ def test_features_run_the_teacher_only_when_looked_at():
 def test_a_folder_takes_the_room_of_what_it_holds(tmp_path):
     said = []
     about = {"num_keys": 1000, "row_bytes": 8}
-    store = Store(tmp_path, "memo", about, 1e9, said.append)
+    store = Store(tmp_path, "memo_0123456789abcdef", about, 1e9, said.append)
     keys = np.array([5, 999, 0])
     rows = np.arange(24, dtype=np.uint8).reshape(3, 8)
     store.add(keys, rows)
-    other = Store(tmp_path, "memo", about, 1e9, said.append)
+    other = Store(tmp_path, "memo_0123456789abcdef", about, 1e9, said.append)
     read, found = other.read(np.array([0, 1, 5, 999]))
     assert found.tolist() == [True, False, True, True]
     assert (read[[2, 3, 0]] == rows).all()
     assert not read[1].any()
-    assert [path.stat().st_size for path in segment_files(tmp_path / "memo")] == [3 * (4 + 8)]
+    assert [path.stat().st_size for path in segment_files(tmp_path / "memo_0123456789abcdef")] == [3 * (4 + 8)]
     assert not said
+
+
+def test_nothing_but_memos_is_counted_or_deleted(train, tmp_path, tool):
+    mine = tmp_path / "memos" / "web"
+    mine.mkdir(parents=True)
+    (mine / "about.json").write_text("{}")
+    (mine / "thesis.tex").write_text("x" * 10**6)
+    old = mine / "download.partial"
+    old.touch()
+    os.utime(old, (0, 0))
+    train("one", "TEACHER_MEMO.FOLDER", mine.parent, "TEACHER_MEMO.MAX_GB", "0.0005")
+    assert len(list(mine.parent.iterdir())) == 2
+    assert tool("memo", "delete", "--all", "--folder", mine.parent).code == 0
+    assert [path.name for path in mine.parent.iterdir()] == ["web"]
+    assert len(list(mine.iterdir())) == 3
+
+
+def test_many_files_need_no_open_ones(tmp_path):
+    """A limit of open files does not make a memo forget."""
+    store = Store(tmp_path, "memo_0123456789abcdef", {"num_keys": 500, "row_bytes": 4}, 1e9, print)
+    for i in range(500):
+        store.add(np.array([i]), np.full((1, 4), i % 256, np.uint8))
+    again = Store(tmp_path, "memo_0123456789abcdef", {"num_keys": 500, "row_bytes": 4}, 1e9, print)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    rows, found = again.read(np.arange(500))
+    assert found.all()
+    assert (rows[:, 0] == np.arange(500) % 256).all()
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_disk_error_is_not_damage(tmp_path, monkeypatch):
+    said = []
+    store = Store(tmp_path, "memo_0123456789abcdef", {"num_keys": 9, "row_bytes": 4}, 1e9, said.append)
+    store.add(np.array([1]), np.ones((1, 4), np.uint8))
+    again = Store(tmp_path, "memo_0123456789abcdef", {"num_keys": 9, "row_bytes": 4}, 1e9, said.append)
+
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", fails)
+    _, found = again.read(np.array([1]))
+    monkeypatch.undo()
+    assert not found.any()
+    assert not said
+    again.refresh()
+    assert again.read(np.array([1]))[1].all()
 
 
 def test_list_and_delete(train, tmp_path, tool):

@@ -7,6 +7,7 @@ from edkd.dataset import get_dataset
 from edkd.distillers import distiller_dict
 from edkd.engine.load_cfg import load_cfg
 from edkd.engine.meter import Meter
+from edkd.engine.teacher_memo import remember
 from edkd.engine.trainer import Trainer
 from edkd.models import get_model
 
@@ -15,9 +16,25 @@ HOST_READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int_
 
 
 def make(method, folder, *opts):
-    cfg = load_cfg(opts=["DATASET.TYPE", "digits", "DISTILLER.TYPE", method, "SOLVER.AMP", "bf16", *opts])
+    cfg = load_cfg(
+        opts=[
+            "LOG.PREFIX",
+            str(folder),
+            "DATASET.TYPE",
+            "digits",
+            "DISTILLER.TYPE",
+            method,
+            "SOLVER.AMP",
+            "bf16",
+            *opts,
+        ]
+    )
     student, teacher = get_model("cifar", "resnet8", 10), get_model("cifar", "resnet8", 10)
-    return Trainer(cfg, distiller_dict[method](student, teacher, cfg), get_dataset(cfg, CPU), folder, CPU)
+    trainer = Trainer(cfg, distiller_dict[method](student, teacher, cfg), get_dataset(cfg, CPU), folder, CPU)
+    trainer.memo = remember(trainer.distiller, trainer.data.train, cfg, CPU, trainer.amp, [1], lambda line: None)
+    if trainer.memo:
+        trainer.memo.prepare(1, lambda line: None)
+    return trainer
 
 
 @pytest.mark.parametrize("clip", ["0.0", "1.0"])
