@@ -1,11 +1,15 @@
 """The step: what it must not do."""
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from edkd.dataset import get_dataset
+from edkd.dataset import Batch, get_dataset
 from edkd.distillers import distiller_dict
 from edkd.engine.load_cfg import load_cfg
+from edkd.engine.logger import Logger
 from edkd.engine.meter import Meter
 from edkd.engine.teacher_memo import remember
 from edkd.engine.trainer import Trainer
@@ -49,3 +53,54 @@ def test_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch, method, cli
     meter.add(*trainer.train_step(torch.tensor(1.0), *next(inputs)))
     monkeypatch.undo()
     assert meter.read()["loss"] > 0
+
+
+def published_kd(logits_s, logits_t, target, warmup):
+    log_p_s, p_t = F.log_softmax(logits_s / 4, 1), F.softmax(logits_t / 4, 1)
+    kd = F.kl_div(log_p_s, p_t, reduction="none").sum(1).mean() * 16
+    return 0.1 * F.cross_entropy(logits_s, target) + 0.9 * kd
+
+
+def published_dkd(logits_s, logits_t, target, warmup):
+    mask = F.one_hot(target, logits_s.shape[1]).bool()
+    p_s, p_t = F.softmax(logits_s / 4, 1), F.softmax(logits_t / 4, 1)
+    two_s = torch.stack([(p_s * mask).sum(1), (p_s * ~mask).sum(1)], 1)
+    two_t = torch.stack([(p_t * mask).sum(1), (p_t * ~mask).sum(1)], 1)
+    tckd = F.kl_div(two_s.log(), two_t, reduction="sum") * 16 / len(target)
+    others_s = F.log_softmax(logits_s / 4 - 1000 * mask, 1)
+    others_t = F.softmax(logits_t / 4 - 1000 * mask, 1)
+    nckd = F.kl_div(others_s, others_t, reduction="sum") * 16 / len(target)
+    return F.cross_entropy(logits_s, target) + warmup * (tckd + 8 * nckd)
+
+
+@pytest.mark.parametrize(("method", "loss"), [("KD", published_kd), ("DKD", published_dkd)])
+def test_the_plain_loop_of_the_field_trains_the_same(tmp_path, method, loss):
+    """The whole trainer against the published formulas in a loop without any of our parts, in float64."""
+    opts = ["SOLVER.AMP", "off", "SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.LR", "0.02"]
+    opts += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.WANDB", "False", "TEACHER_MEMO.ENABLED", "False"]
+    trainer = make(method, tmp_path, *opts)
+    trainer.distiller.double()
+    make_batch = trainer.data.train.batch
+
+    def double_batch(*inputs):
+        batch = make_batch(*inputs)
+        return Batch(batch.image.double(), batch.target, batch.index)
+
+    trainer.data.train.batch = double_batch
+    student, teacher = copy.deepcopy(trainer.distiller.student).train(), trainer.distiller.teacher
+    optimizer = torch.optim.SGD(student.parameters(), 0.02, 0.9, weight_decay=5e-4)
+    for epoch in (1, 2, 3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * 0.1 ** (epoch - 1)
+        for batch in trainer.data.train.epoch(epoch):
+            optimizer.zero_grad()
+            logits_s, _ = student(batch.image.contiguous())
+            with torch.no_grad():
+                logits_t, _ = teacher(batch.image.contiguous())
+            loss(logits_s, logits_t, batch.target, min(epoch / 20, 1)).backward()
+            optimizer.step()
+    trainer.logger = Logger(tmp_path, trainer.cfg, [], 1, 0)
+    for epoch in (1, 2, 3):
+        trainer.train_epoch(epoch)
+    for key, value in student.state_dict().items():
+        torch.testing.assert_close(trainer.distiller.student.state_dict()[key], value, rtol=1e-9, atol=1e-10, msg=key)
