@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from edkd.stop import Stopped, listening
+
 
 class UserError(ValueError):
     """A mistake that the user can mend; the message names the key or file and the way out. Exit code 2."""
@@ -32,14 +34,6 @@ class StorageError(OSError):
     exit_code = 5
 
 
-class Stopped(BaseException):
-    """A signal ended the command; exit code 130 for SIGINT, 143 for the others."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.exit_code = 130 if number == 2 else 143
-
-
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser whose complaint is a UserError: one line, exit code 2, no usage text."""
 
@@ -59,13 +53,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{folded[close[0]]}'?" if close else ""
 
 
+def warn(line: str) -> None:
+    """A line on standard error that does not end the command."""
+    sys.stderr.write(f"edkd: warning: {line}\n")
+    sys.stderr.flush()
+
+
 def run_command(main: Callable[[Sequence[str] | None], None], stopped: str = "stopped") -> None:
-    """Run a command of `tools/`: an error above, or Ctrl-C, becomes one line and the exit code that belongs to it."""
+    """Run a command of `tools/`: an error above, or a signal, becomes one line and the exit code that belongs to it."""
     try:
-        main(None)
+        with listening():
+            main(None)
     except (UserError, NonFiniteError, WorkerError, StorageError) as error:
         sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as error:
         sys.stderr.write(f"edkd: {stopped}\n")
-        sys.exit(130)
+        sys.exit(error.exit_code if isinstance(error, Stopped) else 130)

@@ -1,4 +1,4 @@
-"""Stopping by a signal: what is begun is finished and saved, then the command ends."""
+"""Stopping by a signal: what is begun is finished and saved, then the command ends with 130 or 143."""
 
 import signal
 import threading
@@ -6,44 +6,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from edkd.errors import Stopped
-
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class Stop:
-    """While it is entered, a first signal raises `Stopped`, or waits for the end of `hold`; a second one kills.
+class Stopped(BaseException):
+    """A signal ended the command. Exit code 130 for SIGINT, 143 for the others."""
 
-    In a thread other than the main one it does nothing: Python hears of signals there alone.
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 130 if number == signal.SIGINT else 143
+
+
+_received: list[int] = []
+_holds = [0]
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """In it a first signal raises `Stopped`, at once or at the end of `hold`; a second one kills.
+
+    Outside the main thread it does nothing: Python hears of signals there alone.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _received.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def __init__(self) -> None:
-        self.received, self.held = 0, 0
-        self.before: dict[int, object] = {}
 
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        return self
+@contextmanager
+def hold() -> Iterator[None]:
+    """Finish what is done in it; a signal that came meanwhile raises `Stopped` at its end."""
+    _holds[0] += 1
+    try:
+        yield
+    finally:
+        _holds[0] -= 1
+    if _received and not _holds[0]:
+        raise Stopped(_received.pop())
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Finish what is done in it; a signal that came meanwhile raises `Stopped` at its end."""
-        self.held += 1
-        try:
-            yield
-        finally:
-            self.held -= 1
-        if self.received and not self.held:
-            raise Stopped(self.received)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        if not self.held:
-            raise Stopped(number)
+def _receive(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    if _holds[0]:
+        _received.append(number)
+    else:
+        raise Stopped(number)

@@ -99,7 +99,7 @@ def test_a_run_leaves_what_the_design_lists(train, folder, teacher, tool):
     names = (
         "config.yaml metrics.jsonl worklog.txt train.events latest best epoch_2 student_latest student_best student_2"
     )
-    assert {path.name for path in run.iterdir()} == {*names.split(), "result.json"}
+    assert {path.name for path in run.iterdir()} == {*names.split(), "result.json", "latest.previous", ".lock"}
     assert teacher.read_bytes() == before
 
     first, last = records(run)
@@ -243,9 +243,11 @@ def test_what_cannot_be_gone_on_with_is_refused(train, folder):
     run, resume = folder / "run", {"flags": ["--resume"]}
     assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 1, **resume), "SOLVER.EPOCHS is 1, but 2 are done")
     whole = {name: (run / name).read_bytes() for name in ("latest", "config.yaml")}
-    (run / "latest").write_bytes(whole["latest"][:1000])
-    assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 3, **resume), "latest is damaged")
-    (run / "latest").unlink()
+    for name in ("latest", "latest.previous"):
+        (run / name).write_bytes(whole["latest"][:1000])
+    assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 3, **resume), "latest.previous is damaged")
+    for name in ("latest", "latest.previous"):
+        (run / name).unlink()
     assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 3, **resume), "latest is gone; copy 'best'")
     for damaged in (b"", b"[", b"- 1", b"\xff"):
         (run / "config.yaml").write_bytes(damaged)
@@ -369,7 +371,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_exit_3_and_saves_nothing_o
     assert train(ALONE, "run", "SOLVER.EPOCHS", 1, *opts).code == 0
     before = tree(folder / "run")
     done = train(ALONE, "run", "SOLVER.EPOCHS", 2, *opts, flags=["--resume"])
-    assert_refused(done, r"loss.* is (nan|inf).* in epoch 2; lower SOLVER.LR", code=3)
+    assert_refused(done, r"loss.* not finite in epoch 2, step 2; lower SOLVER.LR", code=3)
     after = tree(folder / "run")
     for name in ("latest", "best", "student_latest", "student_best", "metrics.jsonl"):
         assert after[folder / "run" / name] == before[folder / "run" / name]

@@ -52,6 +52,7 @@ KEYS = [  # key, another value, what it needs to have an effect
     ("LOG.PREFIX", "elsewhere"),
     ("LOG.TENSORBOARD_FREQ", "1"),
     ("LOG.SAVE_CHECKPOINT_FREQ", "1"),
+    ("LOG.KEEP", "1", "LOG.SAVE_CHECKPOINT_FREQ", "1"),
     ("LOG.WANDB", "True"),
 ]
 
@@ -142,8 +143,12 @@ def test_num_workers_is_live(tmp_path):
         Image.new("RGB", (64, 64)).save(tmp_path / part / "n01" / "0.png")
     for workers in (0, 3):
         opts = ["DATASET.TYPE", "tiny_imagenet", "DATASET.ROOT", str(tmp_path), "DISTILLER.STUDENT", "ResNet18"]
-        data = get_dataset(load_cfg(opts=[*opts, "DATASET.NUM_WORKERS", str(workers)]), torch.device("cpu"))
+        data = get_dataset(
+            load_cfg(opts=[*opts, "DATASET.NUM_WORKERS", str(workers), "DATASET.WORKER_TIMEOUT", "7.5"]),
+            torch.device("cpu"),
+        )
         assert data.train.loader.num_workers == data.test.loader.num_workers == workers
+        assert data.train.loader.timeout == data.test.loader.timeout == (7.5 if workers else 0)
 
 
 def test_the_batch_size_of_evaluation_is_live():
@@ -160,5 +165,10 @@ def test_the_batch_size_of_evaluation_is_live():
 
 def test_all_keys_are_above():
     """Those of the methods are changed in tests/distillers."""
-    tested = {key for key, *_ in KEYS} | {"DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE"}
+    tested = {key for key, *_ in KEYS} | {
+        "DATASET.NUM_WORKERS",
+        "DATASET.WORKER_TIMEOUT",
+        "DATASET.TEST.BATCH_SIZE",
+        "SOLVER.CHECKPOINT_MINUTES",
+    }
     assert tested == {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}

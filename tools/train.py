@@ -21,4 +21,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, stopped="stopped; --resume goes on after the last whole epoch")
+    run_command(main, stopped="stopped; --resume goes on from here")

@@ -34,8 +34,8 @@ class Loader(ABC):
         """Batches of an epoch; the last one may be smaller."""
 
     @abstractmethod
-    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        """What makes each batch of an epoch, on the device."""
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """What makes each batch of an epoch, from the batch number `first` on, on the device."""
 
     @abstractmethod
     def batch(self, *inputs: Tensor) -> Batch:

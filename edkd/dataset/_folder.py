@@ -1,5 +1,6 @@
 """Image folders `{train,val}/<class>/*`, streamed by a DataLoader as uint8 and normalised on the device."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,11 +56,11 @@ class FolderImages(TorchDataset):
 
 
 class Batches:
-    """The batches of Items of an epoch; `epoch` is set before each pass."""
+    """The batches of Items of an epoch; `epoch` and the number of the `first` batch are set before each pass."""
 
     def __init__(self, members: Tensor, num_images: int, batch_size: int, seed: int | None) -> None:
         self.members, self.num_images, self.batch_size, self.seed = members, num_images, batch_size, seed
-        self.epoch = 0
+        self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
         return -(-len(self.members) // self.batch_size)
@@ -68,7 +69,7 @@ class Batches:
         index = self.members
         if self.seed is not None:
             index, _ = epoch_order(index, self.num_images, 1, self.seed, self.epoch)
-        for batch in index.split(self.batch_size):
+        for batch in index.split(self.batch_size)[self.first :]:
             yield [Item(i, None if self.seed is None else seed_for(self.seed, self.epoch, i)) for i in batch.tolist()]
 
 
@@ -87,6 +88,7 @@ class FolderLoader(Loader):
         normalize: Normalize,
         batch_size: int,
         num_workers: int,
+        timeout: float,
         seed: int | None = None,
     ) -> None:
         self.num_images = len(members)
@@ -97,6 +99,8 @@ class FolderLoader(Loader):
             batch_sampler=self.batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            timeout=timeout if num_workers else 0,
+            worker_init_fn=leave_the_group,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # else each pass draws a number from the global one
@@ -105,22 +109,32 @@ class FolderLoader(Loader):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Images as bytes, targets and numbers of each batch of an epoch (from 1 for a training set)."""
-        self.batches.epoch = epoch
+        self.batches.epoch, self.batches.first = epoch, first
         try:
             for batch in self.loader:
                 if isinstance(batch, BadImage):
                     raise UserError(f"cannot read the image {batch.path} ({batch.reason}); repair or remove it")
                 yield tuple(part.to(self.device, non_blocking=True) for part in batch)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "timed out" in str(error):
+                reason = f"sent nothing for {self.loader.timeout:g} s (DATASET.WORKER_TIMEOUT)"
+            elif "DataLoader worker" in str(error):
+                reason = f"died: {error}"
+            else:
                 raise
-            raise WorkerError(f"a data worker died: {error}; try DATASET.NUM_WORKERS 0") from error
+            raise WorkerError(f"a data worker {reason}; try DATASET.NUM_WORKERS 0") from error
 
     def batch(self, image: Tensor, target: Tensor, index: Tensor) -> Batch:  # type: ignore[override]
         """Normalise."""
         return Batch(self.normalize(image), target, index)
+
+
+def leave_the_group(worker: int) -> None:
+    """Ctrl-C goes to the whole group of processes, and must not end a worker before the run has saved."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> tuple[Tensor, Tensor, Tensor] | BadImage:
@@ -166,11 +180,12 @@ def folder_dataset(
     members, held = hold_out(torch.tensor(train.targets), cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     eval_size, workers = cfg.DATASET.TEST.BATCH_SIZE or 64, cfg.DATASET.NUM_WORKERS
+    timeout = cfg.DATASET.WORKER_TIMEOUT
     augmented, plain = (FolderImages(train.samples, transform) for transform in transforms)
     test_images = FolderImages(test.samples, transforms[1])
     return DataSet(
         num_classes=len(train.classes),
-        train=FolderLoader(augmented, members, normalize, cfg.SOLVER.BATCH_SIZE, workers, cfg.SOLVER.SEED),
-        val=FolderLoader(plain, held, normalize, eval_size, workers) if len(held) else None,
-        test=FolderLoader(test_images, torch.arange(len(test.samples)), normalize, eval_size, workers),
+        train=FolderLoader(augmented, members, normalize, cfg.SOLVER.BATCH_SIZE, workers, timeout, cfg.SOLVER.SEED),
+        val=FolderLoader(plain, held, normalize, eval_size, workers, timeout) if len(held) else None,
+        test=FolderLoader(test_images, torch.arange(len(test.samples)), normalize, eval_size, workers, timeout),
     )

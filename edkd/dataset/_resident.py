@@ -58,9 +58,12 @@ class TrainLoader(NumberedLoader):
         """These images in these views."""
         return Batch(self.show(index, view), self.images.target[index], index)
 
-    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The image numbers and the views of each batch."""
-        index, view = (numbers.to(self.images.image.device) for numbers in self.order(epoch))
+        device, start = self.images.image.device, first * self.batch_size
+        index, view = (numbers[start:].to(device) for numbers in self.order(epoch))
+        if not len(index):
+            return iter(())
         return zip(index.split(self.batch_size), view.split(self.batch_size), strict=True)
 
     def fingerprint(self) -> str:
@@ -81,9 +84,9 @@ class EvalLoader(Loader):
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
-    def inputs(self, epoch: int = 0) -> Iterator[tuple[Tensor]]:
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor]]:
         """The image numbers of each batch, the same in every epoch."""
-        return zip(self.members.to(self.images.image.device).split(self.batch_size))
+        return zip(self.members.to(self.images.image.device).split(self.batch_size)[first:])
 
     def batch(self, index: Tensor) -> Batch:  # type: ignore[override]
         """These images as they are."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,25 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of these generators, in tensors and plain values."""
+    name, key, *rest = np.random.get_state()
+    state = {"torch": torch.get_rng_state(), "numpy": [name, torch.from_numpy(np.asarray(key, np.int64)), *rest]}
+    if torch.accelerator.is_available():
+        state["accelerator"] = torch.get_device_module().get_rng_state()
+    return state | {"python": random.getstate()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take over what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    name, key, *rest = state["numpy"]
+    np.random.set_state((name, key.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+    if "accelerator" in state:
+        torch.get_device_module().set_rng_state(state["accelerator"])
 
 
 def epoch_order(members: Tensor, num_images: int, num_views: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:

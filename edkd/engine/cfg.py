@@ -20,6 +20,7 @@ CFG.DATASET = CfgNode()
 CFG.DATASET.TYPE = "cifar100"  # key of dataset_dict
 CFG.DATASET.ROOT = ""  # folder that holds cifar-*/, or an image folder's train/ and val/; empty: see data/README.md
 CFG.DATASET.NUM_WORKERS = 2  # processes that read image folders; 0: the main process reads
+CFG.DATASET.WORKER_TIMEOUT = 300.0  # seconds after which a process that reads image folders counts as hanging
 CFG.DATASET.VAL_SPLIT = 0.0  # share of the training images held out to choose the best epoch by; 0: the test set
 CFG.DATASET.TEST = CfgNode()
 CFG.DATASET.TEST.BATCH_SIZE = 0  # images in a batch of evaluation; 0: small ones as suits the device, folders' 64
@@ -47,6 +48,7 @@ CFG.SOLVER.NESTEROV = False  # SGD
 CFG.SOLVER.BETAS = [0.9, 0.999]  # Adam, AdamW
 CFG.SOLVER.CLIP_GRAD_NORM = 0.0  # largest norm of the gradient of all parameters together; 0: not clipped
 CFG.SOLVER.AMP = "auto"  # auto | off | bf16 | fp16; auto: bf16 where the hardware has it natively
+CFG.SOLVER.CHECKPOINT_MINUTES = 10.0  # time between checkpoints within an epoch, which is all a crash costs; 0: none
 CFG.SOLVER.CUDA_GRAPH = False  # replay the whole step as one CUDA graph
 
 CFG.TEACHER_MEMO = CfgNode()
@@ -59,6 +61,7 @@ CFG.LOG = CfgNode()
 CFG.LOG.PREFIX = "./output"  # folder of all runs
 CFG.LOG.TENSORBOARD_FREQ = 500  # steps between the points of the training curves; 0: epochs only
 CFG.LOG.SAVE_CHECKPOINT_FREQ = 40  # epochs between the numbered checkpoints; 0: none
+CFG.LOG.KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all
 CFG.LOG.WANDB = True  # log to wandb too; offline where there are no credentials
 
 

@@ -1,6 +1,7 @@
 """Files of weights: written atomically, read without running code."""
 
 import argparse
+import errno
 import hashlib
 import io
 import os
@@ -11,18 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edkd.errors import StorageError, UserError
+from edkd.errors import StorageError, UserError, warn
+
+LATEST, PREVIOUS = "latest", "latest.previous"
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
     """Write tensors and plain Python values; `path` holds either the old or the new content, whatever happens.
+
+    Args:
+        keep: where the old content stays.
 
     Raises:
         StorageError: the file could not be written; what was there is untouched.
     """
     content = io.BytesIO()  # a disk that fills while torch writes to it raises what does not say so
     torch.save(state, content)
-    _replace(path, content.getbuffer())
+    _replace(path, content.getbuffer(), keep)
 
 
 def save_text(text: str, path: Path) -> None:
@@ -39,17 +45,65 @@ def append_line(line: str, path: Path) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _replace(path: Path, content: bytes | memoryview) -> None:
+def _replace(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if partial.read_bytes() != content:
+            raise OSError("what was read back is not what was written")
+        if keep and path.exists():
+            os.replace(path, keep)  # a crash here leaves no `path`, but `keep`
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; the file as it was is kept") from error
+        room = f"; it takes {len(content) / 1e6:.1f} MB" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        reason = error.strerror or error
+        raise StorageError(f"cannot write {path}: {reason}{room}; the file as it was is kept") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_numbered(folder: Path, keep: int) -> None:
+    """Remove the numbered checkpoints of a run but for the newest `keep`."""
+    numbers = sorted(int(path.name[6:]) for path in folder.glob("epoch_*") if path.name[6:].isdigit())
+    for number in numbers[:-keep]:
+        for name in (f"epoch_{number}", f"student_{number}"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def load_latest(folder: Path) -> dict[str, Any] | None:
+    """`latest` of a run; where it is damaged or gone, the one before it, and a line says so; None: there is none yet.
+
+    Raises:
+        UserError: neither can be read.
+    """
+    latest, previous = folder / LATEST, folder / PREVIOUS
+    if not latest.exists() and not previous.exists():
+        if (folder / "best").exists():
+            raise UserError(
+                f"--resume: {latest} is gone; copy 'best' or a numbered checkpoint of that folder to its place"
+            )
+        return None
+    try:
+        return load_checkpoint(latest)
+    except UserError as error:
+        if not previous.exists():
+            raise
+        state = load_checkpoint(previous)
+        warn(f"{error}; going on from {PREVIOUS}, the checkpoint before it")
+        return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """The folder of a run: its name, whether it is free, and what is found there to go on with."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from yacs.config import CfgNode
 
-from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.load_cfg import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, saved_config
 from edkd.errors import StorageError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not noticed
+    fcntl = None  # type: ignore[assignment]
 
 _UNSAFE = re.compile(r"[^\w.,:+\-\[\]]+")
 _PLACES = ("EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "TEACHER_MEMO.FOLDER")
@@ -58,14 +62,33 @@ def claim(folder: Path) -> None:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}; set LOG.PREFIX to another") from None
 
 
-def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The folder and `latest` (None: it ended before its first epoch did) of the run to go on with.
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run. Raises UserError where another process has it.
+
+    The system takes the lock back when the process ends, however it ends; a child process does not inherit it.
+    """
+    try:
+        file = open(folder / ".lock", "w")  # noqa: SIM115  closed, and so unlocked, below
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror}") from None
+    with file:
+        if fcntl:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{folder} is in use by another process; wait for it, or stop it") from None
+        yield
+
+
+def find_run(cfg: CfgNode, folder: Path) -> Path:
+    """The folder of the run to go on with.
 
     Where `folder` is no run, it is the one run beside it of the same NAME and TAG that differs only in what may
     change, as in EPOCHS.
 
     Raises:
-        UserError: there is none, it was run with another configuration, or its files are damaged.
+        UserError: there is none, or it was run with another configuration.
     """
     if not (folder / "config.yaml").is_file():
         alike = [file.parent for file in folder.parent.glob("*/config.yaml") if not _changes(file, cfg, FREE_OF_A_NAME)]
@@ -76,10 +99,7 @@ def find_run(cfg: CfgNode, folder: Path) -> tuple[Path, dict[str, Any] | None]:
     if changes := _changes(folder / "config.yaml", cfg, FREE_ON_RESUME):
         way_out = "give the same, or begin a run of another EXPERIMENT.NAME"
         raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; {way_out}")
-    latest = folder / "latest"
-    if not latest.exists() and (folder / "best").exists():
-        raise UserError(f"--resume: {latest} is gone; copy 'best' or a numbered checkpoint of that folder to its place")
-    return folder, load_checkpoint(latest) if latest.exists() else None
+    return folder
 
 
 def _changes(file: Path, cfg: CfgNode, free: tuple[str, ...]) -> list[str]:

@@ -29,6 +29,7 @@ CHOICES = {
 }
 RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "DATASET.NUM_WORKERS": (0, math.inf),
+    "DATASET.WORKER_TIMEOUT": (1e-3, math.inf),
     "DATASET.VAL_SPLIT": (0, 1),
     "DATASET.TEST.BATCH_SIZE": (0, 2**31),
     "SOLVER.SEED": (0, 2**63),
@@ -42,7 +43,9 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.BETAS": (0, 1),
     "SOLVER.CLIP_GRAD_NORM": (0, math.inf),
+    "SOLVER.CHECKPOINT_MINUTES": (0, math.inf),
     "TEACHER_MEMO.MAX_GB": (0, math.inf),
+    "LOG.KEEP": (0, math.inf),
     "LOG.TENSORBOARD_FREQ": (0, math.inf),
     "LOG.SAVE_CHECKPOINT_FREQ": (0, math.inf),
     "*.WARMUP": (0, math.inf),
@@ -54,11 +57,13 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
 }
 FREE_OF_A_NAME = (
     "SOLVER.EPOCHS",
+    "SOLVER.CHECKPOINT_MINUTES",
     "LOG.",
     "TEACHER_MEMO.FOLDER",
     "TEACHER_MEMO.MAX_GB",
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
+    "DATASET.WORKER_TIMEOUT",
     "DATASET.TEST.BATCH_SIZE",
 )
 """Keys that may change when a run goes on: they do not decide what a step does."""

@@ -1,5 +1,7 @@
 """Running means on the device, read only when somebody looks."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,14 @@ class Meter:
         self.names = [*losses, "top1"]
         self.sums = self.sums + torch.stack([*(loss.float() for loss in losses.values()), top1]) * len(target)
         self.count += len(target)
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` takes over."""
+        return {"names": self.names, "sums": self.sums, "count": self.count}
+
+    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on with the sums of another meter."""
+        self.names, self.sums, self.count = state["names"], state["sums"].to(device), state["count"]
 
     def read(self) -> dict[str, float]:
         """Fetch the means; waits for the device."""

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from yacs.config import CfgNode
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, distiller_dict
-from edkd.engine.checkpoint import load_weights, save_text
+from edkd.engine.checkpoint import load_latest, load_weights, save_text
 from edkd.engine.device import amp_dtype, autocast, pick_device
 from edkd.engine.evaluate import evaluate
-from edkd.engine.folder import claim, find_run, refuse_used, run_folder
+from edkd.engine.folder import claim, find_run, lock, refuse_used, run_folder
 from edkd.engine.trainer import trainer_dict
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import DOWNLOADS, get_model, published_weights
@@ -31,7 +32,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     Args:
         opts: the KEY, VALUE, ... of the command line; they name the run.
         device: auto, cuda, cuda:N, mps or cpu.
-        resume: go on with the run of that folder, from its last epoch.
+        resume: go on with the run of that folder, from its last checkpoint.
 
     Raises:
         UserError: the folder holds a run (without `resume`), or none, or one of another configuration (with it);
@@ -41,17 +42,21 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     amp_dtype(cfg.SOLVER.AMP, where)  # raises where the device cannot, before anything is loaded
     folder = run_folder(cfg, opts)
     checkpoint = None
-    if resume:
-        folder, checkpoint = find_run(cfg, folder)
-    else:
-        refuse_used(folder)
-    data = get_dataset(cfg, where)
-    distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
-    trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
-    if not resume:
-        claim(folder)
-    save_text(cfg.dump(), folder / "config.yaml")
-    return trainer.train()
+    with ExitStack() as held:
+        if resume:
+            folder = find_run(cfg, folder)
+            held.enter_context(lock(folder))
+            checkpoint = load_latest(folder)
+        else:
+            refuse_used(folder)
+        data = get_dataset(cfg, where)
+        distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
+        trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
+        if not resume:
+            claim(folder)
+            held.enter_context(lock(folder))
+        save_text(cfg.dump(), folder / "config.yaml")
+        return trainer.train()
 
 
 def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:

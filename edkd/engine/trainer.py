@@ -12,17 +12,27 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from edkd.dataset import DataSet
-from edkd.dataset.sampling import seed_everything, seed_for
+from edkd.dataset.sampling import random_state, seed_everything, seed_for, set_random_state
 from edkd.distillers import Distiller
 from edkd.engine.captured_step import CapturedStep
-from edkd.engine.checkpoint import fingerprint, load_weights, save_checkpoint, save_text
+from edkd.engine.checkpoint import (
+    LATEST,
+    PREVIOUS,
+    fingerprint,
+    load_weights,
+    remove_numbered,
+    save_checkpoint,
+    save_text,
+)
 from edkd.engine.device import amp_dtype, autocast
 from edkd.engine.evaluate import evaluate
+from edkd.engine.finite import FiniteWatch
 from edkd.engine.logger import Logger, Record
 from edkd.engine.meter import Meter
 from edkd.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from edkd.engine.teacher_memo import TeacherMemo, remember
-from edkd.errors import NonFiniteError, UserError
+from edkd.errors import NonFiniteError, UserError, WorkerError
+from edkd.stop import Stopped, hold
 
 
 class Trainer:
@@ -56,15 +66,20 @@ class Trainer:
             "teacher": fingerprint(distiller.teacher) if distiller.needs_teacher else "none",
         }
         self.history: list[Record] = []
+        self.meter, self.watch = Meter(), FiniteWatch(device)
+        self.step_done = 0  # steps done of the epoch that is under way
+        self.random_state: dict[str, Any] | None = None  # of a run that goes on within an epoch
         self.memo: TeacherMemo | None = None
+        self.saved = time.monotonic()
         if resume is not None:
             self.load_state(resume)
         self.step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] = self.train_step
 
     def train(self) -> dict[str, Any]:
-        """Run the epochs that are left; return the `summary`."""
+        """Run the epochs that are left; return the `summary`. A signal raises Stopped after what is done is saved."""
         solver, steps, done = self.cfg.SOLVER, len(self.data.train), len(self.history)
-        self.logger = Logger(self.folder, self.cfg, self.history, solver.EPOCHS * steps, done * steps)
+        total, before = solver.EPOCHS * steps, done * steps + self.step_done
+        self.logger = Logger(self.folder, self.cfg, self.history, total, before)
         try:
             self.logger.say(self.headline())
             if self.cfg.SOLVER.CUDA_GRAPH:
@@ -74,15 +89,7 @@ class Trainer:
                 self.distiller, self.data.train, self.cfg, self.device, self.amp, epochs, self.logger.say
             )
             for epoch in epochs:
-                start = time.perf_counter()
-                record = {"epoch": epoch, **self.train_epoch(epoch)}
-                trained = time.perf_counter()
-                record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
-                record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
-                self.check_finite(epoch, record)
-                self.history.append(record)
-                self.save(epoch)
-                self.logger.epoch(record, epoch * steps)
+                self.run_epoch(epoch)
             result = self.summary()
             reached = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key.endswith("top1"))
             self.logger.say(f"{reached}  (best of epoch {result['best_epoch']})  {self.folder}")
@@ -90,20 +97,54 @@ class Trainer:
         finally:
             self.logger.close()
 
-    def train_epoch(self, epoch: int) -> Record:
-        """One pass over the training images."""
+    def run_epoch(self, epoch: int) -> None:
+        """Train, evaluate and save; when stopped, save how far it has come."""
+        try:
+            start = time.perf_counter()
+            record = {"epoch": epoch, **self.train_epoch(epoch, self.step_done)}
+            trained = time.perf_counter()
+            record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
+            record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
+            self.check_finite(epoch, record)
+        except (Stopped, WorkerError):
+            if self.step_done:
+                self.save_latest()
+            raise
+        with hold():
+            self.history.append(record)
+            self.step_done = 0
+            self.save(epoch)
+            self.logger.epoch(record, epoch * len(self.data.train))
+
+    def train_epoch(self, epoch: int, first: int = 0) -> Record:
+        """A pass over the training images, or what is left of it after the `first` steps."""
         seed_everything(seed_for(self.cfg.SOLVER.SEED, epoch, 0))  # what a method or a layer draws in the epoch
         self.distiller.train()
         if self.memo:
             self.memo.prepare(epoch, self.logger.show)
-        meter, steps = Meter(), len(self.data.train)
-        for i, inputs in enumerate(self.data.train.inputs(epoch)):
-            step = (epoch - 1) * steps + i
-            rate = set_learning_rate(self.optimizer, learning_rate(self.cfg, step, steps))
-            meter.add(*self.step(epoch, *inputs))
-            if figures := self.logger.step(step + 1, epoch, meter.read):
-                self.check_finite(epoch, figures)
-        return {"lr": rate, **{f"train_{name}": value for name, value in meter.read().items()}}
+        if not first:
+            self.meter = Meter()
+        self.step_done, self.first_step, self.watch = first, first, FiniteWatch(self.device)
+        if self.random_state:
+            set_random_state(self.random_state)
+            self.random_state = None
+        steps, minutes = len(self.data.train), self.cfg.SOLVER.CHECKPOINT_MINUTES
+        for inputs in self.data.train.inputs(epoch, first):
+            with hold():
+                step = (epoch - 1) * steps + self.step_done
+                set_learning_rate(self.optimizer, learning_rate(self.cfg, step, steps))
+                self.meter.add(*self.step(epoch, *inputs))
+                self.step_done += 1
+                if self.device.type == "cpu" or self.step_done % 50 == 0:
+                    self.check_update(epoch)
+                if figures := self.logger.step(step + 1, epoch, self.meter.read):
+                    self.check_finite(epoch, figures)
+                if minutes and time.monotonic() - self.saved > 60 * minutes and self.step_done < steps:
+                    self.check_finite(epoch, self.meter.read())
+                    self.save_latest()
+        self.check_update(epoch)
+        rate = learning_rate(self.cfg, epoch * steps - 1, steps)
+        return {"lr": rate, **{f"train_{name}": value for name, value in self.meter.read().items()}}
 
     def train_step(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Batch, forward, backward, update; returns the terms of the loss, the logits and the targets.
@@ -113,6 +154,9 @@ class Trainer:
         with autocast(self.amp, self.device):
             losses, logits, target = self.forward(epoch, *inputs)
         self.scaler.scale(losses["loss"]).backward()
+        if not self.scaler.is_enabled():  # which leaves out updates by itself
+            skip = self.watch.skip(losses, self.distiller.get_learnable_parameters())
+            self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # fused, it makes no update where this is 1
         if self.cfg.SOLVER.CLIP_GRAD_NORM:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.distiller.get_learnable_parameters(), self.cfg.SOLVER.CLIP_GRAD_NORM)
@@ -130,6 +174,20 @@ class Trainer:
         losses = {name: loss.mean() for name, loss in losses.items()}
         return losses | {"loss": torch.stack(list(losses.values())).sum()}, logits, batch.target
 
+    def check_update(self, epoch: int) -> None:
+        """Raise NonFiniteError where a step of this epoch was not finite; no update was made since."""
+        if not (found := self.watch.read()):
+            return
+        step, figures = self.first_step + found[0], found[1]
+        batch = self.data.train.batch(*next(iter(self.data.train.inputs(epoch, step))))
+        names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
+        about = {"epoch": epoch, "step": step + 1, "figures": {name: str(value) for name, value in figures.items()}}
+        save_text(json.dumps(about | {"index": batch.index.tolist()}, indent=1) + "\n", self.folder / "nonfinite.json")
+        raise NonFiniteError(
+            f"{names} not finite in epoch {epoch}, step {step + 1}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
+            f"{self.folder} holds the last checkpoint, and nonfinite.json the figures and images of that step"
+        )
+
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite; nothing of it has been saved."""
         if bad := [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]:
@@ -146,7 +204,8 @@ class Trainer:
             f"{distiller.TYPE}  {names}  {self.cfg.DATASET.TYPE}: {self.data.train.num_images} images to train on, "
             f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  "
             f"{self.device} {self.precision()}  "
-            f"{f'epochs {done + 1}-{epochs}' if done < epochs else f'all {epochs} epochs are done'}  {self.folder}"
+            f"{f'epochs {done + 1}-{epochs}' if done < epochs else f'all {epochs} epochs are done'}"
+            f"{f' from step {self.step_done + 1}' if self.step_done else ''}  {self.folder}"
         )
 
     def precision(self) -> str:
@@ -163,28 +222,40 @@ class Trainer:
         """The record of the first epoch with the highest top-1."""
         return max(self.history, key=lambda record: record[f"{self.split}_top1"])
 
+    def save_latest(self) -> None:
+        """Write `latest`; the one before it stays, as `latest.previous`."""
+        with hold():
+            save_checkpoint(self.state(), self.folder / LATEST, keep=self.folder / PREVIOUS)
+            self.saved = time.monotonic()
+
     def save(self, epoch: int) -> None:
         """Write `latest` and `student_latest`; `best` if it is; numbered ones as LOG.SAVE_CHECKPOINT_FREQ says."""
         frequency = self.cfg.LOG.SAVE_CHECKPOINT_FREQ
-        names = {"latest": "student_latest"}
-        if self.best()["epoch"] == epoch:
-            names["best"] = "student_best"
+        names = {}
         if frequency and epoch % frequency == 0:
-            names[f"epoch_{epoch}"] = f"student_{epoch}"
+            names[f"student_{epoch}"] = f"epoch_{epoch}"
+        if self.best()["epoch"] == epoch:
+            names["student_best"] = "best"
         student = {key: value.cpu().contiguous() for key, value in self.distiller.student.state_dict().items()}
-        for whole_name, student_name in reversed(names.items()):  # `latest` last: the files that it speaks of are there
+        for student_name, whole_name in names.items():
             save_checkpoint({"model": student}, self.folder / student_name)
             save_checkpoint(self.state(), self.folder / whole_name)
+        save_checkpoint({"model": student}, self.folder / "student_latest")
+        self.save_latest()  # last: the files that it speaks of are there
+        if self.cfg.LOG.KEEP:
+            remove_numbered(self.folder, self.cfg.LOG.KEEP)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on after the last epoch, without the teacher's weights."""
+        """Everything needed to go on after the last step, without the teacher's weights."""
+        progress = {"step": self.step_done, "meter": self.meter.state(), "random": random_state()}
         return {
             "epoch": len(self.history),
             "model": self.distiller.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best_acc": self.best()[f"{self.split}_top1"],
+            "best_acc": self.best()[f"{self.split}_top1"] if self.history else -1.0,
             "history": self.history,
+            "progress": progress if self.step_done else None,
             "config": self.cfg.dump(),
             "identity": self.identity,
         }
@@ -201,7 +272,11 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.history = state["history"]
-            self.best()
+            if self.history:
+                self.best()
+            if progress := state["progress"]:
+                self.step_done, self.random_state = progress["step"], progress["random"]
+                self.meter.load_state(progress["meter"], self.device)
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
