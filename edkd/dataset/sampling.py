@@ -38,7 +38,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, key, *rest = state["numpy"]
     np.random.set_state((name, key.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
-    if "accelerator" in state:
+    if "accelerator" in state and torch.accelerator.is_available():
         torch.get_device_module().set_rng_state(state["accelerator"])
 
 

@@ -19,6 +19,11 @@ class FiniteWatch:
         self.figures = torch.zeros(0, device=device)
         self.names: list[str] = []
 
+    def reset(self) -> None:
+        """Begin anew, in the same tensors: a captured step holds on to them."""
+        self.failed.zero_()
+        self.good_steps.zero_()
+
     @torch.no_grad()
     def skip(self, losses: dict[str, Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
         """1 where the update must not be made, else 0; after the backward pass, in the form of `found_inf`."""

@@ -108,6 +108,7 @@ class Trainer:
             self.check_finite(epoch, record)
         except (Stopped, WorkerError):
             if self.step_done:
+                self.check_update(epoch)
                 self.save_latest()
             raise
         with hold():
@@ -124,7 +125,8 @@ class Trainer:
             self.memo.prepare(epoch, self.logger.show)
         if not first:
             self.meter = Meter()
-        self.step_done, self.first_step, self.watch = first, first, FiniteWatch(self.device)
+        self.step_done = self.first_step = first
+        self.watch.reset()
         if self.random_state:
             set_random_state(self.random_state)
             self.random_state = None
@@ -140,7 +142,7 @@ class Trainer:
                 if figures := self.logger.step(step + 1, epoch, self.meter.read):
                     self.check_finite(epoch, figures)
                 if minutes and time.monotonic() - self.saved > 60 * minutes and self.step_done < steps:
-                    self.check_finite(epoch, self.meter.read())
+                    self.check_update(epoch)
                     self.save_latest()
         self.check_update(epoch)
         rate = learning_rate(self.cfg, epoch * steps - 1, steps)
@@ -156,7 +158,8 @@ class Trainer:
         self.scaler.scale(losses["loss"]).backward()
         if not self.scaler.is_enabled():  # which leaves out updates by itself
             skip = self.watch.skip(losses, self.distiller.get_learnable_parameters())
-            self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # fused, it makes no update where this is 1
+            if self.optimizer.defaults["fused"]:
+                self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # makes no update where this is 1
         if self.cfg.SOLVER.CLIP_GRAD_NORM:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.distiller.get_learnable_parameters(), self.cfg.SOLVER.CLIP_GRAD_NORM)
@@ -247,7 +250,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on after the last step, without the teacher's weights."""
-        progress = {"step": self.step_done, "meter": self.meter.state(), "random": random_state()}
+        progress = {"step": self.step_done, "meter": self.meter.state()}
+        progress |= {"random": self.random_state or random_state()}
         return {
             "epoch": len(self.history),
             "model": self.distiller.trained_state(),
@@ -274,8 +278,9 @@ class Trainer:
             self.history = state["history"]
             if self.history:
                 self.best()
-            if progress := state["progress"]:
+            if progress := state.get("progress"):
                 self.step_done, self.random_state = progress["step"], progress["random"]
+                set_random_state(self.random_state)  # raises here, before anything is written, where it is none
                 self.meter.load_state(progress["meter"], self.device)
         except UserError:
             raise
