@@ -1,6 +1,7 @@
 """Image folders, streamed: the published transforms, whatever the number of workers."""
 
 import os
+import time
 
 import pytest
 import torch
@@ -121,6 +122,24 @@ def test_a_dead_worker_is_named(folder, monkeypatch):
     monkeypatch.setattr(data.train.loader.dataset, "transform", lambda image: os._exit(1))
     with pytest.raises(WorkerError, match=r"a data worker died: .*try DATASET.NUM_WORKERS 0"):
         list(data.train.epoch(1))
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored")
+def test_a_hanging_worker_is_named(folder, monkeypatch):
+    data = load(folder, "DATASET.NUM_WORKERS", "1", "DATASET.WORKER_TIMEOUT", "1")
+    monkeypatch.setattr(data.train.loader.dataset, "transform", lambda image: time.sleep(30))
+    with pytest.raises(WorkerError, match=r"sent nothing for 1 s \(DATASET.WORKER_TIMEOUT\); try"):
+        list(data.train.epoch(1))
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_epoch_can_begin_in_its_middle(folder, workers):
+    data = load(folder, "DATASET.NUM_WORKERS", workers)
+    whole = list(data.train.inputs(4))
+    rest = list(data.train.inputs(4, 1))
+    assert len(rest) == len(whole) - 1 == 2
+    for a, b in zip(whole[1:], rest, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
-from edkd.distillers import distiller_dict
+from edkd.distillers import Distiller, distiller_dict
 from edkd.engine import checkpoint
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.teacher_memo import TeacherMemo
@@ -71,8 +75,30 @@ def kill_at(monkeypatch, owner, name, call, number=signal.SIGTERM, times=1):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize("method", sorted(distiller_dict))
+class DrawsAndRemembers(Distiller):
+    """Draws from each generator, and holds a memory bank and a learned temperature."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+        self.register_buffer("bank", torch.zeros(10))
+        self.temperature = torch.nn.Parameter(torch.ones(()))
+
+    def get_learnable_parameters(self):
+        return [*super().get_learnable_parameters(), self.temperature]
+
+    def forward_train(self, image, target, **kwargs):
+        logits, _ = self.student(image)
+        with torch.no_grad():
+            logits_teacher, _ = self.teacher(image)
+            self.bank.mul_(0.9).add_(logits.mean(0))
+        noise = random.random() + np.random.rand() + torch.rand(())
+        loss_kd = (logits * self.temperature - logits_teacher - noise * self.bank).square().mean()
+        return logits, {"loss_ce": F.cross_entropy(F.dropout(logits, 0.2), target), "loss_kd": 1e-4 * loss_kd}
+
+
+@pytest.mark.parametrize("method", [*sorted(distiller_dict), "ODD"])
 def test_a_stopped_run_goes_on_bit_by_bit(train, tmp_path, monkeypatch, method):
+    monkeypatch.setitem(distiller_dict, "ODD", DrawsAndRemembers)
     whole = train("whole", "DISTILLER.TYPE", method)
     assert whole.code == 0, whole.err
     for name, number, step in (("a", signal.SIGTERM, 4), ("b", signal.SIGINT, 9), ("c", signal.SIGUSR1, 10)):
@@ -146,6 +172,41 @@ def test_a_second_signal_ends_at_once(words, tmp_path):
     )
     command = [sys.executable, "tools/train.py", "--plugin", plugin, *words, "a"]
     assert subprocess.run([str(word) for word in command], timeout=50).returncode == -signal.SIGTERM
+
+
+def test_a_signal_to_the_whole_group_with_data_workers(tmp_path):
+    """As Ctrl-C or a scheduler sends it: the run saves although its workers belong to it, and goes on."""
+    generator = torch.Generator().manual_seed(0)
+    for part in ("train", "val"):
+        for i in range(12):
+            pixels = torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
+            folder = tmp_path / "images" / part / f"n0{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import os, signal\n"
+        "from edkd.engine.trainer import Trainer\n"
+        "step, calls = Trainer.train_step, []\n"
+        "def stops(self, *inputs):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 4: os.killpg(0, signal.SIGTERM)\n"
+        "    return step(self, *inputs)\n"
+        "Trainer.train_step = stops\n"
+    )
+    words = ["DATASET.TYPE", "tiny_imagenet", "DATASET.ROOT", tmp_path / "images", "DISTILLER.STUDENT", "ShuffleV2"]
+    words += ["SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 2, "LOG.WANDB", False, "LOG.PREFIX", tmp_path]
+    command = [sys.executable, "tools/train.py", *words, "DATASET.NUM_WORKERS", 2, "EXPERIMENT.NAME"]
+
+    def run(*more):
+        done = subprocess.run([str(word) for word in (*command, *more)], start_new_session=True, timeout=100)
+        return done.returncode
+
+    assert run("whole") == 0
+    assert run("a", "--plugin", plugin) == 143
+    assert load_checkpoint(tmp_path / "distill/a/latest")["progress"]["step"] == 1
+    assert run("a", "--resume") == 0
+    assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 
 class Crash(BaseException):
