@@ -58,8 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.breaks:
             server.breaks -= 1
             rest = rest[: len(rest) // 2]
+        server.sent += len(rest)  # before they go: the client may be done while this thread still waits for its turn
         self.wfile.write(rest)
-        server.sent += len(rest)
 
     def log_message(self, *args):
         pass
