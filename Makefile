@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint
+.PHONY: install demo test test-all reliability lint
 
 install: .venv/ready
 
@@ -18,6 +18,9 @@ test: install
 
 test-all: install  ## with the tests that take minutes
 	$(BIN)/python -m pytest -m ""
+
+reliability: install  ## the tests of what must not be lost, in full: an hour; prints the figures of docs/reliability.md
+	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""
 
 lint: install
 	$(BIN)/ruff check .

@@ -30,6 +30,6 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, "pytest>=8", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+        "dev": [*DEMO, "pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
     },
 )

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bare = anonymous_memory()
     peak = Peak()
     trainer = make_trainer(student, teacher, args.method, device, ["SOLVER.EPOCHS", "2", *args.opts])
-    trainer.logger = Logger(trainer.folder, trainer.cfg, [], 2 * len(trainer.data.train), 0)
+    trainer.logger = Logger(trainer.folder, trainer.cfg, trainer.history, 2 * len(trainer.data.train), 0)
     memo = with_memo(trainer)
     watches = [timed(memo, "fill"), timed(trainer, "step"), timed(trainer.data.train, "batch")]
     watches.append(timed(trainer.distiller, "forward_test"))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tested = time.perf_counter()
         trainer.history.append({"epoch": len(trainer.history) + 1, **record})
         trainer.save(len(trainer.history))
-        trainer.logger.epoch(trainer.history[-1], 1)
+        trainer.logger.epoch(1)
         whole = time.perf_counter() - start
         filled, stepped, batched, passed = (watch() - then for watch, then in zip(watches, before, strict=True))
         seconds[name] = whole

@@ -186,7 +186,7 @@ def unpack(archive: Path, folder: Path, files: Mapping[str, str]) -> None:
         ):
             tar.extractall(temporary, filter=_plain_files)
             _merge(Path(temporary), folder, files)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         archive.unlink()
         raise UserError(f"{archive} is no sound archive ({error}) and is deleted; fetch it anew") from error
     archive.unlink()

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -49,7 +50,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known word closest to `word`, or "" where none is close."""
     folded = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
     return f", did you mean '{folded[close[0]]}'?" if close else ""
 
 
@@ -61,6 +62,8 @@ def warn(line: str) -> None:
 
 def run_command(main: Callable[[Sequence[str] | None], None], stopped: str = "stopped") -> None:
     """Run a command of `tools/`: an error above, or a signal, becomes one line and the exit code that belongs to it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8; standard error says it anyhow
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with listening():
             main(None)

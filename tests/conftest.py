@@ -17,6 +17,10 @@ GOLDEN = Path(os.environ.get("EDKD_GOLDEN", SHARED / "golden"))
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
+FULL = os.environ.get("EDKD_RELIABILITY") == "full"
+FIGURES: dict[str, list[str]] = {}
+
+
 class Outcome(NamedTuple):
     """What a command of tools/ did."""
 
@@ -83,3 +87,23 @@ def tool(capsys) -> Callable[..., Outcome]:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def extent() -> Callable:
+    """extent(short, full): the one in CI, the other in `make reliability`."""
+    return lambda short, full: full if FULL else short
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str, str], None]:
+    """figure("R5", "0 of 1220 damaged checkpoints believed"): a line of the table at the end of the session."""
+    return lambda name, text: FIGURES.setdefault(name, []).append(text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if FIGURES:
+        terminalreporter.section(f"reliability, {'full' if FULL else 'short'} form")
+        for name in sorted(FIGURES, key=lambda name: int(name[1:])):
+            for text in FIGURES[name]:
+                terminalreporter.line(f"| {name} | {text} |")

@@ -44,6 +44,7 @@ KEYS = [  # key, another value, what it needs to have an effect
     ("SOLVER.BETAS", "[0.5,0.9]", *ADAM),
     ("SOLVER.CLIP_GRAD_NORM", "0.1"),
     ("SOLVER.AMP", "bf16"),
+    ("SOLVER.DETERMINISTIC", "True"),
     ("SOLVER.CUDA_GRAPH", "True"),
     ("TEACHER_MEMO.ENABLED", "False"),
     ("TEACHER_MEMO.FOLDER", "elsewhere"),
@@ -122,12 +123,19 @@ def observe(tool, tmp_path, monkeypatch, teacher):
     return run
 
 
+@pytest.fixture(scope="module")
+def live():
+    """The keys that were seen to have an effect."""
+    return set()
+
+
 @pytest.mark.parametrize(("key", "value", "needs"), [(key, value, needs) for key, value, *needs in KEYS])
-def test_the_key_is_live(observe, unchanged, key, value, needs):
+def test_the_key_is_live(observe, unchanged, live, key, value, needs):
     needs = tuple(word for pair in zip(needs[::2], needs[1::2], strict=True) if pair[0] != key for word in pair)
     if needs not in unchanged:
         unchanged[needs] = observe(*needs)
     assert observe(*needs, key, value) != unchanged[needs]
+    live.add(key)
 
 
 def test_observing_twice_sees_the_same(observe, unchanged):
@@ -163,12 +171,16 @@ def test_the_batch_size_of_evaluation_is_live():
     assert sizes == [1, 2]
 
 
-def test_all_keys_are_above():
+def test_all_keys_are_above(live, figure):
     """Those of the methods are changed in tests/distillers."""
-    tested = {key for key, *_ in KEYS} | {
+    elsewhere = {
         "DATASET.NUM_WORKERS",
         "DATASET.WORKER_TIMEOUT",
         "DATASET.TEST.BATCH_SIZE",
         "SOLVER.CHECKPOINT_MINUTES",
     }
-    assert tested == {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}
+    known = {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}
+    assert {key for key, *_ in KEYS} | elsewhere == known
+    figure(
+        "R12", f"{len(live | elsewhere)} of {len(known)} keys were changed, those of methods aside, and had an effect"
+    )

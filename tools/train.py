@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from edkd.engine.load_cfg import load_cfg
-from edkd.engine.run import train
 from edkd.errors import ArgumentParser, run_command
 
 
@@ -16,6 +14,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: the best there is)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys, as SOLVER.LR 0.1")
     args = parser.parse_intermixed_args(argv)
+
+    from edkd.engine.load_cfg import load_cfg  # torch takes seconds to load: --help need not wait for it
+    from edkd.engine.run import train  # and a signal meanwhile is a line, as it is later
+
     cfg = load_cfg(args.cfg, args.opts, args.plugin)
     train(cfg, args.opts, args.device, args.resume)
 

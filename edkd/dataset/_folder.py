@@ -117,8 +117,10 @@ class FolderLoader(Loader):
                 if isinstance(batch, BadImage):
                     raise UserError(f"cannot read the image {batch.path} ({batch.reason}); repair or remove it")
                 yield tuple(part.to(self.device, non_blocking=True) for part in batch)
-        except RuntimeError as error:
-            if "timed out" in str(error):
+        except Exception as error:  # the loader raises a worker's own anew, whatever its type
+            if "DataLoader worker process" in str(error):
+                reason = f"raised {str(error).splitlines()[-1]}"
+            elif "DataLoader timed out" in str(error):
                 reason = f"sent nothing for {self.loader.timeout:g} s (DATASET.WORKER_TIMEOUT)"
             elif "DataLoader worker" in str(error):
                 reason = f"died: {error}"

@@ -49,6 +49,7 @@ CFG.SOLVER.BETAS = [0.9, 0.999]  # Adam, AdamW
 CFG.SOLVER.CLIP_GRAD_NORM = 0.0  # largest norm of the gradient of all parameters together; 0: not clipped
 CFG.SOLVER.AMP = "auto"  # auto | off | bf16 | fp16; auto: bf16 where the hardware has it natively
 CFG.SOLVER.CHECKPOINT_MINUTES = 10.0  # time between checkpoints within an epoch, which is all a crash costs; 0: none
+CFG.SOLVER.DETERMINISTIC = False  # the same bits in each run on CUDA too; refuses what has no such form there
 CFG.SOLVER.CUDA_GRAPH = False  # replay the whole step as one CUDA graph
 
 CFG.TEACHER_MEMO = CfgNode()

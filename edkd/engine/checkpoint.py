@@ -5,20 +5,27 @@ import errno
 import hashlib
 import io
 import os
+import shutil
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from edkd.errors import StorageError, UserError, warn
 
+PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 LATEST, PREVIOUS = "latest", "latest.previous"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
     """Write tensors and plain Python values; `path` holds either the old or the new content, whatever happens.
+
+    What was written is read back and its checksums are compared before it takes its place.
 
     Args:
         keep: where the old content stays.
@@ -26,43 +33,46 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None)
     Raises:
         StorageError: the file could not be written; what was there is untouched.
     """
-    content = io.BytesIO()  # a disk that fills while torch writes to it raises what does not say so
-    torch.save(state, content)
-    _replace(path, content.getbuffer(), keep)
+
+    _replace(path, lambda file: torch.save(state, file), is_intact, keep)
 
 
 def save_text(text: str, path: Path) -> None:
     """Write a text file in the same way."""
-    _replace(path, text.encode())
+    content = text.encode()
+    _replace(path, lambda file: file.write(content), lambda partial: partial.read_bytes() == content)
 
 
-def append_line(line: str, path: Path) -> None:
-    """Add a line to a text file. Raises StorageError."""
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+def _replace(
+    path: Path, write: Callable[[BinaryIO], Any], is_whole: Callable[[Path], bool], keep: Path | None = None
+) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        if partial.read_bytes() != content:
+        if not is_whole(partial):
             raise OSError("what was read back is not what was written")
         if keep and path.exists():
             os.replace(path, keep)  # a crash here leaves no `path`, but `keep`
         os.replace(partial, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        room = f"; it takes {len(content) / 1e6:.1f} MB" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        reason = error.strerror or error
-        raise StorageError(f"cannot write {path}: {reason}{room}; the file as it was is kept") from error
+        cause = error if isinstance(error, OSError) else error.__context__  # below a complaint of torch's writer
+        if not isinstance(cause, OSError):
+            raise
+        room = f"; it takes {_size(write) / 1e6:.1f} MB" if cause.errno in FULL else ""
+        raise StorageError(
+            f"cannot write {path}: {cause.strerror or cause}{room}; the file as it was is kept"
+        ) from error
+
+
+def _size(write: Callable[[BinaryIO], Any]) -> int:
+    content = io.BytesIO()
+    write(content)
+    return content.tell()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -73,6 +83,27 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def is_intact(path: Path) -> bool:
+    """Whether all parts of an archive agree with their checksums, which torch.load does not compare."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise StorageError where the disk has no room for a folder of `size` bytes, what it holds already included."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    free = shutil.disk_usage(there).free
+    if held + free < size:
+        raise StorageError(
+            f"{folder}: the run's checkpoints take up to {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; make "
+            "room, set LOG.PREFIX to another disk, or set LOG.KEEP"
+        )
 
 
 def remove_numbered(folder: Path, keep: int) -> None:
@@ -115,11 +146,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with torch.serialization.safe_globals([argparse.Namespace]):  # found in older published files
+        if zipfile.is_zipfile(path) and not is_intact(path):
+            raise zipfile.BadZipFile("wrong checksum")
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():  # of older files
+            warnings.simplefilter("ignore")  # the one error that follows says more
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # there is hardly one that damaged bytes cannot raise
         raise UserError(
@@ -169,7 +199,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_complex()
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in PLAIN
 
 
 def _model_weights(entries: Any) -> dict[str, Tensor]:

@@ -1,5 +1,8 @@
 """The device to run on, and the precision that suits it."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +51,28 @@ def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
 def autocast(dtype: torch.dtype | None, device: torch.device) -> Any:
     """The context in which a forward pass runs."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Where enabled, compute the same bits each time on CUDA too; a CPU does so in any case.
+
+    Raises:
+        UserError: an operation has no form that does.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if enabled and "does not have a deterministic implementation" in str(error):
+            operation = str(error).split(" does not have")[0]
+            raise UserError(f"SOLVER.DETERMINISTIC: {operation} has no deterministic form here; set it False") from None
+        raise
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -34,8 +34,9 @@ def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
         name = ",".join([name, *(f"{key}:{_UNSAFE.sub('_', value)}" for key, value in shown.items())])
     prefix = Path(cfg.LOG.PREFIX).expanduser()
     project = prefix / cfg.EXPERIMENT.PROJECT
-    if len(name.encode()) > 200 or "\0" in str(project / name):
-        raise UserError(f"the name of the run is too long, or no name ({name[:40]!r}...); give it an EXPERIMENT.NAME")
+    for key, word in (("EXPERIMENT.PROJECT", cfg.EXPERIMENT.PROJECT), ("EXPERIMENT.NAME", name)):
+        if len(word.encode()) > 200:
+            raise UserError(f"the name of the run is too long ({word[:40]!r}...); give it a shorter {key}")
     folder = project / name
     if project.resolve() not in folder.resolve().parents or not project.resolve().is_relative_to(prefix.resolve()):
         raise UserError(f"EXPERIMENT.PROJECT and NAME lead to {folder}, which is not inside LOG.PREFIX {prefix}")
@@ -96,7 +97,10 @@ def find_run(cfg: CfgNode, folder: Path) -> Path:
             found = f"; runs of this configuration: {', '.join(map(str, alike))}" if alike else ""
             raise UserError(f"--resume: no run at {folder}{found}; leave --resume out to begin one")
         folder = alike[0]
-    if changes := _changes(folder / "config.yaml", cfg, FREE_ON_RESUME):
+    config = folder / "config.yaml"
+    if not config.stat().st_size and not any(folder.glob("*latest*")):  # it died between `claim` and its first file
+        return folder
+    if changes := _changes(config, cfg, FREE_ON_RESUME):
         way_out = "give the same, or begin a run of another EXPERIMENT.NAME"
         raise UserError(f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; {way_out}")
     return folder

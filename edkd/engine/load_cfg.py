@@ -2,7 +2,9 @@
 
 import importlib.util
 import math
+import os
 import re
+import reprlib
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +57,7 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "*.BETA": (0, math.inf),
     "*_WEIGHT": (0, math.inf),
 }
+PLACES = ("DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "TEACHER_MEMO.FOLDER", "LOG.PREFIX")
 FREE_OF_A_NAME = (
     "SOLVER.EPOCHS",
     "SOLVER.CHECKPOINT_MINUTES",
@@ -76,6 +79,16 @@ class _Text(str):
 
 class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses a key that is written twice and reads 1e-4 as a number."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node; YAMLError where it does not fit its tag, or is a number too large to count with."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                float(value)
+        except (ArithmeticError, AttributeError, LookupError, ValueError):  # PyYAML's own, as for !!bool 3
+            raise yaml.MarkedYAMLError(problem="a value does not fit its type", problem_mark=node.start_mark) from None
+        return value
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -138,7 +151,7 @@ def saved_config(text: str) -> dict[str, Any]:
     """The leaves of a configuration that a run has saved as text, tuples as lists; ValueError where it is none."""
     try:
         return dict(flatten(CfgNode(yaml.safe_load(text))))
-    except (yaml.YAMLError, RecursionError, AttributeError, AssertionError, TypeError) as error:
+    except Exception as error:  # there is hardly one that damaged text cannot raise
         raise ValueError(f"no saved configuration: {error}") from None
 
 
@@ -152,7 +165,7 @@ def changed_keys(old: dict[str, Any], cfg: CfgNode, free: tuple[str, ...] = FREE
     if cfg.SOLVER.SCHEDULE == "cosine":  # which ends with the last epoch: another number of them is another curve
         free = tuple(key for key in free if key != "SOLVER.EPOCHS")
     return [
-        f"{key} was {was!r} and is {value!r}"
+        f"{key} was {_shown(was)} and is {_shown(value)}"
         for key, value in new.items()
         if (was := old.get(key, default.get(key))) != value and not key.startswith((*free, *unused))
     ]
@@ -160,7 +173,7 @@ def changed_keys(old: dict[str, Any], cfg: CfgNode, free: tuple[str, ...] = FREE
 
 def _import(plugin: str) -> None:
     path = Path(plugin)
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py" or not os.path.isfile(path):
         raise UserError(f"--plugin {plugin}: no such Python file")
     spec = importlib.util.spec_from_file_location(f"edkd_plugin_{path.stem}", path)
     assert spec is not None
@@ -242,15 +255,26 @@ def _coerce(name: str, value: Any, default: Any, source: str) -> Any:
             value = str(value).strip("'\"")
     elif isinstance(value, _Text):
         value = _parse(name, value)
-    if type(default) is float and type(value) is int and abs(value) < 1e300:
+    if type(default) is float and type(value) is int:
         value = float(value)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         value = type(default)(_coerce(name, item, default[0], source) if default else item for item in value)
     if type(value) is not type(default):
-        raise UserError(f"{name} ({source}): {value!r} is not of type {type(default).__name__}")
+        raise UserError(f"{name} ({source}): {_shown(value)} is not of type {type(default).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} ({source}): {value} is not a finite number")
+    if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise UserError(
+            f"{name} ({source}): {_shown(value)} holds what is no character, or no name may hold; leave it out"
+        )
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut short: a few lines of YAML can name each other to stand for a thousand million."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxstring, short.maxother = 2, 20, 200, 200
+    return short.repr(value)[:400]
 
 
 def _check(cfg: CfgNode) -> None:
@@ -272,6 +296,13 @@ def _check(cfg: CfgNode) -> None:
             if fnmatch(key, pattern) and not all(low <= number < high for number in numbers):
                 below = "" if high == math.inf else f" and below {high}"
                 raise UserError(f"{key} is {value}, but must be at least {low}{below}")
+    for key in PLACES:
+        try:
+            Path(leaves[key]).expanduser().exists()
+        except (OSError, RuntimeError) as error:  # no home of such a user, a name too long
+            raise UserError(
+                f"{key} is {_shown(leaves[key])}, where nothing can lie ({error}); name another place"
+            ) from None
     if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
         raise UserError("SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
     if cfg.SOLVER.CUDA_GRAPH and cfg.SOLVER.AMP == "fp16":

@@ -1,50 +1,77 @@
 """What a run tells: a progress bar and lines for a person, files for a program, TensorBoard and wandb for a browser.
 
-The libraries are imported when they are used; none of them can end a run.
+The libraries are imported when they are used; none of them can end a run, or hold it up.
 """
 
 import json
 import os
+import queue
+import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from edkd.engine.checkpoint import append_line, save_text
+from edkd.engine.checkpoint import save_text
+from edkd.errors import warn
+from edkd.stop import Stopped
 
 Record = dict[str, float]
 
 
 class Logger:
-    """The log of one run.
+    """The log of one run; closed at the end of a `with` block.
 
     Args:
         folder: of the run; gets `worklog.txt`, `metrics.jsonl`, `train.events/`.
         cfg: LOG and EXPERIMENT are read.
-        history: the records of the epochs already done; `metrics.jsonl` holds them and nothing else at the start.
+        history: the records of the epochs that are done; `metrics.jsonl` holds them and nothing else.
         total_steps, done_steps: of the run, for the bar and for curves that go on.
     """
 
     def __init__(self, folder: Path, cfg: Any, history: Sequence[Record], total_steps: int, done_steps: int) -> None:
-        self.folder = folder
+        self.folder, self.history = folder, history
         self.frequency = cfg.LOG.TENSORBOARD_FREQ
         self.bar = tqdm(total=total_steps, initial=done_steps, disable=None, unit="step", dynamic_ncols=True)
         self.shown = time.monotonic()
-        save_text("".join(json.dumps(record) + "\n" for record in history), folder / "metrics.jsonl")
-        self.sinks: list[Sink] = []
-        self._open(partial(TensorBoard, folder / "train.events", done_steps), "TensorBoard")
+        self.has_worklog = True
+        self._save_history()
+        sinks: list[tuple[str, Callable[[], Sink]]] = [
+            ("TensorBoard", partial(TensorBoard, folder / "train.events", done_steps))
+        ]
         if cfg.LOG.WANDB:
-            self._open(partial(Wandb, folder, cfg, self.say), "Wandb")
+            sinks.append(("Wandb", partial(Wandb, folder, cfg, self.say)))
+        self.sinks = [Background(name, make, self.say) for name, make in sinks]
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self.close(2 if kind and issubclass(kind, Stopped) else 90)
+
+    def close(self, seconds: float = 90) -> None:
+        """End them all; each is given some seconds for what it has not sent yet."""
+        self.bar.close()
+        for sink in self.sinks:
+            sink.close(seconds)
 
     def say(self, line: str) -> None:
         """A line for a person: on standard output and in `worklog.txt`."""
         self.bar.write(line)
         sys.stdout.flush()
-        append_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", self.folder / "worklog.txt")
+        try:
+            with open(self.folder / "worklog.txt", "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        except OSError as error:
+            if self.has_worklog:
+                warn(f"cannot write {self.folder / 'worklog.txt'}: {error.strerror or error}; the run goes on without")
+            self.has_worklog = False
 
     def show(self, doing: str) -> None:
         """Tell on the bar what is done between the steps; at most once a second."""
@@ -71,33 +98,69 @@ class Logger:
             self._send({f"step/{key}": value for key, value in figures.items()}, step)
         return figures
 
-    def epoch(self, record: Record, step: int) -> None:
-        """After an epoch: a line of `metrics.jsonl`, a line for a person, a point in the browsers."""
-        append_line(json.dumps(record), self.folder / "metrics.jsonl")
+    def epoch(self, step: int) -> None:
+        """After an epoch, the last of `history`: `metrics.jsonl`, a line for a person, a point in the browsers."""
+        self._save_history()
+        record = self.history[-1]
         self.say("  ".join(f"{key} {_short(value)}" for key, value in record.items() if "loss_" not in key))
         self._send({f"epoch/{key}": value for key, value in record.items() if key != "epoch"}, step)
 
-    def close(self) -> None:
-        """Flush and end all of them."""
-        self.bar.close()
-        for sink in self.sinks:
-            self._guard(type(sink).__name__, sink.close)
-
-    def _open(self, make: Callable[[], "Sink"], name: str) -> None:
-        if sink := self._guard(name, make):
-            self.sinks.append(sink)
+    def _save_history(self) -> None:
+        """Written whole each time: a line that was lost, doubled or cut is mended by the next one."""
+        save_text("".join(json.dumps(record) + "\n" for record in self.history), self.folder / "metrics.jsonl")
 
     def _send(self, figures: Record, step: int) -> None:
         for sink in self.sinks:
-            self._guard(type(sink).__name__, partial(sink.send, figures, step))
+            sink.send(figures, step)
 
-    def _guard(self, name: str, call: Callable[[], Any]) -> Any:
-        """Call a library that cannot end a run, whatever it raises: it is left out from then on."""
+
+class Background:
+    """A sink in a thread of its own: a library that raises is left out from then on, one that hangs is not waited for.
+
+    Args:
+        make: what makes the sink; the run begins when it has, or after START seconds without it.
+        say: called with a line for a person, once, where the sink fails.
+    """
+
+    START = 20.0
+
+    def __init__(self, name: str, make: "Callable[[], Sink]", say: Callable[[str], None]) -> None:
+        self.name, self.say = name, say
+        self.figures: queue.Queue[tuple[Record, int] | None] = queue.Queue(10_000)
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(make,), daemon=True)
+        self.thread.start()
+        self._wait(self.ready.wait(self.START), self.START)
+
+    def send(self, figures: Record, step: int) -> None:
+        """Add a point to each curve, soon."""
+        with suppress(queue.Full):
+            self.figures.put_nowait((figures, step))
+
+    def close(self, seconds: float) -> None:
+        """Send what is left and end; give up after some seconds."""
+        if not self.ready.is_set():
+            return
+        with suppress(queue.Full):
+            self.figures.put_nowait(None)
+        self.thread.join(seconds)
+        self._wait(not self.thread.is_alive(), seconds)
+
+    def _wait(self, answered: bool, seconds: float) -> None:
+        if not answered:
+            self.say(f"{self.name} is off: no answer for {seconds:g} s")
+
+    def _run(self, make: "Callable[[], Sink]") -> None:
         try:
-            return call()
+            sink = make()
+            self.ready.set()
+            while (item := self.figures.get()) is not None:
+                sink.send(*item)
+            sink.close()
         except Exception as error:
-            self.sinks = [sink for sink in self.sinks if type(sink).__name__ != name]
-            self.say(f"{name} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            self.say(f"{self.name} is off: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        finally:
+            self.ready.set()
 
 
 class Sink:
@@ -135,7 +198,13 @@ class Wandb(Sink):
         import wandb
 
         settings = wandb.Settings(silent=True, init_timeout=10, finish_timeout=60, console="off", disable_git=True)
+        run_id = folder / "wandb" / "id"  # a run that goes on, goes on there too
+        if not run_id.is_file():
+            run_id.parent.mkdir(exist_ok=True)
+            save_text(secrets.token_hex(8), run_id)
         options = dict(
+            id=run_id.read_text(),
+            resume="allow",
             project=cfg.EXPERIMENT.PROJECT or "edkd",
             name=folder.name,
             tags=[tag for tag in cfg.EXPERIMENT.TAG.split(",") if tag],
@@ -152,7 +221,7 @@ class Wandb(Sink):
             self.run = wandb.init(mode=mode, **options)
         except wandb.errors.Error as error:
             mode, reason = "offline", f"it cannot be reached ({type(error).__name__})"
-            self.run = wandb.init(mode=mode, **options)
+            self.run = wandb.init(mode=mode, **options | {"id": secrets.token_hex(8)})  # the other is taken
         if mode == "offline":
             say(f"wandb: recorded offline in {folder / 'wandb'}, as {reason}; 'wandb sync' uploads it later")
 

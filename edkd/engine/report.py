@@ -1,6 +1,7 @@
 """Comparing runs: a table of what they reached, and a picture of how they came there."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,10 @@ def read_run(folder: Path) -> Run:
         leaves = saved_config((folder / "config.yaml").read_text(encoding="utf-8"))
         config = str({key: value for key, value in leaves.items() if not key.startswith(_NOT_OF_A_ROW)})
         run = Run(_SEED.sub("", folder.name), config, result, history)
-        _accuracy(run, "last"), _curve(run)
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        table([run])  # raises here where something of it cannot be shown
+        if not all(map(math.isfinite, _curve(run))):
+            raise ValueError("an accuracy is no number")
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise UserError(f"{folder} holds no finished run ({type(error).__name__}: {error})") from None
     return run
 

@@ -14,8 +14,8 @@ from yacs.config import CfgNode
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, distiller_dict
-from edkd.engine.checkpoint import load_latest, load_weights, save_text
-from edkd.engine.device import amp_dtype, autocast, pick_device
+from edkd.engine.checkpoint import check_room, load_latest, load_weights, save_text
+from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.folder import claim, find_run, lock, refuse_used, run_folder
 from edkd.engine.trainer import trainer_dict
@@ -43,6 +43,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
     folder = run_folder(cfg, opts)
     checkpoint = None
     with ExitStack() as held:
+        held.enter_context(deterministic(cfg.SOLVER.DETERMINISTIC))
         if resume:
             folder = find_run(cfg, folder)
             held.enter_context(lock(folder))
@@ -52,6 +53,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
         data = get_dataset(cfg, where)
         distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
         trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
+        check_room(folder, trainer.room())
         if not resume:
             claim(folder)
             held.enter_context(lock(folder))
@@ -121,7 +123,7 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
         f"and give {path_key} the student_best of that run"
     )
     given = os.path.expanduser(given)
-    if given and not Path(given).is_file():
+    if given and not os.path.isfile(given):  # of a name that is too long it says so, where Path raises
         raise UserError(f"{path_key}: no weights of {name} at {given}; mend the path, or {train_it}")
     spec = dataset_dict[cfg.DATASET.TYPE]
     path = given or (published_weights(spec.family, name) if spec.has_published_weights else None)

@@ -359,7 +359,9 @@ def survey(folder: Path, verify: bool = False) -> tuple[str, list[Path]]:
         about = json.loads((folder / ABOUT).read_text())
         width, num_keys = KEY_BYTES + int(about["row_bytes"]), int(about["num_keys"])
         what = f"{about['teacher']} on {about['dataset']}, {about['dtype']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        if width <= KEY_BYTES or num_keys < 1 or not what.isprintable():
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{folder / ABOUT} is damaged; delete the folder") from None
     files = segment_files(folder)
     damaged = [path for path in files if verify and segment_name(folder, path.read_bytes()) != path.name]
@@ -396,7 +398,7 @@ def memo_files(folder: Path) -> list[Path]:
     """The files of a memo: its segments, what describes it, and what has not got its name yet."""
     name = rf"([0-9a-f]{{32}}|{re.escape(ABOUT)})(\.[0-9a-f]+\.partial)?"
     try:
-        return [path for path in folder.iterdir() if re.fullmatch(name, path.name)]
+        return [path for path in folder.iterdir() if re.fullmatch(name, path.name) and not path.is_dir()]
     except OSError:
         return []
 

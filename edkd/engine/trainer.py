@@ -79,8 +79,7 @@ class Trainer:
         """Run the epochs that are left; return the `summary`. A signal raises Stopped after what is done is saved."""
         solver, steps, done = self.cfg.SOLVER, len(self.data.train), len(self.history)
         total, before = solver.EPOCHS * steps, done * steps + self.step_done
-        self.logger = Logger(self.folder, self.cfg, self.history, total, before)
-        try:
+        with Logger(self.folder, self.cfg, self.history, total, before) as self.logger:
             self.logger.say(self.headline())
             if self.cfg.SOLVER.CUDA_GRAPH:
                 self.step = CapturedStep(self.train_step, self.optimizer, self.device, self.logger.say)
@@ -94,8 +93,6 @@ class Trainer:
             reached = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key.endswith("top1"))
             self.logger.say(f"{reached}  (best of epoch {result['best_epoch']})  {self.folder}")
             return result
-        finally:
-            self.logger.close()
 
     def run_epoch(self, epoch: int) -> None:
         """Train, evaluate and save; when stopped, save how far it has come."""
@@ -115,7 +112,7 @@ class Trainer:
             self.history.append(record)
             self.step_done = 0
             self.save(epoch)
-            self.logger.epoch(record, epoch * len(self.data.train))
+            self.logger.epoch(epoch * len(self.data.train))
 
     def train_epoch(self, epoch: int, first: int = 0) -> Record:
         """A pass over the training images, or what is left of it after the `first` steps."""
@@ -206,7 +203,7 @@ class Trainer:
         return (
             f"{distiller.TYPE}  {names}  {self.cfg.DATASET.TYPE}: {self.data.train.num_images} images to train on, "
             f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  "
-            f"{self.device} {self.precision()}  "
+            f"{self.device} {self.precision()}{' deterministic' if self.cfg.SOLVER.DETERMINISTIC else ''}  "
             f"{f'epochs {done + 1}-{epochs}' if done < epochs else f'all {epochs} epochs are done'}"
             f"{f' from step {self.step_done + 1}' if self.step_done else ''}  {self.folder}"
         )
@@ -247,6 +244,13 @@ class Trainer:
         self.save_latest()  # last: the files that it speaks of are there
         if self.cfg.LOG.KEEP:
             remove_numbered(self.folder, self.cfg.LOG.KEEP)
+
+    def room(self) -> int:
+        """Bytes that the checkpoints of the whole run take at most, the one that is being written included."""
+        log, model = self.cfg.LOG, sum(value.nbytes for value in self.distiller.trained_state().values())
+        slots = 1 if self.cfg.SOLVER.TYPE == "SGD" else 2  # what the optimizer keeps of each parameter
+        numbered = self.cfg.SOLVER.EPOCHS // (log.SAVE_CHECKPOINT_FREQ or math.inf)
+        return int((2 + slots) * model * (4 + min(numbered, log.KEEP or math.inf)))
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on after the last step, without the teacher's weights."""
