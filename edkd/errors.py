@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from edkd.stop import Stopped, listening
+from edkd.stop import Stopped, exit_code, listening
 
 
 class UserError(ValueError):
@@ -64,12 +64,15 @@ def run_command(main: Callable[[Sequence[str] | None], None], stopped: str = "st
     """Run a command of `tools/`: an error above, or a signal, becomes one line and the exit code that belongs to it."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8; standard error says it anyhow
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        with listening():
+    with listening():
+        try:
             main(None)
-    except (UserError, NonFiniteError, WorkerError, StorageError) as error:
-        sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
-    except (Stopped, KeyboardInterrupt) as error:
-        sys.stderr.write(f"edkd: {stopped}\n")
-        sys.exit(error.exit_code if isinstance(error, Stopped) else 130)
+        except (UserError, NonFiniteError, WorkerError, StorageError) as error:
+            sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
+            sys.exit(error.exit_code)
+        except (Stopped, KeyboardInterrupt, Exception) as error:
+            code = 130 if isinstance(error, KeyboardInterrupt) else exit_code()
+            if code is None:
+                raise
+            sys.stderr.write(f"edkd: {stopped}\n")  # also where a library has made another error of a signal
+            sys.exit(code)

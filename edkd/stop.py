@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -10,15 +10,12 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class Stopped(BaseException):
-    """A signal ended the command. Exit code 130 for SIGINT, 143 for the others."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 130 if number == signal.SIGINT else 143
+    """A signal ended the command; see `exit_code`."""
 
 
 _received: list[int] = []
 _holds = [0]
+_waiting: list[Callable[[], None]] = []
 
 
 @contextmanager
@@ -35,6 +32,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         _received.clear()
+        _waiting.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -47,14 +45,29 @@ def hold() -> Iterator[None]:
         yield
     finally:
         _holds[0] -= 1
-    if _received and not _holds[0]:
-        raise Stopped(_received.pop())
+    if not _holds[0]:
+        while _waiting:
+            _waiting.pop(0)()
+        if _received:
+            raise Stopped(_received[0])
+
+
+def exit_code() -> int | None:
+    """130 after SIGINT, 143 after the others, None where no signal has come."""
+    return (130 if _received[0] == signal.SIGINT else 143) if _received else None
+
+
+def after_hold(call: Callable[[], None]) -> None:
+    """Call now, or at the end of the `hold` that is under way."""
+    if _holds[0]:
+        _waiting.append(call)
+    else:
+        call()
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    if _holds[0]:
-        _received.append(number)
-    else:
+    _received.append(number)  # stays: where a library swallows `Stopped`, the end of the next `hold` raises it again
+    if not _holds[0]:
         raise Stopped(number)

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from edkd.dataset import dataset_dict
-from edkd.engine.cfg import CFG
-from edkd.engine.load_cfg import load_cfg
-from edkd.engine.run import evaluate_checkpoint
 from edkd.errors import ArgumentParser, run_command
+from edkd.stop import hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, evaluate, print a line."""
+    with hold():  # torch takes seconds to load, and must not be cut short by a signal
+        from edkd.dataset import dataset_dict
+        from edkd.engine.cfg import CFG
+        from edkd.engine.load_cfg import load_cfg
+        from edkd.engine.run import evaluate_checkpoint
+
     parser = ArgumentParser(description="Top-1 and top-5 accuracy of a model on the test set.")
     parser.add_argument("-m", "--model", required=True, help="name of the architecture, as resnet8x4")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="file of weights (default: the published ones)")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from edkd.engine.teacher_memo import delete_memo, find_memos, survey
 from edkd.errors import ArgumentParser, UserError, run_command
+from edkd.stop import hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -15,6 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="delete all")
     parser.add_argument("--folder", type=Path, default=Path("output/teacher_memo"), help="default: %(default)s")
     args = parser.parse_args(argv)
+
+    with hold():  # torch takes seconds to load, and must not be cut short by a signal
+        from edkd.engine.teacher_memo import delete_memo, find_memos, survey
+
     memos = find_memos(args.folder, args.memos)
     if not memos:
         print(f"no memos in {args.folder}")

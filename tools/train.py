@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edkd.errors import ArgumentParser, run_command
+from edkd.stop import hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -15,8 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys, as SOLVER.LR 0.1")
     args = parser.parse_intermixed_args(argv)
 
-    from edkd.engine.load_cfg import load_cfg  # torch takes seconds to load: --help need not wait for it
-    from edkd.engine.run import train  # and a signal meanwhile is a line, as it is later
+    with hold():  # torch takes seconds to load, and must not be cut short by a signal
+        from edkd.engine.load_cfg import load_cfg
+        from edkd.engine.run import train
 
     cfg = load_cfg(args.cfg, args.opts, args.plugin)
     train(cfg, args.opts, args.device, args.resume)

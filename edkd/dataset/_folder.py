@@ -1,7 +1,10 @@
 """Image folders `{train,val}/<class>/*`, streamed by a DataLoader as uint8 and normalised on the device."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ from edkd.dataset.augment import Normalize
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.errors import UserError, WorkerError
 from edkd.paths import DATA_ROOT
+from edkd.stop import after_hold
 
 
 class Item(NamedTuple):
@@ -113,16 +117,20 @@ class FolderLoader(Loader):
         """Images as bytes, targets and numbers of each batch of an epoch (from 1 for a training set)."""
         self.batches.epoch, self.batches.first = epoch, first
         try:
-            for batch in self.loader:
+            batches = iter(self.loader)
+            watch_workers()
+            for batch in batches:
                 if isinstance(batch, BadImage):
                     raise UserError(f"cannot read the image {batch.path} ({batch.reason}); repair or remove it")
                 yield tuple(part.to(self.device, non_blocking=True) for part in batch)
+        except WorkerError:
+            raise
         except Exception as error:  # the loader raises a worker's own anew, whatever its type
             if "DataLoader worker process" in str(error):
                 reason = f"raised {str(error).splitlines()[-1]}"
             elif "DataLoader timed out" in str(error):
                 reason = f"sent nothing for {self.loader.timeout:g} s (DATASET.WORKER_TIMEOUT)"
-            elif "DataLoader worker" in str(error):
+            elif "DataLoader worker" in str(error) or "Pin memory thread" in str(error):
                 reason = f"died: {error}"
             else:
                 raise
@@ -131,6 +139,25 @@ class FolderLoader(Loader):
     def batch(self, image: Tensor, target: Tensor, index: Tensor) -> Batch:  # type: ignore[override]
         """Normalise."""
         return Batch(self.normalize(image), target, index)
+
+
+def watch_workers() -> None:
+    """Where a worker dies torch raises, wherever the main thread is; let it wait for a `hold`, and say what it is."""
+    handler: Any = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if callable(handler) and not hasattr(handler, "is_watch") and threading.current_thread() is threading.main_thread():
+
+        def watch(number: int, frame: Any) -> None:
+            after_hold(partial(_raise_worker_error, handler, number, frame))
+
+        watch.is_watch = True  # type: ignore[attr-defined]
+        signal.signal(signal.SIGCHLD, watch)
+
+
+def _raise_worker_error(handler: Callable[[int, Any], None], number: int, frame: Any) -> None:
+    try:
+        handler(number, frame)
+    except RuntimeError as error:
+        raise WorkerError(f"a data worker died: {error}; try DATASET.NUM_WORKERS 0") from error
 
 
 def leave_the_group(worker: int) -> None:

@@ -27,9 +27,14 @@ def random_state() -> dict[str, Any]:
     """The state of these generators, in tensors and plain values."""
     name, key, *rest = np.random.get_state()
     state = {"torch": torch.get_rng_state(), "numpy": [name, torch.from_numpy(np.asarray(key, np.int64)), *rest]}
-    if torch.accelerator.is_available():
+    if _has_accelerator():
         state["accelerator"] = torch.get_device_module().get_rng_state()
     return state | {"python": random.getstate()}
+
+
+def _has_accelerator() -> bool:
+    """Whether one is in use: asking for its state would begin to use it, and take memory there."""
+    return torch.accelerator.is_available() and getattr(torch.get_device_module(), "is_initialized", lambda: True)()
 
 
 def set_random_state(state: dict[str, Any]) -> None:
@@ -38,7 +43,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, key, *rest = state["numpy"]
     np.random.set_state((name, key.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
-    if "accelerator" in state and torch.accelerator.is_available():
+    if "accelerator" in state and _has_accelerator():
         torch.get_device_module().set_rng_state(state["accelerator"])
 
 

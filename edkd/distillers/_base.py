@@ -56,6 +56,10 @@ class Distiller(nn.Module):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     """The words that a hyper-parameter can be, where it is one of a few."""
     needs_teacher: ClassVar[bool] = True
+    is_cohort: ClassVar[bool] = False
+    """Whether `student` is an `nn.ModuleList` of those that `student_names` lists."""
+    turns: int = 1
+    """Updates that a batch makes; `forward_train` is called for each with `turn`, from 0."""
     student: nn.Module
     teacher: Any
 
@@ -72,6 +76,15 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher.eval()
         return self
+
+    @classmethod
+    def student_names(cls, cfg: Any) -> list[str]:
+        """The architectures that are trained."""
+        return [cfg.DISTILLER.STUDENT]
+
+    def students(self) -> dict[str, nn.Module]:
+        """The networks that are evaluated and saved, by name."""
+        return {"student": self.student}
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
         """What the optimizer updates; a method with modules of its own adds theirs."""

@@ -9,6 +9,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from edkd.errors import StorageError, UserError, warn
 
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
-LATEST, PREVIOUS = "latest", "latest.previous"
+LATEST, PREVIOUS, DAMAGED = "latest", "latest.previous", "latest.damaged"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,9 +58,9 @@ def _replace(
         if keep and path.exists():
             os.replace(path, keep)  # a crash here leaves no `path`, but `keep`
         os.replace(partial, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that can no longer be written refuses this too
+            partial.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__  # below a complaint of torch's writer
         if not isinstance(cause, OSError):
             raise
@@ -67,6 +68,8 @@ def _replace(
         raise StorageError(
             f"cannot write {path}: {cause.strerror or cause}{room}; the file as it was is kept"
         ) from error
+    with suppress(OSError):  # not every file system can
+        _sync_folder(path.parent)
 
 
 def _size(write: Callable[[BinaryIO], Any]) -> int:
@@ -110,8 +113,8 @@ def remove_numbered(folder: Path, keep: int) -> None:
     """Remove the numbered checkpoints of a run but for the newest `keep`."""
     numbers = sorted(int(path.name[6:]) for path in folder.glob("epoch_*") if path.name[6:].isdigit())
     for number in numbers[:-keep]:
-        for name in (f"epoch_{number}", f"student_{number}"):
-            (folder / name).unlink(missing_ok=True)
+        for path in (folder / f"epoch_{number}", *folder.glob(f"student*_{number}")):
+            path.unlink(missing_ok=True)
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
@@ -133,6 +136,8 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
         if not previous.exists():
             raise
         state = load_checkpoint(previous)
+        if latest.exists():  # else the next save would keep it in place of the good one
+            os.replace(latest, folder / DAMAGED)
         warn(f"{error}; going on from {PREVIOUS}, the checkpoint before it")
         return state
 

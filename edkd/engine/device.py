@@ -68,8 +68,12 @@ def deterministic(enabled: bool) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if enabled and "does not have a deterministic implementation" in str(error):
-            operation = str(error).split(" does not have")[0]
-            raise UserError(f"SOLVER.DETERMINISTIC: {operation} has no deterministic form here; set it False") from None
+            reason = f"{str(error).split(' does not have')[0]} has no deterministic form here"
+            raise UserError(
+                f"SOLVER.DETERMINISTIC: {reason}; set it False, in a run of another EXPERIMENT.NAME"
+            ) from None
+        if enabled and (key := "CUBLAS_WORKSPACE_CONFIG") in str(error):
+            raise UserError(f"SOLVER.DETERMINISTIC needs {key}=:4096:8, and it is {os.environ[key]}") from None
         raise
     finally:
         torch.use_deterministic_algorithms(before)

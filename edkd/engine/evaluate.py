@@ -1,5 +1,6 @@
 """How good a model is on a set."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,13 +21,32 @@ def evaluate(classify: Callable[[Tensor], Tensor], loader: Loader) -> dict[str, 
     """Top-1 and top-5 accuracy (percent; top-C where there are fewer classes) and the mean cross-entropy of a set.
 
     Args:
-        classify: images (N,3,H,W) -> logits (N,C), in eval mode and in the precision that is wanted.
+        classify: images (N,3,H,W) -> logits (N,C), in eval mode and in the precision that is wanted; or (S,N,C) of S
+            students.
+
+    Returns:
+        top1, top5 and loss. Of several students these are means over them; student1_top1, ... are their own, and
+        ensemble_top1, ... are those of the mean of their probabilities.
     """
     sums: Tensor | float = 0.0
     for batch in loader.epoch():
         logits = classify(batch.image).float()
-        loss = F.cross_entropy(logits, batch.target, reduction="none")
-        sums = sums + torch.cat([top_k_hits(logits, batch.target), loss[:, None]], 1).sum(0)
+        each = logits if logits.dim() == 3 else logits[None]
+        if len(each) > 1:  # the logarithm of the mean probability
+            each = torch.cat([each, each.log_softmax(2).logsumexp(0, keepdim=True) - math.log(len(each))])
+        sums = sums + torch.stack([_sums(row, batch.target) for row in each])
     assert isinstance(sums, Tensor)
-    top1, top5, loss = (value / loader.num_images for value in sums.tolist())
-    return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
+    rows = [[value / loader.num_images for value in row] for row in sums.tolist()]
+    figures = [{"top1": 100 * top1, "top5": 100 * top5, "loss": loss} for top1, top5, loss in rows]
+    if len(figures) == 1:
+        return figures[0]
+    students = figures[:-1]
+    names = [*(f"student{i}" for i in range(1, len(figures))), "ensemble"]
+    means = {key: sum(student[key] for student in students) / len(students) for key in figures[0]}
+    return means | {f"{name}_{key}": row[key] for name, row in zip(names, figures, strict=True) for key in row}
+
+
+def _sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Hits of the first choice and of the first five, and cross-entropies, summed over the images: (3,)."""
+    loss = F.cross_entropy(logits, target, reduction="none")
+    return torch.cat([top_k_hits(logits, target), loss[:, None]], 1).sum(0)

@@ -1,5 +1,6 @@
 """The folder of a run: its name, whether it is free, and what is found there to go on with."""
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from edkd.engine.load_cfg import FREE_OF_A_NAME, FREE_ON_RESUME, changed_keys, saved_config
-from edkd.errors import StorageError, UserError
+from edkd.errors import StorageError, UserError, warn
 
 try:
     import fcntl
@@ -77,8 +78,10 @@ def lock(folder: Path) -> Iterator[None]:
         if fcntl:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{folder} is in use by another process; wait for it, or stop it") from None
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise UserError(f"{folder} is in use by another process; wait for it, or stop it") from None
+                warn(f"{folder} cannot be locked ({error.strerror}): a second process in it is not noticed")
         yield
 
 

@@ -50,6 +50,7 @@ RANGES = {  # lowest, highest (excluded); of each item where the value is a list
     "LOG.KEEP": (0, math.inf),
     "LOG.TENSORBOARD_FREQ": (0, math.inf),
     "LOG.SAVE_CHECKPOINT_FREQ": (0, math.inf),
+    "*.NUM_STUDENTS": (2, 1000),
     "*.WARMUP": (0, math.inf),
     "*.T": (1e-3, math.inf),
     "*.TEMPERATURE": (1e-3, math.inf),
@@ -310,8 +311,14 @@ def _check(cfg: CfgNode) -> None:
     if len(cfg.SOLVER.BETAS) != 2:
         raise UserError(f"SOLVER.BETAS is {cfg.SOLVER.BETAS}, but must be two numbers")
     known_models = model_names(dataset_dict[cfg.DATASET.TYPE].family)
-    _check_choice("DISTILLER.STUDENT", cfg.DISTILLER.STUDENT, known_models)
-    if distiller_dict[cfg.DISTILLER.TYPE].needs_teacher:
+    method = distiller_dict[cfg.DISTILLER.TYPE]
+    students = method.student_names(cfg)
+    for name in students:
+        key = "DISTILLER.STUDENT" if name == cfg.DISTILLER.STUDENT else f"{cfg.DISTILLER.TYPE}.STUDENTS"
+        _check_choice(key, name, known_models)
+    if method.is_cohort and len(students) < 2:
+        raise UserError(f"{cfg.DISTILLER.TYPE}.STUDENTS names {len(students)}, but it takes two to learn together")
+    if method.needs_teacher:
         _check_choice("DISTILLER.TEACHER", cfg.DISTILLER.TEACHER, known_models)
 
 

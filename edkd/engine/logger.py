@@ -40,7 +40,7 @@ class Logger:
         self.frequency = cfg.LOG.TENSORBOARD_FREQ
         self.bar = tqdm(total=total_steps, initial=done_steps, disable=None, unit="step", dynamic_ncols=True)
         self.shown = time.monotonic()
-        self.has_worklog = True
+        self.broken: set[str] = set()  # what was warned of
         self._save_history()
         sinks: list[tuple[str, Callable[[], Sink]]] = [
             ("TensorBoard", partial(TensorBoard, folder / "train.events", done_steps))
@@ -63,15 +63,21 @@ class Logger:
 
     def say(self, line: str) -> None:
         """A line for a person: on standard output and in `worklog.txt`."""
-        self.bar.write(line)
-        sys.stdout.flush()
+        try:
+            self.bar.write(line)
+            sys.stdout.flush()
+        except OSError as error:  # a pipe that is closed, a full disk
+            self._warn("standard output", error)
         try:
             with open(self.folder / "worklog.txt", "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         except OSError as error:
-            if self.has_worklog:
-                warn(f"cannot write {self.folder / 'worklog.txt'}: {error.strerror or error}; the run goes on without")
-            self.has_worklog = False
+            self._warn(str(self.folder / "worklog.txt"), error)
+
+    def _warn(self, name: str, error: OSError) -> None:
+        if name not in self.broken:
+            self.broken.add(name)
+            warn(f"cannot write {name}: {error.strerror or error}; the run goes on without")
 
     def show(self, doing: str) -> None:
         """Tell on the bar what is done between the steps; at most once a second."""
@@ -102,7 +108,8 @@ class Logger:
         """After an epoch, the last of `history`: `metrics.jsonl`, a line for a person, a point in the browsers."""
         self._save_history()
         record = self.history[-1]
-        self.say("  ".join(f"{key} {_short(value)}" for key, value in record.items() if "loss_" not in key))
+        shown = [key for key in record if key.count("_") < 2 or key.endswith("top1")]
+        self.say("  ".join(f"{key} {_short(record[key])}" for key in shown))
         self._send({f"epoch/{key}": value for key, value in record.items() if key != "epoch"}, step)
 
     def _save_history(self) -> None:
@@ -127,7 +134,7 @@ class Background:
     def __init__(self, name: str, make: "Callable[[], Sink]", say: Callable[[str], None]) -> None:
         self.name, self.say = name, say
         self.figures: queue.Queue[tuple[Record, int] | None] = queue.Queue(10_000)
-        self.ready = threading.Event()
+        self.ready, self.given_up = threading.Event(), False
         self.thread = threading.Thread(target=self._run, args=(make,), daemon=True)
         self.thread.start()
         self._wait(self.ready.wait(self.START), self.START)
@@ -139,7 +146,7 @@ class Background:
 
     def close(self, seconds: float) -> None:
         """Send what is left and end; give up after some seconds."""
-        if not self.ready.is_set():
+        if self.given_up:
             return
         with suppress(queue.Full):
             self.figures.put_nowait(None)
@@ -148,13 +155,14 @@ class Background:
 
     def _wait(self, answered: bool, seconds: float) -> None:
         if not answered:
+            self.given_up = True
             self.say(f"{self.name} is off: no answer for {seconds:g} s")
 
     def _run(self, make: "Callable[[], Sink]") -> None:
         try:
             sink = make()
             self.ready.set()
-            while (item := self.figures.get()) is not None:
+            while not self.given_up and (item := self.figures.get()) is not None:
                 sink.send(*item)
             sink.close()
         except Exception as error:
@@ -207,7 +215,7 @@ class Wandb(Sink):
             resume="allow",
             project=cfg.EXPERIMENT.PROJECT or "edkd",
             name=folder.name,
-            tags=[tag for tag in cfg.EXPERIMENT.TAG.split(",") if tag],
+            tags=[tag[:64] for tag in cfg.EXPERIMENT.TAG.split(",") if tag],  # which is as long as they may be
             dir=str(folder),
             config=json.loads(json.dumps(cfg)),
             settings=settings,
@@ -220,7 +228,7 @@ class Wandb(Sink):
                 mode = "offline"
             self.run = wandb.init(mode=mode, **options)
         except wandb.errors.Error as error:
-            mode, reason = "offline", f"it cannot be reached ({type(error).__name__})"
+            mode, reason = "offline", f"it cannot be reached ({' '.join(str(error).split())[:100]})"
             self.run = wandb.init(mode=mode, **options | {"id": secrets.token_hex(8)})  # the other is taken
         if mode == "offline":
             say(f"wandb: recorded offline in {folder / 'wandb'}, as {reason}; 'wandb sync' uploads it later")

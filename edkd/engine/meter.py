@@ -15,8 +15,8 @@ class Meter:
         self.count = 0
 
     def add(self, losses: dict[str, Tensor], logits: Tensor, target: Tensor) -> None:
-        """Add a batch: terms of the loss (means over the batch), logits (N,C), targets (N,)."""
-        top1 = (logits.argmax(1) == target).float().mean() * 100
+        """Add a batch: terms of the loss (its means), logits (N,C) or of S students (S,N,C), targets (N,)."""
+        top1 = (logits.argmax(-1) == target).float().mean() * 100
         self.names = [*losses, "top1"]
         self.sums = self.sums + torch.stack([*(loss.float() for loss in losses.values()), top1]) * len(target)
         self.count += len(target)

@@ -22,6 +22,7 @@ from edkd.engine.trainer import trainer_dict
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import DOWNLOADS, get_model, published_weights
 from edkd.paths import CONFIGS
+from edkd.stop import hold
 
 
 def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: bool = False) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
             refuse_used(folder)
         data = get_dataset(cfg, where)
         distiller = build_distiller(cfg, data).to(where).to(memory_format=torch.channels_last)
-        trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
+        with hold():  # the optimizer imports much, and an import that a signal cuts short is broken for good
+            trainer = trainer_dict[cfg.SOLVER.TRAINER](cfg, distiller, data, folder, where, checkpoint)
         check_room(folder, trainer.room())
         if not resume:
             claim(folder)
@@ -62,11 +64,12 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
 
 
 def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:
-    """Student, teacher and method, on the CPU. The student's first weights depend on SOLVER.SEED alone."""
+    """Student, teacher and method, on the CPU. A student's first weights depend on SOLVER.SEED alone."""
     method = distiller_dict[cfg.DISTILLER.TYPE]
     family = dataset_dict[cfg.DATASET.TYPE].family
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))
-    student = get_model(family, cfg.DISTILLER.STUDENT, data.num_classes)
+    students = [get_model(family, name, data.num_classes) for name in method.student_names(cfg)]
+    student = nn.ModuleList(students) if method.is_cohort else students[0]
     teacher = load_teacher(cfg, data) if method.needs_teacher else None
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     return method(student, teacher, cfg)

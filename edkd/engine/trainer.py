@@ -31,7 +31,7 @@ from edkd.engine.logger import Logger, Record
 from edkd.engine.meter import Meter
 from edkd.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from edkd.engine.teacher_memo import TeacherMemo, remember
-from edkd.errors import NonFiniteError, UserError, WorkerError
+from edkd.errors import NonFiniteError, UserError, WorkerError, warn
 from edkd.stop import Stopped, hold
 
 
@@ -103,16 +103,16 @@ class Trainer:
             record |= {f"{self.split}_{name}": value for name, value in self.evaluate(self.split).items()}
             record |= {"train_seconds": trained - start, "eval_seconds": time.perf_counter() - trained}
             self.check_finite(epoch, record)
+            with hold():
+                self.history.append(record)
+                self.step_done = 0
+                self.save(epoch)
+                self.logger.epoch(epoch * len(self.data.train))
         except (Stopped, WorkerError):
             if self.step_done:
                 self.check_update(epoch)
                 self.save_latest()
             raise
-        with hold():
-            self.history.append(record)
-            self.step_done = 0
-            self.save(epoch)
-            self.logger.epoch(epoch * len(self.data.train))
 
     def train_epoch(self, epoch: int, first: int = 0) -> Record:
         """A pass over the training images, or what is left of it after the `first` steps."""
@@ -152,25 +152,38 @@ class Trainer:
         """
         with autocast(self.amp, self.device):
             losses, logits, target = self.forward(epoch, *inputs)
+        self.update(losses, self.distiller.turns == 1)
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        for turn in range(1, self.distiller.turns):
+            with autocast(self.amp, self.device):
+                more, *_ = self.forward(epoch, *inputs, turn=turn)
+            self.update(more, turn == self.distiller.turns - 1)
+            losses |= {name: loss.detach() + losses.get(name, 0.0) for name, loss in more.items()}
+        return losses, logits.detach(), target
+
+    def update(self, losses: dict[str, Tensor], ends_step: bool) -> None:
+        """Backward, and an update of what has a gradient."""
         self.scaler.scale(losses["loss"]).backward()
-        if not self.scaler.is_enabled():  # which leaves out updates by itself
-            skip = self.watch.skip(losses, self.distiller.get_learnable_parameters())
-            if self.optimizer.defaults["fused"]:
-                self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # makes no update where this is 1
+        scaled = self.scaler.is_enabled()  # it leaves out updates by itself
+        skip = self.watch.skip(losses, [] if scaled else self.distiller.get_learnable_parameters(), ends_step)
+        if self.optimizer.defaults["fused"] and not scaled:
+            self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # makes no update where this is 1
+        elif not scaled and skip.item():  # without such an optimizer the host must look
+            return self.optimizer.zero_grad(set_to_none=True)
         if self.cfg.SOLVER.CLIP_GRAD_NORM:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.distiller.get_learnable_parameters(), self.cfg.SOLVER.CLIP_GRAD_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return {name: loss.detach() for name, loss in losses.items()}, logits.detach(), target
 
-    def forward(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def forward(self, epoch: int | Tensor, *inputs: Tensor, **more: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The batch, and what the method makes of it: the terms of the loss and their sum, the logits, the targets."""
         batch = self.data.train.batch(*inputs)
         if self.memo:
             self.memo.expect(batch)
-        logits, losses = self.distiller(image=batch.image, target=batch.target, index=batch.index, epoch=epoch)
+        about = dict(target=batch.target, index=batch.index, epoch=epoch)
+        logits, losses = self.distiller(image=batch.image, **about, **more)
         losses = {name: loss.mean() for name, loss in losses.items()}
         return losses | {"loss": torch.stack(list(losses.values())).sum()}, logits, batch.target
 
@@ -199,7 +212,8 @@ class Trainer:
     def headline(self) -> str:
         """What is about to run, in a line."""
         distiller, done, epochs = self.cfg.DISTILLER, len(self.history), self.cfg.SOLVER.EPOCHS
-        names = f"{distiller.TEACHER} -> {distiller.STUDENT}" if self.distiller.needs_teacher else distiller.STUDENT
+        names = " + ".join(self.distiller.student_names(self.cfg))
+        names = f"{distiller.TEACHER} -> {names}" if self.distiller.needs_teacher else names
         return (
             f"{distiller.TYPE}  {names}  {self.cfg.DATASET.TYPE}: {self.data.train.num_images} images to train on, "
             f"{getattr(self.data, self.split).num_images} to choose by ({self.split})  "
@@ -218,9 +232,13 @@ class Trainer:
         with autocast(self.amp, self.device):
             return evaluate(lambda image: self.distiller(image=image), getattr(self.data, split))
 
-    def best(self) -> Record:
-        """The record of the first epoch with the highest top-1."""
-        return max(self.history, key=lambda record: record[f"{self.split}_top1"])
+    def best(self, name: str = "student") -> Record:
+        """The record of the first epoch with the highest top-1 of a student, or of what stands for them all."""
+        return max(self.history, key=lambda record: record[self.top1(name)])
+
+    def top1(self, name: str) -> str:
+        """The key of a student's top-1 in a record."""
+        return f"{self.split}_top1" if name == "student" else f"{self.split}_{name}_top1"
 
     def save_latest(self) -> None:
         """Write `latest`; the one before it stays, as `latest.previous`."""
@@ -231,26 +249,40 @@ class Trainer:
     def save(self, epoch: int) -> None:
         """Write `latest` and `student_latest`; `best` if it is; numbered ones as LOG.SAVE_CHECKPOINT_FREQ says."""
         frequency = self.cfg.LOG.SAVE_CHECKPOINT_FREQ
-        names = {}
-        if frequency and epoch % frequency == 0:
-            names[f"student_{epoch}"] = f"epoch_{epoch}"
+        numbered = bool(frequency) and epoch % frequency == 0
+        self.save_students(["latest", *([str(epoch)] if numbered else [])])
+        if numbered:
+            save_checkpoint(self.state(), self.folder / f"epoch_{epoch}")
         if self.best()["epoch"] == epoch:
-            names["student_best"] = "best"
-        student = {key: value.cpu().contiguous() for key, value in self.distiller.student.state_dict().items()}
-        for student_name, whole_name in names.items():
-            save_checkpoint({"model": student}, self.folder / student_name)
-            save_checkpoint(self.state(), self.folder / whole_name)
-        save_checkpoint({"model": student}, self.folder / "student_latest")
+            save_checkpoint(self.state(), self.folder / "best")
         self.save_latest()  # last: the files that it speaks of are there
         if self.cfg.LOG.KEEP:
             remove_numbered(self.folder, self.cfg.LOG.KEEP)
+
+    def save_students(self, tags: list[str]) -> None:
+        """Write `<name>_<tag>` of each student, and `<name>_best`; of several, `student_<tag>` is the best one's."""
+        students, record = self.distiller.students(), self.history[-1]
+        leader = max(students, key=lambda name: record[self.top1(name)])
+        highest = max(self.best(name)[self.top1(name)] for name in students)
+        before = [past[self.top1(name)] for past in self.history[:-1] for name in students]
+        for name, student in students.items():
+            model = {key: value.cpu().contiguous() for key, value in student.state_dict().items()}
+            files = [f"{name}_{tag}" for tag in tags]
+            if self.best(name) is record:
+                files.append(f"{name}_best")
+            if name == leader:
+                files += [f"student_{tag}" for tag in tags]
+                if record[self.top1(name)] == highest and highest not in before:
+                    files.append("student_best")
+            for file in dict.fromkeys(files):
+                save_checkpoint({"model": model}, self.folder / file)
 
     def room(self) -> int:
         """Bytes that the checkpoints of the whole run take at most, the one that is being written included."""
         log, model = self.cfg.LOG, sum(value.nbytes for value in self.distiller.trained_state().values())
         slots = 1 if self.cfg.SOLVER.TYPE == "SGD" else 2  # what the optimizer keeps of each parameter
         numbered = self.cfg.SOLVER.EPOCHS // (log.SAVE_CHECKPOINT_FREQ or math.inf)
-        return int((2 + slots) * model * (4 + min(numbered, log.KEEP or math.inf)))
+        return int((2 + slots) * model * (4 + min(numbered, log.KEEP + 1 if log.KEEP else math.inf)))
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on after the last step, without the teacher's weights."""
@@ -266,6 +298,7 @@ class Trainer:
             "progress": progress if self.step_done else None,
             "config": self.cfg.dump(),
             "identity": self.identity,
+            "threads": torch.get_num_threads(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -282,6 +315,11 @@ class Trainer:
             self.history = state["history"]
             if self.history:
                 self.best()
+            threads = torch.get_num_threads()
+            if self.device.type == "cpu" and (was := state.get("threads", threads)) != threads:
+                warn(
+                    f"the run had {was} threads and now has {threads}: the last bits differ; OMP_NUM_THREADS sets them"
+                )
             if progress := state.get("progress"):
                 self.step_done, self.random_state = progress["step"], progress["random"]
                 set_random_state(self.random_state)  # raises here, before anything is written, where it is none
@@ -306,13 +344,17 @@ class Trainer:
             "epochs": len(self.history),
             "seed": self.cfg.SOLVER.SEED,
             "best_epoch": best["epoch"],
-            f"last_{self.split}_top1": last[f"{self.split}_top1"],
-            f"best_{self.split}_top1": best[f"{self.split}_top1"],
         }
+        tops = [key for key in last if key.startswith(self.split) and key.endswith("top1")]
+        result |= {f"last_{key}": last[key] for key in tops}
+        result |= {f"best_{key}": max(record[key] for record in self.history) for key in tops}
         if self.split == "val":
-            result["last_test_top1"] = self.evaluate("test")["top1"]
-            load_weights(self.distiller.student, self.folder / "student_best")
-            result["best_test_top1"] = self.evaluate("test")["top1"]
+            for which in ("last", "best"):
+                if which == "best":
+                    for name, student in self.distiller.students().items():
+                        load_weights(student, self.folder / f"{name}_best")
+                reached = self.evaluate("test")
+                result |= {f"{which}_test_{key}": value for key, value in reached.items() if key.endswith("top1")}
         save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
         return result
 

@@ -11,12 +11,18 @@ from edkd.errors import UserError
 from edkd.models import get_model
 
 METHODS = sorted(distiller_dict)
+COHORTS = [name for name in METHODS if distiller_dict[name].is_cohort]
+TAUGHT = [name for name in METHODS if not distiller_dict[name].is_cohort]
 
 
 def make(name, *opts):
     torch.manual_seed(0)
     cfg = load_cfg(opts=["DISTILLER.TYPE", name, *opts])
-    return distiller_dict[name](get_model("cifar", "resnet8", 10), get_model("cifar", "resnet14", 10), cfg)
+    method, student = distiller_dict[name], get_model("cifar", "resnet8", 10)
+    if method.is_cohort:
+        names = ["resnet8"] * (len(method.student_names(cfg)) - 1)
+        return method(nn.ModuleList([student, *(get_model("cifar", name, 10) for name in names)]), None, cfg)
+    return method(student, get_model("cifar", "resnet14", 10), cfg)
 
 
 def batch():
@@ -26,7 +32,7 @@ def batch():
     return dict(image=image, target=target, index=torch.arange(8), epoch=1)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TAUGHT)
 def test_a_step_trains_the_student_and_leaves_the_teacher(name):
     distiller = make(name).train()
     before = {key: value.clone() for key, value in distiller.teacher.state_dict().items()}
@@ -43,7 +49,7 @@ def test_a_step_trains_the_student_and_leaves_the_teacher(name):
     assert isinstance(distiller.get_extra_parameters(), int)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TAUGHT)
 def test_eval_gives_logits_alone(name):
     distiller = make(name).eval()
     image = batch()["image"]
@@ -65,6 +71,12 @@ def test_the_state_to_save_is_without_the_teacher():
         *[(m, f"{m}.{k}", v) for m in ("DKD", "EDKD") for k, v in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2)]],
         *[(m, f"{m}.{k}", v) for m in ("DKD", "EDKD") for k, v in [("T", 1), ("WARMUP", 5)]],
         ("EDKD", "EDKD.FORM", "reference"),
+        *[(m, f"{m}.{k}", v) for m in COHORTS for k, v in [("CE_WEIGHT", 0.5), ("KD_WEIGHT", 0.5), ("T", 5)]],
+        *[(m, f"{m}.{k}", v) for m in COHORTS for k, v in [("NUM_STUDENTS", 3), ("STUDENTS", 3 * ["resnet8"])]],
+        ("DML", "DML.UPDATE", "alternating"),
+        ("ONE", "ONE.WARMUP", 5),
+        ("KDCL", "KDCL.ENSEMBLE", "naive"),
+        ("KDCL", "KDCL.ENSEMBLE", "linear"),
     ],
 )
 def test_every_hyper_parameter_changes_the_loss(name, key, value):

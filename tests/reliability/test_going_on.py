@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from edkd.engine import run
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.teacher_memo import TeacherMemo
 from edkd.engine.trainer import Trainer
+from edkd.stop import Stopped, hold, listening
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREQUENT = ["SOLVER.CHECKPOINT_MINUTES", "0.000001"]  # a checkpoint after each step
@@ -215,6 +217,14 @@ def test_a_killed_process_costs_what_checkpoint_minutes_says(commands):
     """kill -9 in the second epoch, where a checkpoint follows each step."""
     assert commands.run("a", PLACE="step", CALL=str(STEPS + 6), SIGNAL="9") == -signal.SIGKILL
     assert load_checkpoint(commands.prefix / "distill/a/latest")["progress"]["step"] == 5
+
+
+def test_a_signal_that_a_library_swallows_is_heard_after_the_step():
+    with listening():
+        with suppress(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped), hold():
+            pass
 
 
 def test_a_second_signal_ends_at_once(words, tmp_path):

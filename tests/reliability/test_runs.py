@@ -1,7 +1,9 @@
 """Whole runs: one to a folder, the same whatever looks on, stopped before a number that is none can spread."""
 
+import errno
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -10,14 +12,17 @@ import types
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import tensorboardX
 import torch
+import torch.nn.functional as F
 from faults import STEPS, TRAIN, outcome
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import fingerprint, load_checkpoint
+from edkd.engine.folder import fcntl
 from edkd.engine.logger import Background
 from edkd.engine.trainer import Trainer
 
@@ -80,6 +85,56 @@ def test_a_folder_in_use_is_refused(train, tmp_path):
         assert "is in use by another process" in refused.err
         process.kill()
     assert train("a", "--resume").code == 0
+
+
+@pytest.mark.skipif(fcntl is None, reason="there are no such locks")
+def test_a_file_system_without_locks_is_warned_of(train, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    done = train("a", "SOLVER.EPOCHS", "1")
+    assert done.code == 0
+    assert "cannot be locked (No locks available): a second process in it is not noticed" in done.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_standard_output_that_is_full_or_closed_ends_no_run(words, tmp_path):
+    command = [sys.executable, TRAIN, *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, "full"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert "cannot write standard output: No space left on device; the run goes on without" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "distill/full/result.json").exists()
+
+
+class Grows(Distiller):
+    """Has another term from the second epoch on."""
+
+    def forward_train(self, image, target, **kwargs):
+        logits, _ = self.student(image)
+        losses = {"loss_ce": F.cross_entropy(logits, target)}
+        return logits, losses | ({"loss_late": 0.1 * logits.square().mean()} if kwargs["epoch"] > 1 else {})
+
+
+def test_a_method_may_have_other_terms_in_other_epochs(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(distiller_dict, "NONE", Grows)
+    assert train("whole", "DISTILLER.TYPE", "NONE").code == 0
+    assert train("a", "DISTILLER.TYPE", "NONE", "SOLVER.EPOCHS", "1").code == 0
+    assert train("a", "DISTILLER.TYPE", "NONE", "--resume").code == 0
+    assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
+
+
+def test_another_number_of_threads_is_warned_of(train):
+    assert train("a", "SOLVER.EPOCHS", "1").code == 0
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        again = train("a", "--resume")
+    finally:
+        torch.set_num_threads(before)
+    assert again.code == 0
+    assert f"the run had {before} threads and now has {before + 1}" in again.err
 
 
 PLACES = {
@@ -174,6 +229,31 @@ def test_a_faulty_data_worker_ends_the_run(image_folder, tmp_path, figure, fault
     assert load_checkpoint(tmp_path / "distill/a/latest")["epoch"] == 1
     figure("R11", f"a data worker that {fault}: named, exit 4, {seconds:.1f} s later (timeout 3 s)")
     assert seconds < 3 + 5
+
+
+def test_a_worker_that_dies_during_a_step_costs_nothing(image_folder, tmp_path):
+    """torch tells of it by a signal, wherever the main process is: the step is finished and saved first."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import multiprocessing, os, time\n"
+        "from edkd.engine.trainer import Trainer\n"
+        "step, calls = Trainer.train_step, []\n"
+        "def kills(self, *inputs):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 4:\n"
+        "        os.kill(multiprocessing.active_children()[0].pid, 9)\n"
+        "        time.sleep(1)\n"
+        "    return step(self, *inputs)\n"
+        "Trainer.train_step = kills\n"
+    )
+    command = [sys.executable, TRAIN, *image_folder, "DATASET.NUM_WORKERS", "2", "EXPERIMENT.NAME"]
+    done = subprocess.run([*command, "a", "--plugin", plugin], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 4, done.stderr
+    assert "a data worker died" in done.stderr
+    assert load_checkpoint(tmp_path / "distill/a/latest")["progress"]["step"] == 1
+    for words in (["a", "--resume"], ["whole"]):
+        assert subprocess.run([*command, *words], timeout=100).returncode == 0
+    assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 
 @pytest.mark.parametrize("method", [name for name, cls in distiller_dict.items() if cls.needs_teacher])
@@ -286,7 +366,7 @@ def test_deterministic_refuses_what_is_not(train, monkeypatch):
     monkeypatch.setitem(distiller_dict, "NONE", Scatters)
     refused = train("a", "DISTILLER.TYPE", "NONE", "SOLVER.DETERMINISTIC", "True", "SOLVER.AMP", "off")
     assert refused.code == 2
-    assert "SOLVER.DETERMINISTIC: put_ has no deterministic form here; set it False" in refused.err
+    assert "SOLVER.DETERMINISTIC: put_ has no deterministic form here; set it False, in a run of another" in refused.err
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -1,5 +1,6 @@
 """Files are whole, or as they were: whatever ends the process, and however full the disk is."""
 
+import errno
 import io
 import itertools
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import namedtuple
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +107,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, figure):
     assert kept == 200
 
 
+def test_a_disk_that_turns_read_only(tmp_path, monkeypatch):
+    """It refuses to write, and also to remove what was never written."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StorageError, match="latest: Read-only file system; the file as it was is kept"):
+        save_checkpoint({"epoch": 1}, tmp_path / "latest")
+
+
 def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
     assert train("whole").code == 0
     save, calls = Trainer.save, []
@@ -134,14 +148,22 @@ def test_a_disk_that_is_full_at_the_start(train, tmp_path, monkeypatch):
 
 
 def test_the_room_that_is_asked_for_is_enough_and_not_much_more(train, tmp_path, monkeypatch):
-    asked = []
+    asked, used = [], []
     monkeypatch.setattr("edkd.engine.run.check_room", lambda folder, size: asked.append(size))
-    for solver in ("SGD", "Adam"):
-        assert train(solver, "SOLVER.TYPE", solver, "LOG.SAVE_CHECKPOINT_FREQ", "2").code == 0
-    for solver, size in zip(("SGD", "Adam"), asked, strict=True):
-        files = (tmp_path / "distill" / solver).iterdir()
-        used = sum(path.stat().st_size for path in files if path.is_file())
-        assert used < size < 2 * used
+    replace = os.replace
+
+    def measure(source, target):  # just before a new file takes the place of an old one, most is used
+        files = Path(source).parent.iterdir()
+        used[-1] = max(used[-1], sum(path.stat().st_size for path in files if path.is_file()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", measure)
+    for solver, method, keep in (("SGD", "KD", 0), ("Adam", "KD", 0), ("SGD", "NONE", 1), ("SGD", "DML", 1)):
+        used.append(0)
+        opts = ["SOLVER.TYPE", solver, "DISTILLER.TYPE", method, "LOG.SAVE_CHECKPOINT_FREQ", "1", "LOG.KEEP", keep]
+        assert train(f"{solver} {method} {keep}", *opts).code == 0
+    for most, size in zip(used, asked, strict=True):
+        assert most < size < 2 * most
 
 
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(train, tmp_path):
@@ -152,6 +174,7 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(train, tmp_path):
     assert again.code == 0
     assert again.err.startswith("edkd: warning: ")
     assert "latest.previous" in again.err
+    assert (latest.parent / "latest.damaged").exists()
     assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 

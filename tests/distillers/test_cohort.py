@@ -1,0 +1,198 @@
+"""Students that learn from one another: the losses, who learns from whom, and what a batch costs."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edkd.distillers import distiller_dict, dml_loss
+from edkd.distillers.dml import mutual_loss
+from edkd.distillers.kdcl import collaborative_logits
+from edkd.engine.load_cfg import load_cfg
+from edkd.models import get_model
+
+COHORTS = [name for name, cls in distiller_dict.items() if cls.is_cohort]
+
+
+def make(name, *opts, students=("resnet8", "resnet14", "wrn_16_1")):
+    torch.manual_seed(0)
+    cfg = load_cfg(opts=["DISTILLER.TYPE", name, f"{name}.STUDENTS", str(list(students)), *opts])
+    return distiller_dict[name](nn.ModuleList(get_model("cifar", s, 10) for s in students), None, cfg).train()
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(8, 3, 32, 32, generator=generator)
+    return dict(image=image, target=torch.randint(10, (8,), generator=generator), index=torch.arange(8), epoch=1)
+
+
+def random_logits(students=3, scale=1.0):
+    generator = torch.Generator().manual_seed(2)
+    logits = scale * torch.randn(students, 6, 5, generator=generator).double()
+    return logits, torch.randint(5, (6,), generator=generator)
+
+
+def test_golden(golden):
+    cases = json.loads((golden / "losses.json").read_text())
+    arrays = np.load(golden / "losses.npz")
+    seen = 0
+    for case in (case for case in cases if case["loss"] == "dml"):
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+            logits = [torch.from_numpy(arrays[name]).to(dtype) for name in case["inputs"]["logits_students"]]
+            logits = [row.requires_grad_() for row in logits]
+            loss = dml_loss(logits, torch.from_numpy(arrays[case["inputs"]["target"]]))
+            gradients = torch.autograd.grad(loss, logits)
+            assert loss.item() == pytest.approx(case["value"], rel=tolerance)
+            for gradient, name in zip(gradients, case["grads"], strict=True):
+                torch.testing.assert_close(
+                    gradient, torch.from_numpy(arrays[name]).to(dtype), rtol=tolerance, atol=1e-9
+                )
+            seen += 1
+    assert seen >= 6
+
+
+def test_the_loss_by_the_formula():
+    """The sum over students of CE_i + 1 / (S - 1) sum_j KL(p_j || p_i), with probabilities."""
+    logits, target = random_logits()
+    p = logits.softmax(2)
+    expected = F.cross_entropy(logits.flatten(0, 1), target.repeat(3)) * 3
+    for i in range(3):
+        for j in {0, 1, 2} - {i}:
+            expected += (p[j] * (p[j] / p[i]).log()).sum(1).mean() / 2
+    torch.testing.assert_close(dml_loss(logits, target), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_logits(dtype):
+    logits, _ = random_logits(scale=1.0)
+    logits = (1e4 * logits.sign()).to(dtype).requires_grad_()
+    loss = mutual_loss(logits[0], [logits[1], logits[2]], 4.0)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.isfinite()
+    assert loss > 1
+    assert gradient.isfinite().all()
+    assert not gradient[1:].any()
+
+
+def test_students_that_agree_have_nothing_to_learn():
+    logits = random_logits(1)[0].expand(2, -1, -1).clone().requires_grad_()
+    loss = mutual_loss(logits[0], [logits[1]])
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-12
+    assert torch.autograd.gradcheck(
+        lambda z: mutual_loss(z, [random_logits()[0][1]], 3.0), random_logits()[0][0].requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("name", COHORTS)
+def test_all_students_learn_and_no_other_ones_loss_reaches_them(name):
+    distiller = make(name)
+    logits, losses = distiller(**batch())
+    assert logits.shape == (3, 8, 10)
+    assert not logits.requires_grad
+    own = [loss for key, loss in losses.items() if key.endswith("_student2")]
+    assert len(own) == 2
+    sum(own).backward(retain_graph=True)
+    assert all(p.grad is not None for p in distiller.student[1].parameters())
+    others = [p for i in (0, 2) for p in distiller.student[i].parameters()]
+    assert not any(p.grad is not None and p.grad.any() for p in others)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in distiller.get_learnable_parameters())
+    assert set(distiller.get_learnable_parameters()) == set(distiller.parameters())
+    assert distiller.get_extra_parameters() == sum(p.numel() for p in distiller.parameters()) - sum(
+        p.numel() for p in distiller.student.parameters()
+    )
+
+
+@pytest.mark.parametrize("name", COHORTS)
+def test_each_student_is_asked_once(name):
+    distiller, calls = make(name), Counter()
+    for i, student in enumerate(distiller.student):
+        student.register_forward_hook(lambda *args, i=i: calls.update([i]))
+    distiller(**batch())
+    assert calls == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("name", COHORTS)
+def test_evaluation_gives_the_logits_of_each(name):
+    distiller, image = make(name).eval(), batch()["image"]
+    with torch.no_grad():
+        expected = torch.stack([student(image)[0] for student in distiller.student])
+        assert torch.equal(distiller(image=image), expected)
+    assert list(distiller.students()) == ["student1", "student2", "student3"]
+
+
+def test_alternating_is_algorithm_1():
+    """By hand, with an optimizer for each: student i learns from what its peers say after their own update."""
+    distiller, by_hand, about = make("DML", "DML.UPDATE", "alternating"), make("DML").student, batch()
+    assert distiller.turns == 3
+    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), lr=0.05, momentum=0.9)
+    own = [torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9) for student in by_hand]
+    image, target = about["image"], about["target"]
+    for _ in range(2):
+        for turn in range(3):
+            _, losses = distiller(**about, turn=turn)
+            assert list(losses) == [f"loss_ce_student{turn + 1}", f"loss_kd_student{turn + 1}"]
+            sum(losses.values()).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        said = [student(image)[0] for student in by_hand]
+        for i, student in enumerate(by_hand):
+            peers = [logits.detach() for j, logits in enumerate(said) if j != i]
+            divergence = (
+                sum(F.kl_div(said[i].log_softmax(1), peer.softmax(1), reduction="batchmean") for peer in peers) / 2
+            )
+            (F.cross_entropy(said[i], target) + divergence).backward()
+            own[i].step()
+            own[i].zero_grad()
+            with torch.no_grad():
+                said[i] = student(image)[0] if i < 2 else said[i]
+    for ours, theirs in zip(distiller.student.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_collaborative_logits():
+    logits, target = random_logits(3, 2.0)
+    rows = torch.arange(6)
+
+    def loss(z):
+        return F.cross_entropy(z, target, reduction="none")
+
+    own = torch.stack([loss(z) for z in logits])
+    torch.testing.assert_close(loss(collaborative_logits(logits, target, "naive")), own.amin(0))
+    minlogit = collaborative_logits(logits, target, "minlogit")
+    assert not minlogit[rows, target].any()
+    torch.testing.assert_close(minlogit, (logits - logits[:, rows, target][:, :, None]).min(0).values)
+    assert (loss(minlogit) >= own.amax(0) - 1e-12).logical_or(loss(minlogit) >= own.amin(0)).all()
+    linear = loss(collaborative_logits(logits, target, "linear")).mean()
+    grid = torch.cartesian_prod(*2 * [torch.linspace(0, 1, 41).double()])
+    sums = [
+        loss(a * logits[0] + b * logits[1] + (1 - a - b) * logits[2]).mean() for a, b in grid.tolist() if a + b <= 1
+    ]
+    assert linear <= min(own.mean(1))
+    assert linear <= 1.02 * min(sums)
+
+
+def test_the_peers_of_okddip_have_targets_of_their_own():
+    """With projections of zero the attention is even and each target is the mean, as the leader's always is."""
+    distiller, about = make("OKDDip"), batch()
+    for linear in [*distiller.queries, *distiller.keys]:
+        nn.init.zeros_(linear.weight)
+    logits, losses = distiller(**about)
+    mean = (logits[:2].double() / 3).softmax(2).mean(0)
+    for i, row in enumerate(logits.double(), 1):
+        expected = 9 * F.kl_div((row / 3).log_softmax(1), mean, reduction="batchmean")
+        assert losses[f"loss_kd_student{i}"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_gate_of_one_learns_from_the_labels_alone():
+    distiller = make("ONE")
+    _, losses = distiller(**batch())
+    sum(loss for key, loss in losses.items() if "kd" in key).backward(retain_graph=True)
+    assert distiller.gate.weight.grad is None
+    losses["loss_ce_ensemble"].backward()
+    assert distiller.gate.weight.grad.any()
