@@ -279,10 +279,12 @@ class Trainer:
 
     def room(self) -> int:
         """Bytes that the checkpoints of the whole run take at most, the one that is being written included."""
-        log, model = self.cfg.LOG, sum(value.nbytes for value in self.distiller.trained_state().values())
-        slots = 1 if self.cfg.SOLVER.TYPE == "SGD" else 2  # what the optimizer keeps of each parameter
+        log, whole = self.cfg.LOG, sum(value.nbytes for value in self.distiller.trained_state().values())
+        whole *= 2 if self.cfg.SOLVER.TYPE == "SGD" else 3  # with what the optimizer keeps of each parameter
+        each = [sum(value.nbytes for value in s.state_dict().values()) for s in self.distiller.students().values()]
+        students = sum(each) + (max(each) if len(each) > 1 else 0)
         numbered = self.cfg.SOLVER.EPOCHS // (log.SAVE_CHECKPOINT_FREQ or math.inf)
-        return int((2 + slots) * model * (4 + min(numbered, log.KEEP + 1 if log.KEEP else math.inf)))
+        return int((whole + students) * (4 + min(numbered, log.KEEP + 1 if log.KEEP else math.inf)))
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on after the last step, without the teacher's weights."""

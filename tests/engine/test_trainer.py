@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from edkd.dataset import Batch, get_dataset
 from edkd.distillers import distiller_dict
@@ -33,7 +34,9 @@ def make(method, folder, *opts):
             *opts,
         ]
     )
-    student, teacher = get_model("cifar", "resnet8", 10), get_model("cifar", "resnet8", 10)
+    students = [get_model("cifar", "resnet8", 10) for _ in distiller_dict[method].student_names(cfg)]
+    student = nn.ModuleList(students) if distiller_dict[method].is_cohort else students[0]
+    teacher = get_model("cifar", "resnet8", 10) if distiller_dict[method].needs_teacher else None
     trainer = Trainer(cfg, distiller_dict[method](student, teacher, cfg), get_dataset(cfg, CPU), folder, CPU)
     trainer.memo = remember(trainer.distiller, trainer.data.train, cfg, CPU, trainer.amp, [1], lambda line: None)
     if trainer.memo:

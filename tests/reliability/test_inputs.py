@@ -699,7 +699,7 @@ def typos(draw):
         yield [f"{typo(group, {key.split('.')[0] for key in keys}, draw)}.X", "1"], group
     for model in draw.sample(models, 8):
         yield ["DISTILLER.STUDENT", typo(model, models, draw)], model
-    for method in 2 * list(distiller_dict):
+    for method in distiller_dict:
         yield ["DISTILLER.TYPE", typo(method, distiller_dict, draw)], method
 
 
