@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from edkd.dataset import get_dataset
 from edkd.distillers import distiller_dict
@@ -38,7 +39,8 @@ def make_trainer(student: str, teacher: str, method: str, device: torch.device, 
     cfg = load_cfg(opts=[*words, "LOG.WANDB", "False", "LOG.PREFIX", str(folder), *opts])
     data = get_dataset(cfg, device)
     torch.manual_seed(0)
-    network, frozen = get_model("cifar", student, data.num_classes), None
+    students = [get_model("cifar", name, data.num_classes) for name in distiller_dict[method].student_names(cfg)]
+    network, frozen = nn.ModuleList(students) if distiller_dict[method].is_cohort else students[0], None
     if distiller_dict[method].needs_teacher:
         frozen = get_model("cifar", teacher, data.num_classes)
         if (weights := Path(published_weights("cifar", teacher) or "")).is_file():

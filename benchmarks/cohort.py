@@ -1,0 +1,51 @@
+"""A step of two students that learn from one another, against one step of each alone, in one process and in turn.
+
+python benchmarks/cohort.py [--student STUDENT] [--method METHOD] [--device DEVICE] [--rounds N] [--steps N]
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from _common import in_turn, machine, make_trainer, say
+
+from edkd.engine.device import pick_device
+from edkd.engine.trainer import Trainer
+from edkd.errors import ArgumentParser, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and measure."""
+    parser = ArgumentParser(description="What learning together costs.")
+    parser.add_argument("--student", default="resnet20")
+    parser.add_argument("--method", default="DML")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="in a round (default: %(default)s)")
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    alone = [make_trainer(args.student, "", "NONE", device) for _ in range(2)]
+    together = make_trainer(args.student, "", args.method, device, [f"{args.method}.NUM_STUDENTS", "2"])
+    say(f"{machine(device)}; CIFAR-100, batch 64, two {args.student}, {args.method}, {together.precision()}")
+    runs = {"alone": [steps(trainer) for trainer in alone], "together": [steps(together)]}
+
+    def run(name: str) -> None:
+        for trainer_steps in runs[name]:
+            for _ in range(args.steps):
+                next(trainer_steps)
+
+    seconds = in_turn({name: lambda name=name: run(name) for name in runs}, args.rounds, device)
+    for name, value in seconds.items():
+        say(f"  {name:9} {1e3 * value / args.steps:7.1f} ms a step of both")
+    say(f"  together / alone {seconds['together'] / seconds['alone']:.3f}")
+
+
+def steps(trainer: Trainer) -> Iterator[torch.Tensor]:
+    """Training steps without end; a figure is read nowhere."""
+    trainer.distiller.train()
+    while True:
+        for inputs in trainer.data.train.inputs(1):
+            yield trainer.train_step(1, *inputs)[0]["loss"]
+
+
+if __name__ == "__main__":
+    run_command(main)
