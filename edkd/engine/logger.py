@@ -129,7 +129,7 @@ class Background:
         say: called with a line for a person, once, where the sink fails.
     """
 
-    START = 20.0
+    START = 45.0
 
     def __init__(self, name: str, make: "Callable[[], Sink]", say: Callable[[str], None]) -> None:
         self.name, self.say = name, say
