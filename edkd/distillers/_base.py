@@ -58,6 +58,8 @@ class Distiller(nn.Module):
     needs_teacher: ClassVar[bool] = True
     is_cohort: ClassVar[bool] = False
     """Whether `student` is an `nn.ModuleList` of those that `student_names` lists."""
+    min_students: ClassVar[int] = 1
+    """The least number of them."""
     turns: int = 1
     """Updates that a batch makes; `forward_train` is called for each with `turn`, from 0."""
     student: nn.Module

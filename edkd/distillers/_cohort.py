@@ -25,6 +25,7 @@ class Cohort(Distiller):
 
     needs_teacher = False
     is_cohort = True
+    min_students = 2
     student: nn.ModuleList
 
     @classmethod
@@ -40,7 +41,7 @@ class Cohort(Distiller):
     def forward_students(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (S,N,C) of the students for images (N,3,H,W), and their pooled features, S tensors (N,D)."""
         logits, features = zip(*(student(image) for student in self.student), strict=True)
-        return torch.stack(logits), [feature["pooled_feat"] for feature in features]
+        return torch.stack(logits), [feature["pooled_feat"].flatten(1) for feature in features]
 
     def forward_test(self, image: Tensor) -> Tensor:
         """Logits (S,N,C) of the students for images (N,3,H,W)."""
@@ -82,5 +83,6 @@ def soft_log_probabilities(logits: Tensor, temperature: float) -> Tensor:
 
 
 def feature_sizes(students: Sequence[nn.Module]) -> list[int]:
-    """D of each student's pooled features: what its classifier, the last linear layer, takes in."""
-    return [[m.in_features for m in student.modules() if isinstance(m, nn.Linear)][-1] for student in students]
+    """D of each student's pooled features: what its classifier, the last layer with weights, takes in."""
+    layers = [[m for m in student.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1] for student in students]
+    return [layer.weight.shape[1] for layer in layers]

@@ -4,6 +4,7 @@ Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo, "Online Knowledge Distil
 CVPR 2020.
 """
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from edkd.distillers._base import register
 from edkd.distillers._cohort import COHORT, Cohort, cohort_losses, soft_log_probabilities
 from edkd.distillers._common import at_least_float32
 
-ROUNDS, RATE = 20, 1.0
-"""Of exponentiated gradient, which finds the weights of `linear`."""
+ROUNDS = 40
+"""Of exponentiated gradient, which brings the weights of `linear` to within about 1 % of the least cross-entropy."""
 
 
 def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tensor:
@@ -24,7 +25,7 @@ def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tenso
         logits: (S,N,C).
         target: (N,), class numbers.
         ensemble: `naive`: of each image, those of the student with the least cross-entropy. `linear`: their sum
-            with the weights, >= 0 and of sum 1, that have the least cross-entropy in the batch. `minlogit`: of each
+            with the weights, >= 0 and of sum 1, that have about the least cross-entropy in the batch. `minlogit`: of each
             class the least logit, those of the target being taken off first.
     """
     logits = at_least_float32(logits.detach())
@@ -36,10 +37,10 @@ def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tenso
         best = log_p.argmax(0)[None].expand(1, number, classes)
         return logits.gather(0, best)[0]
     scores = logits.new_zeros(size)
-    for _ in range(ROUNDS):  # the loss is convex in the weights; its gradient is written out
+    for i in range(1, ROUNDS + 1):  # the loss is convex in the weights; its gradient is written out
         error = weighted_sum(scores.softmax(0), logits).softmax(1) - F.one_hot(target, classes)
         gradient = (logits * error).sum((1, 2)) / number
-        scores = scores - RATE * gradient / gradient.abs().amax().clamp(min=1.0)
+        scores = scores - 2 / math.sqrt(i) * gradient / gradient.abs().amax().clamp(min=1e-12)
     return weighted_sum(scores.softmax(0), logits)
 
 

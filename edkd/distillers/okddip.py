@@ -29,8 +29,9 @@ class OKDDip(Cohort):
     as given in a target: of it only the projections learn. The model to use is the leader.
     """
 
+    min_students = 3
     defaults = dict(
-        **COHORT | dict(NUM_STUDENTS=4),  # the last one leads
+        **COHORT | dict(NUM_STUDENTS=4),  # the last one leads, >= 3
         CE_WEIGHT=1.0,  # of the cross-entropies with the labels
         KD_WEIGHT=1.0,  # of the divergences
         T=3.0,  # softens the predictions, > 0

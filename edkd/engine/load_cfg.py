@@ -315,9 +315,9 @@ def _check(cfg: CfgNode) -> None:
     students = method.student_names(cfg)
     for name in students:
         key = "DISTILLER.STUDENT" if name == cfg.DISTILLER.STUDENT else f"{cfg.DISTILLER.TYPE}.STUDENTS"
-        _check_choice(key, name, known_models)
-    if method.is_cohort and len(students) < 2:
-        raise UserError(f"{cfg.DISTILLER.TYPE}.STUDENTS names {len(students)}, but it takes two to learn together")
+        _check_choice(key, str(name), known_models)
+    if len(students) < method.min_students:
+        raise UserError(f"{cfg.DISTILLER.TYPE} takes {method.min_students} students or more, not {len(students)}")
     if method.needs_teacher:
         _check_choice("DISTILLER.TEACHER", cfg.DISTILLER.TEACHER, known_models)
 

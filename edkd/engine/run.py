@@ -64,7 +64,7 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
 
 
 def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:
-    """Student, teacher and method, on the CPU. A student's first weights depend on SOLVER.SEED alone."""
+    """Student, teacher and method, on the CPU. The first student's first weights depend on SOLVER.SEED alone."""
     method = distiller_dict[cfg.DISTILLER.TYPE]
     family = dataset_dict[cfg.DATASET.TYPE].family
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))

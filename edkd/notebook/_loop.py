@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from edkd.distillers.dml import mutual_loss
 from edkd.engine.meter import Meter
-from edkd.errors import NonFiniteError
+from edkd.errors import NonFiniteError, UserError
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(logits of a student, logits of a peer) (N,C) -> a scalar."""
@@ -30,8 +30,11 @@ def logits_of(model: nn.Module, image: Tensor) -> Tensor:
 
 def batches(loader: Iterable[Any], device: torch.device, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
     """(image, target) of each batch on the device, with a progress bar."""
+    image = None
     for image, target in tqdm(loader, desc=doing, leave=False, disable=None, dynamic_ncols=True):
         yield image.to(device), target.to(device)
+    if image is None:
+        raise UserError(f"{doing}: the loader yields nothing")
 
 
 def student_loss(logits: Sequence[Tensor], target: Tensor, i: int, divergence: Divergence) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Deep mutual learning of networks that you bring, in an interface known from KD_Lib."""
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class DML:
         self.device, self.log, self.logdir = pick_device(str(device)), log, Path(logdir)
         self.history: list[list[dict[str, float]]] = []
         self.best_accuracy, self.best_student = -1.0, self.student_cohort[0]
+        self.best_state: dict[str, torch.Tensor] = {}
 
     def train_students(
         self,
@@ -67,6 +69,8 @@ class DML:
         Returns:
             For each epoch and student: loss, loss_ce, loss_kd and top1 of training, and test_loss, test_top1.
         """
+        if plot_losses and not find_spec("matplotlib"):
+            raise UserError("plot_losses needs matplotlib: pip install matplotlib, or give plot_losses=False")
         writer = self._writer()
         for epoch in range(len(self.history) + 1, len(self.history) + epochs + 1):
             trained = train_cohort(
@@ -86,11 +90,13 @@ class DML:
             for i, figures in enumerate(record):
                 if figures["test_top1"] > self.best_accuracy:
                     self.best_accuracy, self.best_student = figures["test_top1"], self.student_cohort[i]
-                    if save_model:
-                        self._save(Path(save_model_path))
+                    state = self.best_student.state_dict()
+                    self.best_state = {key: value.detach().cpu().clone() for key, value in state.items()}
                 for name, value in figures.items():
                     if writer:
                         writer.add_scalar(f"student{i + 1}/{name}", value, epoch)
+            if save_model:
+                self._save(Path(save_model_path))
             accuracies = "  ".join(f"student {i + 1} {figures['test_top1']:.2f} %" for i, figures in enumerate(record))
             tqdm.write(f"epoch {epoch}: {accuracies}  ensemble {tested[-1]['accuracy']:.2f} %")
         if writer:
@@ -127,8 +133,7 @@ class DML:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from None
-        state = self.best_student.state_dict()
-        save_checkpoint({"model": {key: value.cpu().contiguous() for key, value in state.items()}}, path)
+        save_checkpoint({"model": self.best_state}, path)
 
     def _plot(self) -> None:
         from matplotlib.figure import Figure

@@ -72,12 +72,15 @@ class BaseDistiller:
                 raise UserError(f"{checkpoint} holds no such {name} ({type(error).__name__})") from None
         return int(state["epoch"]) + 1
 
-    def save(self, epoch: int, student: nn.Module, teacher: nn.Module, optimizer: optim.Optimizer) -> Path:
-        """Write all three; returns the path of the file."""
+    def save(
+        self, epoch: int, student: nn.Module | None, teacher: nn.Module | None, optimizer: optim.Optimizer | None
+    ) -> Path:
+        """Write those that are given; returns the path of the file."""
         self.logdir.mkdir(parents=True, exist_ok=True)
         path = self.logdir / f"checkpoint_{epoch}.pt"
         parts: dict[str, Any] = {"student": student, "teacher": teacher, "optimizer": optimizer}
-        save_checkpoint({"epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}, path)
+        states = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        save_checkpoint({"epoch": epoch} | states, path)
         return path
 
     def init_tensorboard_logger(self) -> None:
@@ -102,10 +105,12 @@ class BaseDistiller:
         """{"Validation/Loss", "Validation/Accuracy" (percent)}; the student is put back into the mode it was in."""
         meter, mode, device = Meter(), student.training, _device_of(student)
         student.eval()
-        for image, target in batches(dataloader, device, "validation"):
-            logits = logits_of(student, image)
-            meter.add({"loss": objective(logits.log_softmax(1), target)}, logits, target)
-        student.train(mode)
+        try:
+            for image, target in batches(dataloader, device, "validation"):
+                logits = logits_of(student, image)
+                meter.add({"loss": objective(logits.log_softmax(1), target)}, logits, target)
+        finally:
+            student.train(mode)
         figures = meter.read()
         return {"Validation/Loss": figures["loss"], "Validation/Accuracy": figures["top1"]}
 
@@ -158,29 +163,35 @@ class HintonDistiller(BaseDistiller):
         meter, mode, device = Meter(), teacher.training, _device_of(student)
         teacher.to(device).eval()
         student.train()
-        with (
-            output_of(student, self.studentLayer, "studentLayer") as said_student,
-            output_of(teacher, self.teacherLayer, "teacherLayer") as said_teacher,
-        ):
-            for image, target in batches(dataloader, device, "training"):
-                logits = logits_of(student, image)
-                with torch.no_grad():
-                    teacher(image)
-                a_student, a_teacher = said_student[-1].flatten(1), said_teacher[-1].flatten(1)
-                if a_student.shape != a_teacher.shape:
-                    shapes = f"{tuple(a_student.shape)} and {tuple(a_teacher.shape)}"
-                    raise UserError(f"studentLayer and teacherLayer give {shapes}; name two that agree")
-                matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
-                labelled = objective(logits.log_softmax(1), target)
-                loss = (1 - self.alpha) * matched + self.alpha * labelled
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                terms = {"Loss": loss.detach(), "Distillation": matched.detach(), "Objective": labelled.detach()}
-                meter.add(terms, logits.detach(), target)
-                said_student.clear()
-                said_teacher.clear()
-        teacher.train(mode)
+        try:
+            with (
+                output_of(student, self.studentLayer, "studentLayer") as said_student,
+                output_of(teacher, self.teacherLayer, "teacherLayer") as said_teacher,
+            ):
+                for image, target in batches(dataloader, device, "training"):
+                    logits = logits_of(student, image)
+                    with torch.no_grad():
+                        teacher(image)
+                    if not (said_student and said_teacher):
+                        raise UserError(
+                            "studentLayer or teacherLayer is a layer that its network does not call; name another"
+                        )
+                    a_student, a_teacher = said_student[-1].flatten(1), said_teacher[-1].flatten(1)
+                    if a_student.shape != a_teacher.shape:
+                        shapes = f"{tuple(a_student.shape)} and {tuple(a_teacher.shape)}"
+                        raise UserError(f"studentLayer and teacherLayer give {shapes}; name two that agree")
+                    matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
+                    labelled = objective(logits.log_softmax(1), target)
+                    loss = (1 - self.alpha) * matched + self.alpha * labelled
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    terms = {"Loss": loss.detach(), "Distillation": matched.detach(), "Objective": labelled.detach()}
+                    meter.add(terms, logits.detach(), target)
+                    said_student.clear()
+                    said_teacher.clear()
+        finally:
+            teacher.train(mode)
         figures = finite(meter.read(), "training")
         return {f"Train/{'Accuracy' if name == 'top1' else name}": value for name, value in figures.items()}
 

@@ -46,6 +46,11 @@ DEFAULT_CONFIG: dict[str, Any] = {
 }
 
 
+LOWEST = dict(model_num=2, epochs=1, batch_size=1, step_size=1, print_freq=1, num_classes=2, save_freq=0, num_workers=0)
+LOWEST |= dict(lr=0, momentum=0, weight_decay=0, gamma=0, seed=0)
+FREE_ON_RESUME = ("epochs", "device", "num_workers", "print_freq", "save_freq", "data_dir", "save_dir", "log_dir")
+
+
 class Average(NamedTuple):
     """The mean of a figure over an epoch."""
 
@@ -57,15 +62,28 @@ def create_dml_config(**kwargs: Any) -> dict[str, Any]:
     for name in kwargs:
         if name not in DEFAULT_CONFIG:
             raise UserError(f"unknown setting {name}{nearest(name, DEFAULT_CONFIG)}")
-    config = DEFAULT_CONFIG | kwargs
+    config = DEFAULT_CONFIG | {name: _plain(name, value) for name, value in kwargs.items()}
     if config["model"] not in MODELS:
         raise UserError(
             f"model is {config['model']!r}, not one of {', '.join(MODELS)}{nearest(config['model'], MODELS)}"
         )
-    for name, low in (("model_num", 2), ("epochs", 1), ("batch_size", 1), ("step_size", 1), ("print_freq", 1)):
-        if config[name] < low:
+    for name, low in LOWEST.items():
+        if config[name] is not None and not config[name] >= low:
             raise UserError(f"{name} is {config[name]}, but must be at least {low}")
     return config
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value in the type of its default, as a checkpoint can hold it. Raises UserError."""
+    default = DEFAULT_CONFIG[name]
+    kind = {"num_classes": int, "experiment_name": str, "resume": str}.get(name, type(default))
+    if value is None and default is None:
+        return None
+    if kind is str:
+        return str(value)
+    if isinstance(value, str) or (kind is int and value != int(value)):
+        raise UserError(f"{name} is {value!r}, not of type {kind.__name__}")
+    return kind(value)
 
 
 def prepare_dataloaders(
@@ -114,9 +132,12 @@ def compute_dml_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one model, CE + 1 / (S - 1) sum_j KL(p_j || p_i), to call `backward` on; peers get no gradient.
 
+    Each call asks every model, whose batch norms count it in training mode; `train_epoch_dml` asks each once a batch.
+
     Returns:
         The loss, and {"ce_loss", "kl_loss", "total_loss"} as numbers.
     """
+    model_idx %= len(models)
     own = logits_of(models[model_idx], x)
     with torch.no_grad():
         logits = [own if i == model_idx else logits_of(model, x) for i, model in enumerate(models)]
@@ -176,8 +197,13 @@ def load_dml_models(
     where, models, configs = pick_device(str(device)), [], []
     for path in checkpoint_paths:
         state = _read(Path(path))
-        model = get_model("cifar", MODELS[state["config"]["model"]], state["config"]["num_classes"])
-        _load(model, state["model_state_dict"], path)
+        weights, config = state["model_state_dict"], state["config"]
+        try:
+            num_classes = config.get("num_classes") or len(weights["fc.weight"])
+            model = get_model("cifar", MODELS[config["model"]], num_classes)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no checkpoint of train_dml ({type(error).__name__}: {error})") from None
+        _load(model, weights, path)
         models.append(model.eval().to(where))
         configs.append(state["config"])
     return models, configs, where
@@ -202,9 +228,10 @@ def train_dml(
     """
     config = create_dml_config(**(config or {}))
     if train_loader is None:
-        train_loader, val_loader, test_loader = prepare_dataloaders(
+        train_loader, *rest = prepare_dataloaders(
             config["data_dir"], config["batch_size"], config["augment"], config["num_workers"]
         )
+        val_loader, test_loader = val_loader or rest[0], test_loader or rest[1]
     if val_loader is None:
         raise UserError("train_dml needs a val_loader beside the train_loader")
     config["num_classes"] = config["num_classes"] or _num_classes(train_loader)
@@ -221,7 +248,7 @@ class _Run:
         self.models = [get_model("cifar", name, config["num_classes"]).to(self.device) for _ in range(number)]
         options = dict(lr=config["lr"], momentum=config["momentum"], weight_decay=config["weight_decay"])
         self.optimizers = [optim.SGD(model.parameters(), **options) for model in self.models]
-        self.best = [0.0] * number
+        self.best = [-1.0] * number
         self.history: list[dict[str, Any]] = []
         self.name = config["experiment_name"] or f"dml_{config['model']}_{time.strftime('%Y%m%d_%H%M%S')}"
         self.save_dir, self.log_dir = Path(config["save_dir"]), Path(config["log_dir"])
@@ -275,9 +302,9 @@ class _Run:
         improved = [row["val_acc"] > best for row, best in zip(models, self.best, strict=True)]
         self.best = [max(row["val_acc"], best) for row, best in zip(models, self.best, strict=True)]
         self._save("best", improved)
+        self._summarise({"training_history": self.history, "config": self.config})  # which a checkpoint goes on from
         if self.config["save_freq"] and epoch % self.config["save_freq"] == 0:
             self._save(f"epoch_{epoch}")
-        self._summarise({"training_history": self.history, "config": self.config})
         for row in models:
             for key in keys:
                 writer.add_scalar(f"model{row['model_idx']}/{key}", row[key], epoch)
@@ -306,13 +333,20 @@ class _Run:
         if not (match := re.fullmatch(r"(.+)_model\d+_(epoch_\d+|final)\.pth", path.name)):
             raise UserError(f"resume: {path.name} is no <experiment>_model<i>_epoch_<n>.pth or _final.pth")
         self.name, tag = match.groups()
-        summary = self.log_dir / f"{self.name}_summary.json"
+        summary, epochs = self.log_dir / f"{self.name}_summary.json", set()
         for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
             file = path.with_name(f"{self.name}_model{i}_{tag}.pth")
             state = _read(file)
+            for name, value in self.config.items():
+                free = name in FREE_ON_RESUME or name in ("experiment_name", "resume")
+                if not free and (was := state["config"].get(name, value)) != value:
+                    raise UserError(f"resume: {name} was {was!r} and is {value!r}; give the same")
             _load(model, state["model_state_dict"], file)
             _load(optimizer, state["optimizer_state_dict"], file)
-            self.best[i], epoch = state["best_acc"], state["epoch"]
+            self.best[i] = state["best_acc"]
+            epochs.add(epoch := state["epoch"])
+        if len(epochs) > 1:
+            raise UserError(f"resume: the files {self.name}_model<i>_{tag}.pth are of different epochs; name others")
         try:
             self.history = json.loads(summary.read_text(encoding="utf-8"))["training_history"][:epoch]
         except (OSError, ValueError, KeyError, TypeError) as error:
