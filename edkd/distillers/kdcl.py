@@ -25,8 +25,8 @@ def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tenso
         logits: (S,N,C).
         target: (N,), class numbers.
         ensemble: `naive`: of each image, those of the student with the least cross-entropy. `linear`: their sum
-            with the weights, >= 0 and of sum 1, that have about the least cross-entropy in the batch. `minlogit`: of each
-            class the least logit, those of the target being taken off first.
+            with the weights, >= 0 and of sum 1, that have about the least cross-entropy in the batch. `minlogit`: of
+            each class the least logit, those of the target being taken off first.
     """
     logits = at_least_float32(logits.detach())
     size, number, classes = logits.shape

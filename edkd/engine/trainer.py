@@ -337,7 +337,7 @@ class Trainer:
             raise UserError(f"--resume: SOLVER.EPOCHS is {self.cfg.SOLVER.EPOCHS}, but {len(self.history)} are done")
 
     def summary(self) -> dict[str, Any]:
-        """What the last and the best epoch reached, also written to `result.json`; each of several students has its own.
+        """What the last and the best epoch reached, also written to `result.json`; of each student, its own best.
 
         Where a held-out split chose the best, both are evaluated on the test set too, for the first time.
         """

@@ -1,11 +1,13 @@
 """The loops that a person drives: the published examples, without the faults of what they come from."""
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,25 @@ def test_another_divergence_and_networks_that_return_features(data):
     assert all(row["loss_kd"] > 0 for row in record)
 
 
+def test_the_best_student_is_the_one_of_the_best_epoch(data, tmp_path):
+    """Later epochs that are worse do not change what is saved, nor do runs that go on without saving."""
+    students, optimizers = cohort(2)
+    distiller = DML(students, *data, optimizers)
+    distiller.train_students(8, plot_losses=False, save_model=False)
+    best = {key: value.clone() for key, value in distiller.best_state.items()}
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = 0.0
+    distiller.train_students(1, plot_losses=False, save_model_path=tmp_path / "best.pt")
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, saved[key]) for key, value in best.items())
+
+
+def test_an_empty_loader_is_named(data):
+    students, optimizers = cohort(2)
+    with pytest.raises(UserError, match="the loader yields nothing"):
+        DML(students, [], data[1], optimizers).train_students(1, plot_losses=False, save_model=False)
+
+
 def test_cohorts_that_cannot_be(data):
     students, optimizers = cohort(2)
     with pytest.raises(UserError, match="holds 1, but it takes two"):
@@ -202,10 +223,39 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path)
     ):
         with pytest.raises(UserError, match=message):
             train_dml(parts | {"resume": str(tmp_path / "checkpoints" / bad)}, *images)
-    with pytest.raises(UserError, match="of another architecture"):
-        train_dml(
-            parts | {"model": "ResNet32", "resume": str(tmp_path / "checkpoints/parts_model1_epoch_2.pth")}, *images
-        )
+
+
+def test_what_cannot_be_gone_on_with_is_refused(config, images, tmp_path):
+    folder = tmp_path / "checkpoints"
+    train_dml(config | {"epochs": 2}, *images)
+    resume = config | {"resume": folder / "x_model1_epoch_2.pth"}
+    for other, message in (
+        ({"model": "ResNet32"}, "resume: model was 'ResNet20' and is 'ResNet32'; give the same"),
+        ({"lr": 0.1}, "resume: lr was 0.05 and is 0.1"),
+        ({"model_num": 3}, "resume: model_num was 2 and is 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_dml(resume | other, *images)
+    (folder / "x_model1_epoch_2.pth").write_bytes((folder / "x_model1_epoch_1.pth").read_bytes())
+    with pytest.raises(UserError, match="are of different epochs"):
+        train_dml(resume, *images)
+    (tmp_path / "logs/x_summary.json").unlink()
+    with pytest.raises(UserError, match="x_summary.json cannot be read"):
+        train_dml(config | {"resume": folder / "x_model1_epoch_1.pth"}, *images)
+    for content in (b"", b"PK\3\4 and no more"):
+        (folder / "x_model0_epoch_1.pth").write_bytes(content)
+        with pytest.raises(UserError, match="x_model0_epoch_1.pth"):
+            train_dml(config | {"resume": folder / "x_model0_epoch_1.pth"}, *images)
+        with pytest.raises(UserError, match="x_model0_epoch_1.pth"):
+            load_dml_models([folder / "x_model0_epoch_1.pth"], "cpu")
+
+
+def test_settings_of_other_types_are_kept_as_a_checkpoint_can_hold_them(config, images, tmp_path):
+    settings = dict(save_dir=tmp_path / "there", lr=np.float64(0.1), epochs=np.int64(1), num_classes=np.int64(4))
+    result = train_dml(config | settings, *images)
+    assert {type(value) for value in result["config"].values()} <= {str, int, float, bool, type(None)}
+    _, configs, _ = load_dml_models([tmp_path / "there/x_model0_final.pth"], "cpu")
+    assert configs[0] == result["config"]
 
 
 def test_the_parts_of_train_dml(images):
@@ -233,6 +283,11 @@ def test_the_parts_of_train_dml(images):
         ({"model": "ResNet21"}, "model is 'ResNet21', not one of ResNet20"),
         ({"model_num": 1}, "model_num is 1, but must be at least 2"),
         ({"epochs": 0}, "epochs is 0, but must be at least 1"),
+        ({"epochs": "many"}, "epochs is 'many', not of type int"),
+        ({"epochs": 1.5}, "epochs is 1.5, not of type int"),
+        ({"lr": "0.1"}, "lr is '0.1', not of type float"),
+        ({"lr": math.nan}, "lr is nan, but must be at least 0"),
+        ({"num_workers": -1}, "num_workers is -1, but must be at least 0"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -340,6 +395,33 @@ def test_layers_that_cannot_be_matched(tmp_path, layers, message):
             optimizer=torch.optim.SGD(student.parameters(), 0.1),
         )
     assert not any(module._forward_hooks for module in student.modules())
+
+
+def test_an_error_on_the_way_leaves_modes_and_hooks_as_they_were(tmp_path):
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.unused = nn.Linear(8, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    student, teacher = Unused(), MLP(8, 3, 5)
+    about = dict(student=student, dataloader=[(torch.randn(2, 8), torch.tensor([0, 1]))])
+    about |= dict(objective=nn.CrossEntropyLoss())
+    distiller = HintonDistiller(0.5, -1, -2, tmp_path)
+    with pytest.raises(UserError, match="a layer that its network does not call"):
+        distiller.train_step(
+            **about,
+            teacher=teacher,
+            distillObjective=nn.KLDivLoss(reduction="batchmean"),
+            optimizer=torch.optim.SGD(student.parameters(), 0.1),
+        )
+    with pytest.raises(RuntimeError):
+        distiller.validate(student=student, dataloader=[(torch.randn(2, 9), torch.tensor([0, 1]))], objective=print)
+    assert teacher.training
+    assert student.training
+    assert not any(module._forward_hooks for model in (student, teacher) for module in model.modules())
 
 
 def test_the_base_is_easily_extended(tmp_path):
