@@ -19,7 +19,7 @@ test: install
 test-all: install  ## with the tests that take minutes
 	$(BIN)/python -m pytest -m ""
 
-reliability: install  ## the tests of what must not be lost, in full: an hour; prints the figures of docs/reliability.md
+reliability: install  ## the tests of what must not be lost, in full: half an hour; prints the figures of docs/reliability.md
 	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""
 
 lint: install

@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
+TOOLS = ["nbclient>=0.10", "pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
 
 setup(
     name="edkd",
@@ -30,6 +32,7 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, "pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+        "notebook": [*DEMO, *NOTEBOOK, "jupyterlab>=4"],
+        "dev": [*DEMO, *NOTEBOOK, *TOOLS],
     },
 )

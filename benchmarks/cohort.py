@@ -1,4 +1,4 @@
-"""A step of two students that learn from one another, against one step of each alone, in one process and in turn.
+"""A step of students that learn from one another, against one step of each alone, in one process and in turn.
 
 python benchmarks/cohort.py [--student STUDENT] [--method METHOD] [--device DEVICE] [--rounds N] [--steps N]
 """
@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="in a round (default: %(default)s)")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
-    alone = [make_trainer(args.student, "", "NONE", device) for _ in range(2)]
-    together = make_trainer(args.student, "", args.method, device, [f"{args.method}.NUM_STUDENTS", "2"])
-    say(f"{machine(device)}; CIFAR-100, batch 64, two {args.student}, {args.method}, {together.precision()}")
+    together = make_trainer(args.student, "", args.method, device)
+    number = len(together.distiller.students())
+    alone = [make_trainer(args.student, "", "NONE", device) for _ in range(number)]
+    say(f"{machine(device)}; CIFAR-100, batch 64, {number} {args.student}, {args.method}, {together.precision()}")
     runs = {"alone": [steps(trainer) for trainer in alone], "together": [steps(together)]}
 
     def run(name: str) -> None:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     seconds = in_turn({name: lambda name=name: run(name) for name in runs}, args.rounds, device)
     for name, value in seconds.items():
-        say(f"  {name:9} {1e3 * value / args.steps:7.1f} ms a step of both")
+        say(f"  {name:9} {1e3 * value / args.steps:7.1f} ms a step of all")
     say(f"  together / alone {seconds['together'] / seconds['alone']:.3f}")
 
 

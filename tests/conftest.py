@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"
@@ -16,6 +17,10 @@ GOLDEN = Path(os.environ.get("EDKD_GOLDEN", SHARED / "golden"))
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
+if torch.cuda.is_available():  # runs are compared bit by bit, on the CPU: only this process, and what asks, has the GPU
+    torch.cuda.init()
+    torch.cuda.device_count()  # is remembered
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 FULL = os.environ.get("EDKD_RELIABILITY") == "full"
 FIGURES: dict[str, list[str]] = {}
@@ -72,11 +77,16 @@ def load_tool(name: str):
 
 @pytest.fixture
 def tool(capsys) -> Callable[..., Outcome]:
-    """Run a command of tools/ in this process, as from the shell: tool("train", "--cfg", ...) -> Outcome."""
+    """Run a command of tools/ in this process, as from the shell: tool("train", "--cfg", ...) -> Outcome.
+
+    Where it could choose a device, it takes the CPU.
+    """
     from edkd.errors import run_command
 
     def run(name: str, *arguments: object) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]
+        if name in ("train", "eval") and "--device" not in words:
+            words = ["--device", "cpu", *words]
         main, code = load_tool(name).main, 0
         capsys.readouterr()
         try:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -176,6 +177,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     checkpoint = load_checkpoint(path)
     weights = _model_weights(checkpoint.get("model", checkpoint))
     wanted = model.state_dict()
+    if weights and all(re.match(r"\d+\.", key) for key in weights):
+        raise UserError(f"{path} holds several students; name one's file beside it, as student1_best or student_best")
     weights = {key: tensor for key, tensor in wanted.items() if key.endswith("num_batches_tracked")} | weights
     if misfits := sorted(wanted.keys() ^ weights.keys()):
         lacks = "lacks" if misfits[0] in wanted else "has"

@@ -135,6 +135,7 @@ def load_cfg(file: str = "", opts: Sequence[str] = (), plugins: Sequence[str] = 
     for key, text in zip(opts[::2], opts[1::2], strict=True):
         _merge(cfg, _nested(key, _Text(text)), source="command line")
     _check(cfg)
+    _check_students(cfg, opts[::2])
     cfg.freeze()
     return cfg
 
@@ -316,10 +317,19 @@ def _check(cfg: CfgNode) -> None:
     for name in students:
         key = "DISTILLER.STUDENT" if name == cfg.DISTILLER.STUDENT else f"{cfg.DISTILLER.TYPE}.STUDENTS"
         _check_choice(key, str(name), known_models)
-    if len(students) < method.min_students:
-        raise UserError(f"{cfg.DISTILLER.TYPE} takes {method.min_students} students or more, not {len(students)}")
     if method.needs_teacher:
         _check_choice("DISTILLER.TEACHER", cfg.DISTILLER.TEACHER, known_models)
+
+
+def _check_students(cfg: CfgNode, given: Sequence[str]) -> None:
+    """That there are enough of them, and that no key was given that would change nothing."""
+    kind, method = cfg.DISTILLER.TYPE, distiller_dict[cfg.DISTILLER.TYPE]
+    names = method.student_names(cfg)
+    if len(names) < method.min_students:
+        raise UserError(f"{kind} takes {method.min_students} students or more, not {len(names)}")
+    for key in ("DISTILLER.STUDENT", f"{kind}.NUM_STUDENTS"):
+        if method.is_cohort and cfg[kind].get("STUDENTS") and key in given:
+            raise UserError(f"{key} changes nothing beside {kind}.STUDENTS {names}; change that, or set it to []")
 
 
 def _check_choice(key: str, value: str, known: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 
 
@@ -13,7 +14,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], cfg: Any) -> optim.Optimi
     parameters = list(parameters)
     common = dict(lr=solver.LR, weight_decay=solver.WEIGHT_DECAY, fused=parameters[0].device.type in ("cpu", "cuda"))
     if solver.TYPE == "SGD":
-        return optim.SGD(parameters, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
+        sgd = optim.SGD(parameters, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
+        if solver.MOMENTUM:  # from the start: the fused kernel takes all or none, and keeps what a left-out first step
+            for parameter in parameters:  # should have written; the first gradient makes the same of zeros
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return sgd
     return getattr(optim, solver.TYPE)(parameters, betas=tuple(solver.BETAS), **common)
 
 

@@ -92,7 +92,8 @@ class Trainer:
                 self.run_epoch(epoch)
             result = self.summary()
             reached = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key.endswith("top1"))
-            self.logger.say(f"{reached}  (best of epoch {result['best_epoch']})  {self.folder}")
+            best = ", ".join([f"epoch {result['best_epoch']}", *filter(None, [result.get("best_student")])])
+            self.logger.say(f"{reached}  (best: {best})  {self.folder}")
             return result
 
     def run_epoch(self, epoch: int) -> None:
@@ -138,6 +139,7 @@ class Trainer:
                 if self.device.type == "cpu" or self.step_done % 50 == 0:
                     self.check_update(epoch)
                 if figures := self.logger.step(step + 1, epoch, self.meter.read):
+                    self.check_update(epoch)
                     self.check_finite(epoch, figures)
                 if minutes and time.monotonic() - self.saved > 60 * minutes and self.step_done < steps:
                     self.check_update(epoch)
@@ -164,8 +166,9 @@ class Trainer:
 
     def update(self, losses: dict[str, Tensor], ends_step: bool) -> None:
         """Backward, and an update of what has a gradient."""
-        self.scaler.scale(losses["loss"]).backward()
-        scaled = self.scaler.is_enabled()  # it leaves out updates by itself
+        scaled = self.scaler.is_enabled()  # it leaves out updates by itself, also those after the first that failed
+        loss = losses["loss"] * torch.where(self.watch.failed, torch.nan, 1.0) if scaled else losses["loss"]
+        self.scaler.scale(loss).backward()
         skip = self.watch.skip(losses, [] if scaled else self.distiller.get_learnable_parameters(), ends_step)
         if self.optimizer.defaults["fused"] and not scaled:
             self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # makes no update where this is 1
@@ -191,6 +194,11 @@ class Trainer:
     def check_update(self, epoch: int) -> None:
         """Raise NonFiniteError where a step of this epoch was not finite; no update was made since."""
         if not (found := self.watch.read()):
+            if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+                raise NonFiniteError(
+                    f"fp16 has no scale at which the gradient of epoch {epoch} is finite; set SOLVER.AMP bf16 or off, "
+                    f"or lower SOLVER.LR; {self.kept()}"
+                )
             return
         step, figures = self.first_step + found[0], found[1]
         batch = self.data.train.batch(*next(iter(self.data.train.inputs(epoch, step))))
@@ -199,16 +207,20 @@ class Trainer:
         save_text(json.dumps(about | {"index": batch.index.tolist()}, indent=1) + "\n", self.folder / "nonfinite.json")
         raise NonFiniteError(
             f"{names} not finite in epoch {epoch}, step {step + 1}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
-            f"{self.folder} holds the last checkpoint, and nonfinite.json the figures and images of that step"
+            f"{self.kept()}; nonfinite.json there has the figures and images of that step"
         )
 
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite; nothing of it has been saved."""
         if bad := [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]:
             raise NonFiniteError(
-                f"{' and '.join(bad)} in epoch {epoch}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; "
-                f"{self.folder} holds the run up to epoch {len(self.history)}"
+                f"{' and '.join(bad)} in epoch {epoch}; lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM; {self.kept()}"
             )
+
+    def kept(self) -> str:
+        """What there is to go on from, in words."""
+        there = (self.folder / LATEST).exists()
+        return f"{self.folder} holds {'the last checkpoint' if there else 'no checkpoint yet'}"
 
     def headline(self) -> str:
         """What is about to run, in a line."""
@@ -314,6 +326,8 @@ class Trainer:
                     )
             self.distiller.load_state_dict(self.distiller.state_dict() | state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                group["fused"] = self.optimizer.defaults["fused"]  # of this device, not of the one before
             self.scaler.load_state_dict(state["scaler"])
             self.history = state["history"]
             if self.history:
@@ -344,6 +358,7 @@ class Trainer:
         last, best = self.history[-1], self.best()
         result = {
             "parameters": sum(p.numel() for p in self.distiller.student.parameters()),
+            "extra_parameters": self.distiller.get_extra_parameters(),
             "epochs": len(self.history),
             "seed": self.cfg.SOLVER.SEED,
             "best_epoch": best["epoch"],
@@ -352,6 +367,10 @@ class Trainer:
         result |= {f"last_{key}": last[key] for key in tops}
         students = self.distiller.students()
         own = {self.top1(name): name for name in students}
+        if len(students) > 1:
+            first = max(students, key=lambda name: (self.best(name)[self.top1(name)], -self.best(name)["epoch"]))
+            names = dict(zip(students, self.distiller.student_names(self.cfg), strict=True))
+            result["best_student"] = f"{first} ({names[first]})"  # whose weights `student_best` holds
         result |= {f"best_{key}": (self.best(own[key]) if key in own else best)[key] for key in tops}
         if self.split == "val":
             figures = {"last": self.evaluate("test")}

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.device import pick_device
-from edkd.errors import StorageError, UserError
-from edkd.notebook._loop import Divergence, kl_from_peer, measure, train_cohort
+from edkd.errors import UserError
+from edkd.notebook._loop import Divergence, in_notebook, kl_from_peer, make_folder, measure, train_cohort
 
 
 class DML:
@@ -63,14 +63,19 @@ class DML:
         """Train; a second call goes on.
 
         Args:
-            plot_losses: draw the losses: into the notebook, or in a script into `losses.png` in `logdir`.
-            save_model: write the best student of the best epoch, {"model": state_dict}, to `save_model_path`.
+            plot_losses: draw the losses into `losses.png` in `logdir`, and show that in a notebook.
+            save_model: after each epoch, write the best weights so far, {"model": state_dict}, to `save_model_path`.
 
         Returns:
             For each epoch and student: loss, loss_ce, loss_kd and top1 of training, and test_loss, test_top1.
         """
         if plot_losses and not find_spec("matplotlib"):
             raise UserError("plot_losses needs matplotlib: pip install matplotlib, or give plot_losses=False")
+        path = Path(save_model_path)
+        if save_model and (path.is_dir() or not make_folder(path.parent)):
+            raise UserError(f"save_model_path is {path}, a folder; name a file")
+        if plot_losses or self.log:
+            make_folder(self.logdir)
         writer = self._writer()
         for epoch in range(len(self.history) + 1, len(self.history) + epochs + 1):
             trained = train_cohort(
@@ -96,7 +101,7 @@ class DML:
                     if writer:
                         writer.add_scalar(f"student{i + 1}/{name}", value, epoch)
             if save_model:
-                self._save(Path(save_model_path))
+                save_checkpoint({"model": self.best_state}, path)
             accuracies = "  ".join(f"student {i + 1} {figures['test_top1']:.2f} %" for i, figures in enumerate(record))
             tqdm.write(f"epoch {epoch}: {accuracies}  ensemble {tested[-1]['accuracy']:.2f} %")
         if writer:
@@ -128,13 +133,6 @@ class DML:
 
         return SummaryWriter(str(self.logdir))
 
-    def _save(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from None
-        save_checkpoint({"model": self.best_state}, path)
-
     def _plot(self) -> None:
         from matplotlib.figure import Figure
 
@@ -148,18 +146,8 @@ class DML:
             )
         axes.set(xlabel="epoch", ylabel="training loss")
         axes.legend()
-        if _in_notebook():
-            from IPython.display import display
+        figure.savefig(self.logdir / "losses.png")
+        if in_notebook():
+            from IPython.display import Image, display
 
-            display(figure)
-        else:
-            self.logdir.mkdir(parents=True, exist_ok=True)
-            figure.savefig(self.logdir / "losses.png")
-
-
-def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+            display(Image(filename=self.logdir / "losses.png"))

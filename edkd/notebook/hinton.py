@@ -19,7 +19,7 @@ from edkd.distillers._common import at_least_float32
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
-from edkd.notebook._loop import batches, finite, logits_of
+from edkd.notebook._loop import batches, finite, logits_of, make_folder
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -64,20 +64,21 @@ class BaseDistiller:
         if checkpoint is None:
             return 1
         state = load_checkpoint(Path(checkpoint))
+        if not isinstance(state.get("epoch"), int):
+            raise UserError(f"{checkpoint} tells no epoch; it is no checkpoint of a distiller")
         for name, part in (("student", student), ("teacher", teacher), ("optimizer", optimizer)):
             try:
                 if part is not None:
                     part.load_state_dict(state[name])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"{checkpoint} holds no such {name} ({type(error).__name__})") from None
-        return int(state["epoch"]) + 1
+        return state["epoch"] + 1
 
     def save(
         self, epoch: int, student: nn.Module | None, teacher: nn.Module | None, optimizer: optim.Optimizer | None
     ) -> Path:
         """Write those that are given; returns the path of the file."""
-        self.logdir.mkdir(parents=True, exist_ok=True)
-        path = self.logdir / f"checkpoint_{epoch}.pt"
+        path = make_folder(self.logdir) / f"checkpoint_{epoch}.pt"
         parts: dict[str, Any] = {"student": student, "teacher": teacher, "optimizer": optimizer}
         states = {name: part.state_dict() for name, part in parts.items() if part is not None}
         save_checkpoint({"epoch": epoch} | states, path)
@@ -87,7 +88,7 @@ class BaseDistiller:
         """From now on `log` writes scalars for TensorBoard."""
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.logdir))
+        self.writer = SummaryWriter(str(make_folder(self.logdir)))
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Write the metrics of an epoch, where there is a logger."""
@@ -127,8 +128,8 @@ class HintonDistiller(BaseDistiller):
 
     Args:
         alpha: share of the labels, in [0, 1].
-        studentLayer, teacherLayer: whose outputs a are matched, counted among a model's children, from the end where
-            negative.
+        studentLayer, teacherLayer: whose outputs a (the first, of several) are matched, flattened; counted among a
+            model's children, from the end where negative.
         logdir: see `BaseDistiller`.
     """
 
@@ -198,11 +199,13 @@ class HintonDistiller(BaseDistiller):
 
 @contextmanager
 def output_of(model: nn.Module, layer: int, name: str) -> Iterator[list[Tensor]]:
-    """A list to which the output of a child of a model is added at each of its forward passes."""
+    """A list to which the output of a child of a model, the first of several, is added at each forward pass."""
     children, said = list(model.children()), []
     if not -len(children) <= layer < len(children):
         raise UserError(f"{name} is {layer}, but {type(model).__name__} has {len(children)} children")
-    hook = children[layer].register_forward_hook(lambda module, given, output: said.append(output))
+    hook = children[layer].register_forward_hook(
+        lambda module, given, output: said.append(output[0] if isinstance(output, (tuple, list)) else output)
+    )
     try:
         yield said
     finally:

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from edkd.dataset.sampling import seed_everything, seed_for
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint, save_text
 from edkd.engine.device import pick_device
-from edkd.errors import StorageError, UserError, nearest
+from edkd.errors import UserError, nearest
 from edkd.models import get_model
-from edkd.notebook._loop import kl_from_peer, logits_of, measure, student_loss, train_cohort
+from edkd.notebook._loop import kl_from_peer, logits_of, make_folder, measure, student_loss, train_cohort
 
 MODELS = {name: name.lower() for name in ("ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110")}
 
@@ -48,7 +48,10 @@ DEFAULT_CONFIG: dict[str, Any] = {
 
 LOWEST = dict(model_num=2, epochs=1, batch_size=1, step_size=1, print_freq=1, num_classes=2, save_freq=0, num_workers=0)
 LOWEST |= dict(lr=0, momentum=0, weight_decay=0, gamma=0, seed=0)
-FREE_ON_RESUME = ("epochs", "device", "num_workers", "print_freq", "save_freq", "data_dir", "save_dir", "log_dir")
+FREE_ON_RESUME = (
+    *("epochs", "device", "print_freq", "save_freq", "data_dir", "save_dir", "log_dir"),
+    *("experiment_name", "resume"),
+)
 
 
 class Average(NamedTuple):
@@ -67,6 +70,8 @@ def create_dml_config(**kwargs: Any) -> dict[str, Any]:
         raise UserError(
             f"model is {config['model']!r}, not one of {', '.join(MODELS)}{nearest(config['model'], MODELS)}"
         )
+    if (name := config["experiment_name"]) and Path(name).name != name:
+        raise UserError(f"experiment_name is {name!r}, but must be a name without folders; save_dir says where to")
     for name, low in LOWEST.items():
         if config[name] is not None and not config[name] >= low:
             raise UserError(f"{name} is {config[name]}, but must be at least {low}")
@@ -81,9 +86,12 @@ def _plain(name: str, value: Any) -> Any:
         return None
     if kind is str:
         return str(value)
-    if isinstance(value, str) or (kind is int and value != int(value)):
-        raise UserError(f"{name} is {value!r}, not of type {kind.__name__}")
-    return kind(value)
+    try:
+        if isinstance(value, str) or (kind is int and value != int(value)):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{name} is {value!r}, not of type {kind.__name__}") from None
 
 
 def prepare_dataloaders(
@@ -137,6 +145,8 @@ def compute_dml_loss(
     Returns:
         The loss, and {"ce_loss", "kl_loss", "total_loss"} as numbers.
     """
+    if len(models) < 2:
+        raise UserError(f"models holds {len(models)}, but it takes two to learn together")
     model_idx %= len(models)
     own = logits_of(models[model_idx], x)
     with torch.no_grad():
@@ -154,7 +164,8 @@ def train_epoch_dml(
     config: dict[str, Any] | None = None,
 ) -> tuple[list[Average], list[Average]]:
     """An epoch, with one forward pass a model and batch; returns losses and accuracies in percent, a meter a model."""
-    figures = train_cohort(models, optimizers, train_loader, pick_device(str(device)))
+    num_classes = (config or {}).get("num_classes")
+    figures = train_cohort(models, optimizers, train_loader, pick_device(str(device)), num_classes=num_classes)
     return [Average(row["loss"]) for row in figures], [Average(row["top1"]) for row in figures]
 
 
@@ -165,7 +176,7 @@ def validate_dml(
     config: dict[str, Any] | None = None,
 ) -> tuple[list[Average], list[Average]]:
     """Cross-entropies and accuracies in percent on a set, a meter a model."""
-    figures = measure(models, val_loader, pick_device(str(device)))[:-1]
+    figures = measure(models, val_loader, pick_device(str(device)), (config or {}).get("num_classes"))[:-1]
     return [Average(row["loss"]) for row in figures], [Average(row["accuracy"]) for row in figures]
 
 
@@ -176,7 +187,7 @@ def evaluate_dml_models(
     config: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Of each model and last of the ensemble (`model_idx` "ensemble"): loss, accuracy in percent, total_samples."""
-    figures = measure(models, data_loader, pick_device(str(device)))
+    figures = measure(models, data_loader, pick_device(str(device)), (config or {}).get("num_classes"))
     return [row | {"model_idx": i} for i, row in zip([*range(len(models)), "ensemble"], figures, strict=True)]
 
 
@@ -187,7 +198,7 @@ def evaluate_ensemble(
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """That of the mean of the models' probabilities alone."""
-    return evaluate_dml_models(models, data_loader, device)[-1]
+    return evaluate_dml_models(models, data_loader, device, config)[-1]
 
 
 def load_dml_models(
@@ -195,6 +206,8 @@ def load_dml_models(
 ) -> tuple[list[nn.Module], list[dict[str, Any]], torch.device]:
     """Models in eval mode from checkpoints of `train_dml`, their configurations, and the device that they are on."""
     where, models, configs = pick_device(str(device)), [], []
+    if isinstance(checkpoint_paths, (str, Path)):
+        checkpoint_paths = [checkpoint_paths]
     for path in checkpoint_paths:
         state = _read(Path(path))
         weights, config = state["model_state_dict"], state["config"]
@@ -235,14 +248,14 @@ def train_dml(
     if val_loader is None:
         raise UserError("train_dml needs a val_loader beside the train_loader")
     config["num_classes"] = config["num_classes"] or _num_classes(train_loader)
-    return _Run(config).train(train_loader, val_loader, test_loader)
+    return _Run(config, _about(train_loader)).train(train_loader, val_loader, test_loader)
 
 
 class _Run:
     """The models of a configuration on their way, and the files that tell of it."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.device = config, pick_device(config["device"])
+    def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
+        self.config, self.data, self.device = config, data, pick_device(config["device"])
         torch.manual_seed(seed_for(config["seed"], 0))
         name, number = MODELS[config["model"]], config["model_num"]
         self.models = [get_model("cifar", name, config["num_classes"]).to(self.device) for _ in range(number)]
@@ -254,11 +267,10 @@ class _Run:
         self.save_dir, self.log_dir = Path(config["save_dir"]), Path(config["log_dir"])
         if config["resume"]:
             self._resume(Path(config["resume"]))
+        elif self._summary().exists():
+            raise UserError(f"{self._summary()} tells of such a run; resume it, or give another experiment_name")
         for folder in (self.save_dir, self.log_dir):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from None
+            make_folder(folder)
 
     def train(self, train_loader: Iterable[Any], val_loader: Iterable[Any], test_loader: Any) -> dict[str, Any]:
         """The epochs that are left, the test, the summary."""
@@ -279,7 +291,7 @@ class _Run:
         results = None
         if test_loader is not None:
             losses, accuracies = (
-                [row.avg for row in rows] for rows in validate_dml(self.models, test_loader, self.device)
+                [row.avg for row in rows] for rows in validate_dml(self.models, test_loader, self.device, config)
             )
             mean = sum(accuracies) / len(accuracies)
             results = {"test_losses": losses, "test_accs": accuracies, "avg_test_acc": mean}
@@ -316,7 +328,10 @@ class _Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def _summarise(self, summary: dict[str, Any]) -> None:
-        save_text(json.dumps(summary, indent=1, default=str) + "\n", self.log_dir / f"{self.name}_summary.json")
+        save_text(json.dumps(summary, indent=1, default=str) + "\n", self._summary())
+
+    def _summary(self) -> Path:
+        return self.log_dir / f"{self.name}_summary.json"
 
     def _path(self, i: int, tag: str) -> Path:
         return self.save_dir / f"{self.name}_model{i}_{tag}.pth"
@@ -325,7 +340,8 @@ class _Run:
         for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
             if wanted is None or wanted[i]:
                 state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
-                about = {"epoch": len(self.history), "best_acc": self.best[i], "config": self.config}
+                about: dict[str, Any] = {"epoch": len(self.history), "best_acc": self.best[i]}
+                about |= {"config": self.config, "data": self.data}
                 save_checkpoint(state | about, self._path(i, tag))
 
     def _resume(self, path: Path) -> None:
@@ -333,14 +349,15 @@ class _Run:
         if not (match := re.fullmatch(r"(.+)_model\d+_(epoch_\d+|final)\.pth", path.name)):
             raise UserError(f"resume: {path.name} is no <experiment>_model<i>_epoch_<n>.pth or _final.pth")
         self.name, tag = match.groups()
-        summary, epochs = self.log_dir / f"{self.name}_summary.json", set()
+        summary, epochs = self._summary(), set()
         for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
             file = path.with_name(f"{self.name}_model{i}_{tag}.pth")
             state = _read(file)
             for name, value in self.config.items():
-                free = name in FREE_ON_RESUME or name in ("experiment_name", "resume")
-                if not free and (was := state["config"].get(name, value)) != value:
+                if name not in FREE_ON_RESUME and (was := state["config"].get(name, value)) != value:
                     raise UserError(f"resume: {name} was {was!r} and is {value!r}; give the same")
+            if (was := state.get("data", self.data)) != self.data:
+                raise UserError(f"resume: the training set was {was} and is {self.data}; give the same")
             _load(model, state["model_state_dict"], file)
             _load(optimizer, state["optimizer_state_dict"], file)
             self.best[i] = state["best_acc"]
@@ -370,6 +387,13 @@ def _load(part: Any, state: Any, path: str | Path) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is of another architecture or number of classes ({reason})") from None
+
+
+def _about(loader: Any) -> dict[str, Any]:
+    """What tells a training set from another: the number of its images, the names of its classes."""
+    dataset: Any = getattr(loader, "dataset", None)
+    classes = [str(name) for name in getattr(dataset, "classes", None) or []]
+    return {"images": len(dataset) if hasattr(dataset, "__len__") else None, "classes": classes}
 
 
 def _num_classes(loader: Any) -> int:

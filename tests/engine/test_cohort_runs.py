@@ -56,6 +56,10 @@ def test_each_student_is_reported_and_saved_at_its_best(run, tool):
         assert not (folder / f"{name}_1").exists()
     weights = [load_checkpoint(folder / file)["model"] for file in (f"{leader}_best", "student_best")]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert result["best_student"] == f"{leader} ({MIX[names.index(leader)]})"
+    whole = tool("eval", "-m", MIX[0], "-d", "digits", "-c", folder / "best")
+    assert whole.code == 2
+    assert "holds several students; name one's file beside it, as student1_best" in whole.err
     figures = evaluate(lambda image: torch.stack([model(image)[0] for model in models.values()]), data.test)
     assert figures["ensemble_top1"] == pytest.approx(records[-1]["test_ensemble_top1"], abs=0.12)
     assert "resnet8 + wrn_16_1 + resnet14" in done.out
@@ -131,6 +135,11 @@ def test_a_value_that_is_not_finite_names_the_turn(run, tool, tmp_path, monkeypa
         (["DML.STUDENTS", "[resnet8]"], "DML takes 2 students or more, not 1"),
         (["DML.STUDENTS", "[resnet8,resnt20]"], "DML.STUDENTS is 'resnt20'.*did you mean 'resnet20'"),
         (["DML.NUM_STUDENTS", "1"], "DML.NUM_STUDENTS is 1, but must be at least 2"),
+        (
+            ["DML.STUDENTS", "[resnet8,vgg8]", "DML.NUM_STUDENTS", "3"],
+            "DML.NUM_STUDENTS changes nothing beside DML.STUDENTS",
+        ),
+        (["DML.STUDENTS", "[resnet8,vgg8]", "DISTILLER.STUDENT", "vgg8"], "DISTILLER.STUDENT changes nothing beside"),
         (["DML.UPDATE", "alternate"], "DML.UPDATE is 'alternate'.*did you mean 'alternating'"),
     ],
 )

@@ -1,6 +1,8 @@
 """The step: what it must not do."""
 
 import copy
+import itertools
+import json
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from edkd.distillers import distiller_dict
 from edkd.engine.load_cfg import load_cfg
 from edkd.engine.logger import Logger
 from edkd.engine.meter import Meter
+from edkd.engine.optim import make_optimizer
 from edkd.engine.teacher_memo import remember
 from edkd.engine.trainer import Trainer
+from edkd.errors import NonFiniteError
 from edkd.models import get_model
 
 CPU = torch.device("cpu")
@@ -83,6 +87,8 @@ def test_the_plain_loop_of_the_field_trains_the_same(tmp_path, method, loss):
     opts += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.WANDB", "False", "TEACHER_MEMO.ENABLED", "False"]
     trainer = make(method, tmp_path, *opts)
     trainer.distiller.double()
+    for slot in trainer.optimizer.state.values():
+        slot["momentum_buffer"] = slot["momentum_buffer"].double()
     make_batch = trainer.data.train.batch
 
     def double_batch(*inputs):
@@ -107,3 +113,100 @@ def test_the_plain_loop_of_the_field_trains_the_same(tmp_path, method, loss):
         trainer.train_epoch(epoch)
     for key, value in student.state_dict().items():
         torch.testing.assert_close(trainer.distiller.student.state_dict()[key], value, rtol=1e-9, atol=1e-10, msg=key)
+
+
+def test_a_parameter_may_join_later(tmp_path):
+    """As those of a method in stages: the fused kernel must find the momentum of all."""
+    trainer = make("NONE", tmp_path, "SOLVER.WEIGHT_DECAY", "0.0005")
+    late = trainer.distiller.student.fc.weight
+    late.requires_grad_(False)
+    inputs = trainer.data.train.inputs(1)
+    trainer.train_step(1, *next(inputs))
+    late.requires_grad_(True)
+    before = late.clone()
+    trainer.train_step(1, *next(inputs))
+    assert late.isfinite().all()
+    assert not torch.equal(late, before)
+
+
+def test_momentum_that_begins_with_zeros_is_that_of_torch():
+    plain, ours = nn.Linear(3, 2), nn.Linear(3, 2)
+    ours.load_state_dict(plain.state_dict())
+    cfg = load_cfg(opts=["SOLVER.NESTEROV", "True", "SOLVER.WEIGHT_DECAY", "0.01"])
+    options = dict(momentum=cfg.SOLVER.MOMENTUM, nesterov=True, weight_decay=0.01, fused=True)
+    optimizers = [torch.optim.SGD(plain.parameters(), cfg.SOLVER.LR, **options), make_optimizer(ours.parameters(), cfg)]
+    for _ in range(3):
+        image = torch.randn(4, 3)
+        for network, optimizer in zip((plain, ours), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(image).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), ours.parameters(), strict=True))
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    """A trainer whose loss is scaled, as in fp16, and the weights after each step."""
+    trainer = make("NONE", tmp_path, "SOLVER.EPOCHS", "1", "SOLVER.LR_DECAY_STAGES", "[]", "LOG.WANDB", "False")
+    trainer.logger = Logger(tmp_path, trainer.cfg, [], 1, 0)
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    weights, update = [], trainer.update
+    trainer.update = lambda *args: (update(*args), weights.append(trainer.distiller.student.fc.weight.clone()))
+    check = trainer.check_update
+    trainer.check_update = lambda epoch: check(epoch) if trainer.step_done == len(trainer.data.train) else None
+    return trainer, weights
+
+
+def broken(monkeypatch, trainer, spoil):
+    forward, steps = trainer.distiller.forward_train, itertools.count(1)
+
+    def forward_train(*args, **kwargs):
+        logits, losses = forward(*args, **kwargs)
+        return logits, spoil(next(steps), logits, losses)
+
+    monkeypatch.setattr(trainer.distiller, "forward_train", forward_train)
+
+
+def test_where_the_loss_is_scaled_nothing_is_learned_after_what_is_not_finite(scaled, monkeypatch):
+    """Although the host learns of it at the end of the epoch only."""
+    trainer, weights = scaled
+    broken(
+        monkeypatch,
+        trainer,
+        lambda step, _, losses: {k: v * (torch.nan if step == 3 else 1) for k, v in losses.items()},
+    )
+    with pytest.raises(NonFiniteError, match="loss_ce, loss not finite in epoch 1, step 3"):
+        trainer.train_epoch(1)
+    assert len(weights) == len(trainer.data.train)
+    assert not torch.equal(weights[0], weights[1])
+    assert all(torch.equal(later, weights[1]) for later in weights[2:])
+
+
+def test_a_gradient_that_is_finite_at_no_scale_ends_the_run(scaled, monkeypatch):
+    trainer, weights = scaled
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+
+    def root_of_zero(step, logits, losses):
+        return losses | {"loss_odd": (logits - logits).square().sum().sqrt()}
+
+    broken(monkeypatch, trainer, root_of_zero)
+    with pytest.raises(NonFiniteError, match="fp16 has no scale at which the gradient of epoch 1 is finite"):
+        trainer.train_epoch(1)
+    assert all(torch.equal(later, weights[0]) for later in weights)
+
+
+def test_the_step_is_named_also_where_a_figure_is_shown_before_the_watch_is_read(tmp_path, monkeypatch):
+    """On a GPU the watch is read each 50 steps, the progress bar each second."""
+    trainer = make("NONE", tmp_path, "LOG.TENSORBOARD_FREQ", "2", "LOG.WANDB", "False")
+    trainer.logger = Logger(tmp_path, trainer.cfg, [], 1, 0)
+    broken(
+        monkeypatch,
+        trainer,
+        lambda step, _, losses: {k: v * (torch.nan if step == 2 else 1) for k, v in losses.items()},
+    )
+    check = trainer.check_update
+    calls = itertools.count(1)
+    trainer.check_update = lambda epoch: next(calls) % 3 or check(epoch)  # the second one of step 2
+    with pytest.raises(NonFiniteError, match="step 2"):
+        trainer.train_epoch(1)
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["step"] == 2
