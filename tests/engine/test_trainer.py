@@ -210,3 +210,14 @@ def test_the_step_is_named_also_where_a_figure_is_shown_before_the_watch_is_read
     with pytest.raises(NonFiniteError, match="step 2"):
         trainer.train_epoch(1)
     assert json.loads((tmp_path / "nonfinite.json").read_text())["step"] == 2
+
+
+def test_a_run_goes_on_on_another_device(tmp_path):
+    """One that has no fused kernel leaves that in the optimizer's state."""
+    trainer = make("NONE", tmp_path)
+    state = trainer.state()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = False
+    trainer.load_state(state)
+    trainer.train_step(1, *next(trainer.data.train.inputs(1)))
+    assert trainer.watch.read() is None
