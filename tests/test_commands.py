@@ -129,7 +129,7 @@ def test_the_default_name_says_what_was_changed(tool, tmp_path):
 
 @pytest.mark.parametrize("method", sorted(distiller_dict))
 def test_resumed_runs_equal_uninterrupted_ones(train, folder, method):
-    (config,) = [ALONE] if method == "NONE" else (DIGITS / method.lower()).iterdir()
+    config = ALONE if method == "NONE" else min((DIGITS / method.lower()).iterdir())
     opts = ["SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.CLIP_GRAD_NORM", 1.0, "SOLVER.AMP", "bf16"]
     assert train(config, "whole", "SOLVER.EPOCHS", 3, *opts).code == 0
     assert train(config, "parts", "SOLVER.EPOCHS", 1, *opts).code == 0
