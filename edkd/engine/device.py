@@ -1,5 +1,6 @@
 """The device to run on, and the precision that suits it."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ import torch
 
 from edkd.errors import UserError
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Numbers of `mallopt(3)`."""
 KINDS = ("auto", "cuda", "mps", "cpu")
 
 
@@ -77,6 +80,19 @@ def deterministic(enabled: bool) -> Iterator[None]:
         raise
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one, instead of giving it back and faulting it in again each step.
+
+    Elsewhere, and with another allocator, nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that it takes
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _has_native_bf16(device: torch.device) -> bool:

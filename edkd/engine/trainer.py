@@ -25,7 +25,7 @@ from edkd.engine.checkpoint import (
     save_checkpoint,
     save_text,
 )
-from edkd.engine.device import amp_dtype, autocast
+from edkd.engine.device import amp_dtype, autocast, keep_freed_memory
 from edkd.engine.evaluate import evaluate
 from edkd.engine.finite import FiniteWatch
 from edkd.engine.logger import Logger, Record
@@ -57,6 +57,8 @@ class Trainer:
     ) -> None:
         self.cfg, self.distiller, self.data, self.folder, self.device = cfg, distiller, data, folder, device
         self.amp = amp_dtype(cfg.SOLVER.AMP, device)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.optimizer = make_optimizer(distiller.get_learnable_parameters(), cfg)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.split = "val" if data.val else "test"
