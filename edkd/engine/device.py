@@ -82,11 +82,13 @@ def deterministic(enabled: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, instead of giving it back and faulting it in again each step.
+def keep_freed_memory(device: torch.device) -> None:
+    """Let glibc keep what a step on a CPU frees for the next one, instead of giving it back and faulting it in again.
 
     Elsewhere, and with another allocator, nothing happens.
     """
+    if device.type != "cpu":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

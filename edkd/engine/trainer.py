@@ -57,8 +57,7 @@ class Trainer:
     ) -> None:
         self.cfg, self.distiller, self.data, self.folder, self.device = cfg, distiller, data, folder, device
         self.amp = amp_dtype(cfg.SOLVER.AMP, device)
-        if device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(device)
         self.optimizer = make_optimizer(distiller.get_learnable_parameters(), cfg)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.split = "val" if data.val else "test"
@@ -221,8 +220,7 @@ class Trainer:
 
     def kept(self) -> str:
         """What there is to go on from, in words."""
-        there = (self.folder / LATEST).exists()
-        return f"{self.folder} holds {'the last checkpoint' if there else 'no checkpoint yet'}"
+        return f"{self.folder} holds {'the last' if (self.folder / LATEST).exists() else 'no'} checkpoint"
 
     def headline(self) -> str:
         """What is about to run, in a line."""
@@ -380,9 +378,8 @@ class Trainer:
                 load_weights(student, self.folder / f"{name}_best")
             figures["best"] = self.evaluate("test")
             if len(students) > 1:  # what they reach together is that of one epoch, the best of their mean
-                self.distiller.load_state_dict(
-                    self.distiller.state_dict() | load_checkpoint(self.folder / "best")["model"]
-                )
+                trained = load_checkpoint(self.folder / "best")["model"]
+                self.distiller.load_state_dict(self.distiller.state_dict() | trained)
                 figures["best"] |= {k: v for k, v in self.evaluate("test").items() if not k.startswith(tuple(students))}
             for which, reached in figures.items():
                 result |= {f"{which}_test_{key}": value for key, value in reached.items() if key.endswith("top1")}

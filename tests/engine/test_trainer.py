@@ -230,7 +230,7 @@ def test_freed_memory_is_kept():
     """160 MB, as a step takes, are 40,000 pages; the second time they are there."""
     import resource
 
-    keep_freed_memory()
+    keep_freed_memory(CPU)
 
     def faults():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
