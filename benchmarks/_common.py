@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edkd.dataset import get_dataset
 from edkd.distillers import distiller_dict
 from edkd.engine.checkpoint import load_weights
 from edkd.engine.load_cfg import load_cfg
+from edkd.engine.run import build_student
 from edkd.engine.teacher_memo import TeacherMemo, remember
 from edkd.engine.trainer import Trainer
 from edkd.models import get_model, published_weights
@@ -39,8 +39,7 @@ def make_trainer(student: str, teacher: str, method: str, device: torch.device, 
     cfg = load_cfg(opts=[*words, "LOG.WANDB", "False", "LOG.PREFIX", str(folder), *opts])
     data = get_dataset(cfg, device)
     torch.manual_seed(0)
-    students = [get_model("cifar", name, data.num_classes) for name in distiller_dict[method].student_names(cfg)]
-    network, frozen = nn.ModuleList(students) if distiller_dict[method].is_cohort else students[0], None
+    network, frozen = build_student(cfg, data), None
     if distiller_dict[method].needs_teacher:
         frozen = get_model("cifar", teacher, data.num_classes)
         if (weights := Path(published_weights("cifar", teacher) or "")).is_file():

@@ -7,6 +7,7 @@ times 0.1 after 7/12, 9/12 and 11/12 of the epochs. The teacher runs in every st
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR100
 from torchvision.transforms.functional import normalize
 
+from edkd.engine.checkpoint import load_weights
 from edkd.engine.device import amp_dtype, autocast, pick_device
-from edkd.errors import ArgumentParser, run_command
+from edkd.errors import ArgumentParser, UserError, run_command
 from edkd.models import get_model, published_weights
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -42,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     dtype = amp_dtype("auto", device)
     torch.manual_seed(args.seed)
+    if not Path("data/cifar-100-python").is_dir():
+        raise UserError("no data/cifar-100-python here; fetch it with 'python tools/download.py cifar100'")
     train, test = CIFAR100("data", train=True), CIFAR100("data", train=False)
     padded = F.pad(torch.from_numpy(train.data).permute(0, 3, 1, 2), 4 * (4,))
     pixels = torch.from_numpy(test.data).permute(0, 3, 1, 2)
     target, target_test = torch.tensor(train.targets), torch.tensor(test.targets)
 
     student, teacher = get_model("cifar", "resnet20", 100), get_model("cifar", "resnet56", 100).eval()
-    teacher.load_state_dict(torch.load(str(published_weights("cifar", "resnet56")), weights_only=True)["model"])
+    load_weights(teacher, Path(str(published_weights("cifar", "resnet56"))))
     for network in (student, teacher):
         network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)

@@ -82,10 +82,13 @@ def deterministic(enabled: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
     """Let glibc keep what a step on a CPU frees for the next one, instead of giving it back and faulting it in again.
 
     Elsewhere, and with another allocator, nothing happens.
+
+    Args:
+        most: bytes that are kept.
     """
     if device.type != "cpu":
         return
@@ -94,7 +97,7 @@ def keep_freed_memory(device: torch.device) -> None:
     except (AttributeError, OSError, TypeError):
         return
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that it takes
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TRIM_THRESHOLD, most)
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -66,13 +66,18 @@ def train(cfg: CfgNode, opts: Sequence[str] = (), device: str = "auto", resume: 
 def build_distiller(cfg: CfgNode, data: DataSet) -> Distiller:
     """Student, teacher and method, on the CPU. The first student's first weights depend on SOLVER.SEED alone."""
     method = distiller_dict[cfg.DISTILLER.TYPE]
-    family = dataset_dict[cfg.DATASET.TYPE].family
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))
-    students = [get_model(family, name, data.num_classes) for name in method.student_names(cfg)]
-    student = nn.ModuleList(students) if method.is_cohort else students[0]
+    student = build_student(cfg, data)
     teacher = load_teacher(cfg, data) if method.needs_teacher else None
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     return method(student, teacher, cfg)
+
+
+def build_student(cfg: CfgNode, data: DataSet) -> nn.Module:
+    """The network that the method trains, or an `nn.ModuleList` of those of a cohort."""
+    method, family = distiller_dict[cfg.DISTILLER.TYPE], dataset_dict[cfg.DATASET.TYPE].family
+    students = [get_model(family, name, data.num_classes) for name in method.student_names(cfg)]
+    return nn.ModuleList(students) if method.is_cohort else students[0]
 
 
 def evaluate_checkpoint(cfg: CfgNode, ckpt: str, device: str = "auto") -> dict[str, float]:

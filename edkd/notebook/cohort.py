@@ -72,8 +72,10 @@ class DML:
         if plot_losses and not find_spec("matplotlib"):
             raise UserError("plot_losses needs matplotlib: pip install matplotlib, or give plot_losses=False")
         path = Path(save_model_path)
-        if save_model and (path.is_dir() or not make_folder(path.parent)):
+        if save_model and path.is_dir():
             raise UserError(f"save_model_path is {path}, a folder; name a file")
+        if save_model:
+            make_folder(path.parent)
         if plot_losses or self.log:
             make_folder(self.logdir)
         writer = self._writer()
