@@ -1,4 +1,4 @@
-"""Where configurations, data sets and downloaded weights lie."""
+"""Folders of configurations, data sets and downloaded weights."""
 
 import os
 from pathlib import Path
@@ -16,4 +16,7 @@ def _data_root() -> Path:
 
 
 DATA_ROOT = _data_root()
-"""Holds data/ and download_ckpts/: EDKD_DATA_ROOT of the environment, else the checkout, else the current folder."""
+"""Holds data/ and download_ckpts/.
+
+EDKD_DATA_ROOT of the environment, else the checkout, else the current folder.
+"""

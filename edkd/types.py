@@ -1,0 +1,86 @@
+"""What passes between data sets, networks, methods and the engine."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """One augmented version of the images of a batch."""
+
+    image: Tensor
+    """(N,3,H,W), float32, normalised."""
+    number: Tensor | None
+    """(N,), which of the augmentation's numbered views each image shows; None: not numbered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch on the device."""
+
+    image: Tensor
+    """(N,3,H,W), float32, normalised: the first of the views."""
+    target: Tensor
+    """(N,), class numbers; (N,C), class probabilities."""
+    index: Tensor | None = None
+    """(N,), numbers of the images in their set; None where the data loader does not tell them."""
+    epoch: int | Tensor = 1
+    """From 1; in a captured step a tensor without dimensions."""
+    views: Mapping[str, View] = field(default_factory=dict)
+    """By name, as "weak" and "strong"."""
+
+
+class Output(NamedTuple):
+    """What a network returns for a batch."""
+
+    logits: Tensor
+    """(N,C)."""
+    features: Mapping[str, Any]
+    """`feats` and `preact_feats`, lists of (N,D,H,W), stem first; `pooled_feat`, (N,D)."""
+
+
+class LazyFeatures(Mapping[str, Any]):
+    """Features that are computed when they are first looked at, once.
+
+    Args:
+        compute: returns the features.
+    """
+
+    def __init__(self, compute: Callable[[], Mapping[str, Any]]) -> None:
+        self._compute = compute
+        self._features: Mapping[str, Any] | None = None
+
+    def _all(self) -> Mapping[str, Any]:
+        if self._features is None:
+            self._features = self._compute()
+        return self._features
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Facts about a data set that methods and saved students need."""
+
+    num_classes: int
+    num_images: int
+    """Images of the training set: each `index` of a batch is below it."""
+    targets: Tensor | None
+    """(num_images,), class numbers; None where they are not known before training."""
+    image_shape: tuple[int, int, int]
+    """(channels, height, width) of an image of a batch."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from pixels in [0, 1], one number a channel; empty where it is not known."""
+    std: tuple[float, ...] = ()
+    """Divided by after that."""
+    class_names: tuple[str, ...] = ()
+    """By class number; empty where they are not known."""
