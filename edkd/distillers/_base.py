@@ -1,83 +1,223 @@
-"""The contract of a distillation method, and the registry that a method enters."""
+"""The contract of a distillation method."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edkd.distillers._features import FeatureShapes, feature_shapes
+from edkd.distillers._math import at_least_float32, mean_prediction
 from edkd.errors import UserError
+from edkd.registry import METHODS, PublishedDict, place
+from edkd.types import Batch, DataInfo, LazyFeatures, Output
 
-D = TypeVar("D", bound=type["Distiller"])
-
-distiller_dict: dict[str, type["Distiller"]] = {}
-"""DISTILLER.TYPE -> class."""
-
-
-def register(name: str) -> Callable[[D], D]:
-    """Class decorator: enter a method into `distiller_dict` under `name`; its `defaults` become `CFG.<name>`.
-
-    Raises UserError where another class holds that name, or the class is no Distiller with a `forward_train`.
-    """
-
-    def enter(cls: D) -> D:
-        if not issubclass(cls, Distiller) or cls.forward_train is Distiller.forward_train:
-            raise UserError(f"method {name!r} of {place(cls)} must be a Distiller that defines forward_train")
-        held = distiller_dict.setdefault(name, cls)
-        if (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UserError(
-                f"method {name!r} of {place(cls)} is already registered by {place(held)}; rename one of them"
-            )
-        distiller_dict[name] = cls
-        return cls
-
-    return enter
-
-
-def place(cls: type) -> str:
-    """The file that defines a class, for messages."""
-    return inspect.getsourcefile(cls) or cls.__module__
+Views = Mapping[str, Output]
+"""Outputs by the name of the view, for methods with several `views`."""
 
 
 class Distiller(nn.Module):
     """A student that learns, and a frozen teacher that is never changed.
 
+    A method overrides `losses`, which runs neither network. The base class runs each network once
+    and adds the task loss. A method in the published style overrides `forward_train` instead, and
+    runs the networks itself.
+
     Args:
         student: `forward(x: (N,3,H,W)) -> (logits (N,C), features)`; trained.
-        teacher: the same contract; put into eval mode for good, without gradients. None for a method without one.
-        cfg: the configuration, of which a method reads its own node.
+        teacher: the same contract, or an `nn.ModuleList` of several teachers; put into eval mode
+            without gradients. None for a method without a teacher.
+        cfg: the configuration; `self.hp` is the method's own node.
+        data: facts about the training set.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
-    """Hyper-parameters and their defaults; becomes the method's node of the configuration.
-
-    What bears a usual name has its usual range: T and TEMPERATURE > 0; ALPHA, BETA, WARMUP and ..._WEIGHT >= 0.
-    """
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """The words that a hyper-parameter can be, where it is one of a few."""
+    """Hyper-parameters: `Key`s or plain values. They become the method's configuration node."""
     needs_teacher: ClassVar[bool] = True
+    teacher_needs: ClassVar[tuple[str, ...]] = ("logits",)
+    """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats."""
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+    """Names of the augmented views of each image that `losses` reads."""
+    needs_index: ClassVar[bool] = False
+    """Whether `losses` reads `batch.index`."""
+    gathers_batch: ClassVar[bool] = False
+    """Whether the loss relates the images of a batch to one another."""
     is_cohort: ClassVar[bool] = False
-    """Whether `student` is an `nn.ModuleList` of those that `student_names` lists."""
+    """Whether `student` is an `nn.ModuleList` of the networks that `student_names` lists."""
     min_students: ClassVar[int] = 1
-    """The least number of them."""
+
     turns: int = 1
-    """Updates that a batch makes; `forward_train` is called for each with `turn`, from 0."""
+    """Updates for one batch; before each, the losses are computed anew with `batch.turn`."""
+    learning_rate_factors: Mapping[str, float] = {}
+    """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
     student: nn.Module
     teacher: Any
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None = None, cfg: Any = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        cfg: Any = None,
+        data: DataInfo | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
-        if teacher is not None:
-            teacher.eval().requires_grad_(False)
+        self.data = data
+        self.hp = own_node(type(self), cfg)
+        self.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS if cfg is not None else []
+        self.cached_teachers: dict[int, Any] = {}
 
-    def train(self, mode: bool = True) -> "Distiller":
-        """As `nn.Module.train`, but the teacher stays in eval mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+        self._frozen = tuple(_teachers(teacher))
+        for network in self._frozen:
+            network.eval().requires_grad_(False)
+
+    # What a method defines.
+
+    def losses(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss besides the task loss, weighted; their sum is minimised.
+
+        Args:
+            student: its Output for the batch; with several `views`, Outputs by name.
+            teacher: the same, without gradients; None for a method without a teacher.
+            batch: images, targets, indices and the epoch.
+
+        Returns:
+            Scalars by name; names begin with "loss_kd".
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define losses or forward_train")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch, from 1, for methods that train in stages."""
+
+    def deployable(self) -> nn.Module:
+        """The network that is evaluated, saved as `student_*` and exported."""
+        return self.student
+
+    # What the engine calls.
+
+    def training_step(self, batch: Batch, turn: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """One forward pass of training.
+
+        Args:
+            turn: number of the update of this batch, from 0; see `turns`.
+
+        Returns:
+            The student's logits (N,C), and the weighted terms of the loss by name.
+        """
+        if uses_published_style(type(self)):
+            more = {"turn": turn} if self.turns > 1 else {}
+            return self.forward_train(
+                image=batch.image, target=batch.target, index=batch.index, epoch=batch.epoch, **more
+            )
+
+        student = self.run_student(batch)
+        teacher = self.run_teachers(batch) if self.needs_teacher else None
+
+        outputs = list(student.values()) if isinstance(student, Mapping) else [student]
+        loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
+        losses = {"loss_ce": loss_ce.sum()} | self.losses(student, teacher, batch)
+        return outputs[0].logits, losses
+
+    def run_student(self, batch: Batch) -> Output | Views:
+        """The student's output for the batch, or its outputs for each view."""
+        if len(self.views) == 1:
+            return Output(*self.student(batch.image))
+        return {name: Output(*self.student(batch.views[name].image)) for name in self.views}
+
+    @torch.no_grad()
+    def run_teachers(self, batch: Batch) -> Output | Views:
+        """The teacher's output for the batch, from the cache where there is one.
+
+        Of several teachers the output is their mean prediction, see `mean_prediction`.
+        """
+        outputs = [self._run_teacher(number, batch) for number in range(len(self._frozen))]
+        if len(outputs) == 1:
+            return outputs[0]
+        return self.merge(outputs)
+
+    def _run_teacher(self, number: int, batch: Batch) -> Output | Views:
+        teacher = self.cached_teachers.get(number, self._frozen[number])
+        if len(self.views) == 1:
+            return Output(*teacher(batch.image))
+        return {name: Output(*teacher(batch.views[name].image)) for name in self.views}
+
+    def merge(self, outputs: Sequence[Any]) -> Any:
+        """The mean prediction of several teachers, softened by the method's temperature."""
+        if isinstance(outputs[0], Mapping):
+            return {name: self.merge([views[name] for views in outputs]) for name in self.views}
+
+        weights = self.teacher_weights or [1.0] * len(outputs)
+        logits = mean_prediction(
+            [output.logits for output in outputs], list(weights), self.temperature
+        )
+        return Output(logits, LazyFeatures(_no_common_features))
+
+    def task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """CE_WEIGHT times the cross-entropy with the labels, a scalar."""
+        return self.ce_weight * F.cross_entropy(at_least_float32(logits), target)
+
+    @property
+    def ce_weight(self) -> float:
+        """CE_WEIGHT of the method's node, or of its LOSS; 1 where it has none."""
+        node = self.hp if self.hp is not None else {}
+        return node.get("CE_WEIGHT", node.get("LOSS", {}).get("CE_WEIGHT", 1.0))
+
+    @property
+    def temperature(self) -> float:
+        """T or TEMPERATURE of the method's node; 1 where it has none."""
+        node = self.hp if self.hp is not None else {}
+        return node.get("T", node.get("TEMPERATURE", 1.0))
+
+    # The published interface.
+
+    def forward_train(
+        self, image: Tensor, target: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One forward pass of training, in the published interface.
+
+        Args:
+            image: (N,3,H,W), normalised.
+            target: (N,), class numbers.
+            kwargs: `epoch` (from 1; in a captured step a tensor without dimensions) and `index`
+                (N,) of the images in the training set.
+
+        Returns:
+            The student's logits (N,C), and the weighted terms of the loss by name.
+        """
+        turn = kwargs.pop("turn", 0)
+        return self.training_step(Batch(image, target, **kwargs), turn)
+
+    def forward_test(self, image: Tensor) -> Tensor:
+        """Logits (N,C) for images (N,3,H,W)."""
+        return self.deployable()(image)[0]
+
+    def forward(self, **kwargs: Any) -> Any:
+        """`forward_train` in training mode, `forward_test` otherwise."""
+        if self.training:
+            return self.forward_train(**kwargs)
+        return self.forward_test(kwargs["image"])
+
+    def get_learnable_parameters(self) -> list[Any]:
+        """What the optimizer updates: all parameters outside the teacher.
+
+        A method may return parameter groups instead, as torch's optimizers take them.
+        """
+        return [parameter for _, parameter in self._learnable()]
+
+    def get_extra_parameters(self) -> int:
+        """Number of parameters that training needs beyond the student's."""
+        of_student = {id(parameter) for parameter in self.student.parameters()}
+        extra = [p for _, p in self._learnable() if id(p) not in of_student]
+        return sum(parameter.numel() for parameter in extra)
+
+    # Networks and their state.
+
+    def teachers(self) -> tuple[nn.Module, ...]:
+        """The teachers, in the order of DISTILLER.TEACHER."""
+        return self._frozen
 
     @classmethod
     def student_names(cls, cfg: Any) -> list[str]:
@@ -86,38 +226,133 @@ class Distiller(nn.Module):
 
     def students(self) -> dict[str, nn.Module]:
         """The networks that are evaluated and saved, by name."""
-        return {"student": self.student}
+        return {"student": self.deployable()}
 
-    def get_learnable_parameters(self) -> list[nn.Parameter]:
-        """What the optimizer updates; a method with modules of its own adds theirs."""
-        return list(self.student.parameters())
+    def feature_shapes(self, network: nn.Module) -> FeatureShapes:
+        """Shapes of a network's features for one image, found without computing anything."""
+        if self.data is None:
+            raise UserError(f"{type(self).__name__} needs the shape of an image; give it `data`")
+        return feature_shapes(network, self.data.image_shape)
 
-    def get_extra_parameters(self) -> int:
-        """Number of parameters that a method needs in training beside the student's."""
-        return 0
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for the optimizer: `params`, and `lr_factor` or a published `lr`.
 
-    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """One training pass.
-
-        Args:
-            image: (N,3,H,W), normalised.
-            target: (N,), class numbers.
-            kwargs: `epoch` (from 1; in a captured step a tensor without dimensions), `index` (N,) of the images in
-                the training set.
-
-        Returns:
-            The student's logits (N,C), and the terms of the loss by name, weighted: their sum is minimised.
+        No parameter is in two groups, and none is a teacher's.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward_train")
+        given = self.get_learnable_parameters()
+        if given and isinstance(given[0], dict):
+            return given
 
-    def forward_test(self, image: Tensor) -> Tensor:
-        """The student's logits (N,C) for images (N,3,H,W)."""
-        return self.student(image)[0]
-
-    def forward(self, **kwargs: Any) -> Any:
-        """`forward_train` in training mode, `forward_test` otherwise."""
-        return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in dict.fromkeys(given):
+            factor = self._learning_rate_factor(names.get(id(parameter), ""))
+            groups.setdefault(factor, []).append(parameter)
+        return [{"params": params, "lr_factor": factor} for factor, params in groups.items()]
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The state dict without the teacher's part."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith("teacher.")}
+        """The state dict without the teachers' part, under whatever name they are held."""
+        frozen = {id(module) for teacher in self._frozen for module in teacher.modules()}
+        held = self.named_modules(remove_duplicate=False)
+        prefixes = tuple(f"{name}." for name, module in held if id(module) in frozen)
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not key.startswith(prefixes)}
+
+    def train(self, mode: bool = True) -> "Distiller":
+        """As `nn.Module.train`, but the teachers stay in eval mode."""
+        super().train(mode)
+        for network in self._frozen:
+            network.eval()
+        return self
+
+    def _learning_rate_factor(self, name: str) -> float:
+        for prefix, factor in self.learning_rate_factors.items():
+            if f"{name}.".startswith(f"{prefix}."):
+                return factor
+        return 1.0
+
+    def _learnable(self) -> list[tuple[str, nn.Parameter]]:
+        frozen = {id(p) for teacher in self._frozen for p in teacher.parameters()}
+        return [
+            (name, parameter)
+            for name, parameter in self.named_parameters()
+            if id(parameter) not in frozen
+        ]
+
+
+def uses_published_style(cls: type[Distiller]) -> bool:
+    """Whether a method runs the networks itself, in `forward_train`."""
+    return cls.forward_train is not Distiller.forward_train
+
+
+def check_terms(distiller: Distiller, terms: Any) -> None:
+    """Raise UserError where a method's terms of the loss break the contract."""
+    name = type(distiller).__name__
+    expected = "a dictionary of scalar tensors by name, as {'loss_kd': loss}"
+    if not isinstance(terms, dict) or not terms:
+        raise UserError(
+            f"{name} returned {type(terms).__name__} as losses, but must return {expected}"
+        )
+    for term, loss in terms.items():
+        if not isinstance(loss, Tensor):
+            raise UserError(
+                f"{name} returned {type(loss).__name__} as {term!r}, but must return {expected}"
+            )
+
+
+def construct(
+    method: type[Distiller],
+    student: nn.Module,
+    teacher: nn.Module | None,
+    cfg: Any,
+    data: DataInfo | None,
+) -> Distiller:
+    """Make a method; a constructor in the published style takes no `data`."""
+    parameters = inspect.signature(method).parameters.values()
+    takes_data = any(p.name == "data" or p.kind is p.VAR_KEYWORD for p in parameters)
+    if takes_data:
+        return method(student, teacher, cfg, data=data)
+
+    distiller = method(student, teacher, cfg)
+    if distiller.hp is None:  # a constructor that passes only the networks on
+        distiller.hp = own_node(method, cfg)
+    distiller.data = data
+    return distiller
+
+
+def own_node(cls: type[Distiller], cfg: Any) -> Any:
+    """The configuration node of a method; None where it has none."""
+    for entry in METHODS.entries():
+        if entry.value is cls and cfg is not None and entry.name in cfg:
+            return cfg[entry.name]
+    return None
+
+
+def _teachers(teacher: nn.Module | None) -> Sequence[nn.Module]:
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, nn.ModuleList) else [teacher]
+
+
+def _no_common_features() -> Mapping[str, Any]:
+    raise UserError("several teachers have no common features; name one DISTILLER.TEACHER")
+
+
+def _check_method(name: str, cls: Any) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Distiller)):
+        raise UserError(f"method {name!r} of {place(cls)} must be a class derived from Distiller")
+
+    defines_losses = cls.losses is not Distiller.losses
+    own_step = cls.training_step is not Distiller.training_step
+    if not (defines_losses or own_step or uses_published_style(cls)):
+        raise UserError(
+            f"method {name!r} of {place(cls)} must be a Distiller that defines losses "
+            "or forward_train"
+        )
+
+
+METHODS.check = _check_method
+register = METHODS.register
+
+distiller_dict = PublishedDict(METHODS)
+"""DISTILLER.TYPE -> class, under the published name."""

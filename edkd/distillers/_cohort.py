@@ -1,23 +1,27 @@
-"""What the methods share in which students learn from one another, without a teacher."""
+"""The contract of methods in which students learn from one another, without a teacher."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._common import at_least_float32, kl_divergence
+from edkd.keys import Key
+from edkd.types import Batch, Output
 
-COHORT = dict(
-    STUDENTS=[],  # names of the architectures, any mix; empty: NUM_STUDENTS times DISTILLER.STUDENT
-    NUM_STUDENTS=2,  # where STUDENTS is empty, >= 2
+COHORT_KEYS = dict(
+    STUDENTS=Key([], "architectures, any mix; empty: NUM_STUDENTS times DISTILLER.STUDENT"),
+    NUM_STUDENTS=Key(2, "number of students where STUDENTS is empty", low=2, high=1000),
 )
 
 
 class Cohort(Distiller):
-    """Students of any architectures, trained together; each of them is evaluated and saved.
+    """Students of any architectures that train together; each is evaluated and saved.
+
+    `losses(students, None, batch)` gets a list of their outputs and names its terms
+    `loss_kd_student1`, ...; the base class adds `loss_ce_student1`, ...
 
     Args:
         student: an `nn.ModuleList` of S students.
@@ -26,6 +30,8 @@ class Cohort(Distiller):
     needs_teacher = False
     is_cohort = True
     min_students = 2
+    turn = 0
+    """Number of the present update of the batch, from 0."""
     student: nn.ModuleList
 
     @classmethod
@@ -36,53 +42,45 @@ class Cohort(Distiller):
 
     def students(self) -> dict[str, nn.Module]:
         """By name: student1, student2, ..."""
-        return {f"student{i}": student for i, student in enumerate(self.student, 1)}
+        return {f"student{number}": student for number, student in enumerate(self.student, 1)}
 
-    def forward_students(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (S,N,C) of the students for images (N,3,H,W), and their pooled features, S tensors (N,D)."""
-        logits, features = zip(*(student(image) for student in self.student), strict=True)
-        return torch.stack(logits), [feature["pooled_feat"].flatten(1) for feature in features]
+    def training_step(self, batch: Batch, turn: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Distiller.training_step`; the logits are (S,N,C)."""
+        self.turn = turn
+        students = self.run_students(batch)
+        terms = self.losses(students, None, batch)
+
+        losses: dict[str, Tensor] = {}
+        for i in self.learners():
+            losses[f"loss_ce_student{i + 1}"] = self.task_loss(students[i].logits, batch.target)
+            losses[f"loss_kd_student{i + 1}"] = terms.pop(f"loss_kd_student{i + 1}")
+
+        logits = torch.stack([student.logits for student in students])
+        return logits.detach(), losses | terms
+
+    def run_students(self, batch: Batch) -> list[Output]:
+        """The outputs of all students for the batch."""
+        return [Output(*student(batch.image)) for student in self.student]
+
+    def learners(self) -> Sequence[int]:
+        """Numbers, from 0, of the students that learn in the update `turn`."""
+        return range(len(self.student))
 
     def forward_test(self, image: Tensor) -> Tensor:
         """Logits (S,N,C) of the students for images (N,3,H,W)."""
-        return self.forward_students(image)[0]
+        return torch.stack([student(image)[0] for student in self.student])
+
+    def pooled_sizes(self) -> list[int]:
+        """D of each student's pooled features."""
+        shapes = [self.feature_shapes(student).pooled_feat for student in self.student]
+        return [math.prod(shape) for shape in shapes]
 
 
-def cohort_losses(
-    logits: Tensor, target: Tensor, log_p: Sequence[Tensor], weights: tuple[Any, Any], temperature: float
-) -> dict[str, Tensor]:
-    """The terms loss_ce_student1, loss_kd_student1, ... of S students that each learn from a target of its own.
-
-    Args:
-        logits: (S,N,C).
-        target: (N,), class numbers.
-        log_p: S times the softened log-probabilities (N,C) from which a student learns.
-        weights: of the cross-entropies and of the divergences.
-    """
-    losses = {}
-    for i, (row, p) in enumerate(zip(logits, log_p, strict=True), 1):
-        losses[f"loss_ce_student{i}"] = weights[0] * cross_entropy(row, target)
-        losses[f"loss_kd_student{i}"] = weights[1] * soft_divergence(p, row, temperature)
-    return losses
+def stack_logits(students: Sequence[Output]) -> Tensor:
+    """Logits (S,N,C) of S students."""
+    return torch.stack([student.logits for student in students])
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """The mean over the batch, a scalar, from logits (N,C) and targets (N,)."""
-    return F.cross_entropy(at_least_float32(logits), target)
-
-
-def soft_divergence(log_p: Tensor, logits_student: Tensor, temperature: float) -> Tensor:
-    """T^2 * mean_n KL(p || p_s), p_s = softmax(logits_student / T), from log p (N,C) and logits (N,C); a scalar."""
-    log_p_s = F.log_softmax(at_least_float32(logits_student) / temperature, 1)
-    return temperature**2 * kl_divergence(log_p, log_p_s).mean()
-
-
-def soft_log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / T) over the classes, the last dimension, in float32 or better."""
-    return F.log_softmax(at_least_float32(logits) / temperature, -1)
-
-
-def feature_sizes(students: Sequence[nn.Module]) -> list[int]:
-    """D of each student's pooled features: what its classifier, the last layer with weights, takes in."""
-    layers = [[m for m in student.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1] for student in students]
-    return [layer.weight.shape[1] for layer in layers]
+def pooled_features(students: Sequence[Output]) -> list[Tensor]:
+    """Pooled features (N,D) of each student."""
+    return [student.features["pooled_feat"].flatten(1) for student in students]

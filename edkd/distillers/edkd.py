@@ -1,18 +1,20 @@
 """Exponential decoupled knowledge distillation: DKD whose beta follows the teacher's confidence.
 
-The loss decouples as B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679, equation 7; its
-beta is an exponential of the teacher's probability of the target class, as in the published EDKD figure and code.
+The loss decouples as in B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022,
+arXiv:2203.08679, equation 7; beta is an exponential of the teacher's probability of the target
+class, as in the published EDKD figure and code.
 """
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from edkd.distillers._base import Distiller, register
-from edkd.distillers._common import at_least_float32, decoupled_kl, warmup_factor
-from edkd.errors import UserError, nearest
+from edkd.distillers._base import Distiller
+from edkd.distillers._math import decoupled_kl, warmup_factor
+from edkd.errors import UserError
+from edkd.hints import hint
+from edkd.keys import Key
+from edkd.registry import METHODS
+from edkd.types import Batch, Output
 
 FORMS = ("paper", "reference")
 
@@ -26,64 +28,65 @@ def edkd_loss(
     temperature: float,
     form: str = "paper",
 ) -> Tensor:
-    """T^2 * mean_i(alpha * TCKD_i + beta_i * NCKD_i), beta_i = beta * exp(-(1 - p_i)).
+    """T^2 * mean_i(alpha * TCKD_i + beta_i * NCKD_i) with beta_i = beta * exp(-(1 - p_i)).
 
     Args:
-        logits_student, logits_teacher: (N,C), C >= 2; computed in float32 or better, finite for logits up to +-1e4.
+        logits_student: (N,C), C >= 2; computed in float32 or better, finite for logits up to +-1e4.
+        logits_teacher: (N,C).
         target: (N,), class numbers.
-        alpha, beta: weights >= 0; beta is the largest that beta_i can be.
+        alpha: weight of TCKD, >= 0.
+        beta: the largest value of beta_i, >= 0.
         temperature: T > 0.
-        form: "paper": p_i is the teacher's softened probability of the target class, and weights the sample's own
-            NCKD. "reference" (the published code): p_i is the larger of that probability and the rest's, and the
-            mean of beta_i multiplies the mean of NCKD.
+        form: "paper": p_i is the teacher's softened probability of the target class and weights
+            the sample's own NCKD. "reference" (the published code): p_i is the larger of that
+            probability and its complement, and the mean of beta_i multiplies the mean of NCKD.
 
     Returns:
-        A scalar >= 0, 0 where both agree.
+        A scalar >= 0; 0 where both predictions agree.
 
     Raises:
-        UserError: `form` is another word.
+        UserError: another value of `form`.
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([[1.0, 0.0, -1.0]])
+        >>> teacher = torch.tensor([[2.0, 0.0, -1.0]])
+        >>> loss = edkd_loss(student, teacher, torch.tensor([0]), 1.0, 8.0, temperature=4.0)
+        >>> round(loss.item(), 4)
+        0.0848
     """
     if form not in FORMS:
-        raise UserError(f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{nearest(form, FORMS)}")
+        raise UserError(
+            f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
+        )
+
     tckd, nckd, margin_t = decoupled_kl(logits_student, logits_teacher, target, temperature)
     if form == "reference":
-        margin_t, nckd = margin_t.abs(), nckd.mean()
-    beta_i = beta * torch.exp(-torch.sigmoid(-margin_t))  # 1 - sigmoid(m) = sigmoid(-m), without cancellation
+        margin_t = margin_t.abs()
+        nckd = nckd.mean()
+
+    # 1 - sigmoid(m) = sigmoid(-m), without cancellation.
+    beta_i = beta * torch.exp(-torch.sigmoid(-margin_t))
     return temperature**2 * (alpha * tckd + beta_i * nckd).mean()
 
 
-@register("EDKD")
+@METHODS.register("EDKD")
 class EDKD(Distiller):
     """CE_WEIGHT * CE(student, target) + min(epoch / WARMUP, 1) * edkd_loss(student, teacher)."""
 
     defaults = dict(
-        CE_WEIGHT=1.0,  # of the cross-entropy with the labels
-        ALPHA=1.0,  # of the target-class term
-        BETA=8.0,  # of the non-target-class term, at full confidence of the teacher
-        T=4.0,  # temperature, > 0
-        WARMUP=20,  # epochs over which the distillation term grows to its full weight; 0: at once
-        FORM="paper",  # paper | reference, see edkd_loss
+        CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
+        ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
+        BETA=Key(8.0, "weight of the non-target-class term at full confidence", low=0.0),
+        T=Key(4.0, "softens both predictions", low=1e-3),
+        WARMUP=Key(20, "the distillation term grows over these epochs", unit="epochs", low=0),
+        FORM=Key("paper", "form of the published figure or of the published code", choices=FORMS),
     )
-    choices = dict(FORM=FORMS)
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.EDKD.CE_WEIGHT
-        self.alpha = cfg.EDKD.ALPHA
-        self.beta = cfg.EDKD.BETA
-        self.temperature = cfg.EDKD.T
-        self.warmup = cfg.EDKD.WARMUP
-        self.form = cfg.EDKD.FORM
-
-    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Distiller.forward_train`; the terms are `loss_ce` and `loss_edkd`."""
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """See `Distiller.losses`."""
+        hp = self.hp
         loss_edkd = edkd_loss(
-            logits_student, logits_teacher, target, self.alpha, self.beta, self.temperature, self.form
+            student.logits, teacher.logits, batch.target, hp.ALPHA, hp.BETA, hp.T, hp.FORM
         )
-        return logits_student, {
-            "loss_ce": self.ce_weight * F.cross_entropy(at_least_float32(logits_student), target),
-            "loss_edkd": warmup_factor(kwargs["epoch"], self.warmup) * loss_edkd,
-        }
+        return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_edkd}

@@ -1,80 +1,115 @@
-"""KDCL: students learn from the best that can be made of what they say.
+"""KDCL: students learn from an ensemble of their logits.
 
-Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo, "Online Knowledge Distillation via Collaborative Learning",
-CVPR 2020.
+Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo, "Online Knowledge Distillation via
+Collaborative Learning", CVPR 2020.
 """
 
 import math
-from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from edkd.distillers._base import register
-from edkd.distillers._cohort import COHORT, Cohort, cohort_losses, soft_log_probabilities
-from edkd.distillers._common import at_least_float32
+from edkd.distillers._cohort import COHORT_KEYS, Cohort, stack_logits
+from edkd.distillers._math import at_least_float32, log_softmax, soft_divergence
+from edkd.keys import Key
+from edkd.registry import METHODS
+from edkd.types import Batch, Output
+
+ENSEMBLES = ("naive", "linear", "minlogit")
 
 ROUNDS = 40
-"""Of exponentiated gradient, which brings the weights of `linear` to within about 1 % of the least cross-entropy."""
+"""Of exponentiated gradient, to within about 1 % of the least cross-entropy (`linear`)."""
 
 
 def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tensor:
-    """The logits (N,C), in float32 or better and without gradient, from which S students learn (section 3).
+    """The logits from which S students learn (section 3), without gradient.
 
     Args:
-        logits: (S,N,C).
+        logits: (S,N,C); computed in float32 or better.
         target: (N,), class numbers.
-        ensemble: `naive`: of each image, those of the student with the least cross-entropy. `linear`: their sum
-            with the weights, >= 0 and of sum 1, that have about the least cross-entropy in the batch. `minlogit`: of
-            each class the least logit, those of the target being taken off first.
+        ensemble: `naive`: for each image, the logits of the student with the least cross-entropy.
+            `linear`: the sum of all logits with weights, >= 0 and of sum 1, that have about the
+            least cross-entropy in the batch. `minlogit`: for each class the least logit, after
+            each student's logit of the target is subtracted.
+
+    Returns:
+        (N,C).
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[[3.0, 0.0]], [[1.0, 0.5]]])
+        >>> collaborative_logits(logits, torch.tensor([0]), "minlogit").tolist()
+        [[0.0, -3.0]]
     """
     logits = at_least_float32(logits.detach())
-    size, number, classes = logits.shape
     if ensemble == "minlogit":
-        return (logits - logits.gather(2, target.expand(size, number)[:, :, None])).amin(0)
+        return (logits - _of_target(logits, target)).amin(0)
+
     if ensemble == "naive":
-        log_p = F.log_softmax(logits, 2).gather(2, target.expand(size, number)[:, :, None])
-        best = log_p.argmax(0)[None].expand(1, number, classes)
+        log_p = _of_target(F.log_softmax(logits, 2), target)
+        best = log_p.argmax(0)[None].expand(1, *logits.shape[1:])
         return logits.gather(0, best)[0]
-    scores = logits.new_zeros(size)
-    for i in range(1, ROUNDS + 1):  # the loss is convex in the weights; its gradient is written out
-        error = weighted_sum(scores.softmax(0), logits).softmax(1) - F.one_hot(target, classes)
-        gradient = (logits * error).sum((1, 2)) / number
-        scores = scores - 2 / math.sqrt(i) * gradient / gradient.abs().amax().clamp(min=1e-12)
-    return weighted_sum(scores.softmax(0), logits)
+
+    return _weighted_sum(_best_weights(logits, target), logits)
 
 
-def weighted_sum(weights: Tensor, logits: Tensor) -> Tensor:
-    """(N,C), of logits (S,N,C) with weights (S,); unlike a matrix product never in half precision."""
+def _of_target(values: Tensor, target: Tensor) -> Tensor:
+    """The target's entry of each row, (S,N,1), from values (S,N,C)."""
+    index = target.expand(values.shape[:2])[:, :, None]
+    return values.gather(2, index)
+
+
+def _best_weights(logits: Tensor, target: Tensor) -> Tensor:
+    """Weights (S,) of the logits (S,N,C) with about the least mean cross-entropy.
+
+    The loss is convex in the weights; its gradient is written out.
+    """
+    num_students, num_images, num_classes = logits.shape
+    one_hot = F.one_hot(target, num_classes)
+    scores = logits.new_zeros(num_students)
+
+    for i in range(1, ROUNDS + 1):
+        error = _weighted_sum(scores.softmax(0), logits).softmax(1) - one_hot
+        gradient = (logits * error).sum((1, 2)) / num_images
+        step = 2 / math.sqrt(i)
+        scores = scores - step * gradient / gradient.abs().amax().clamp(min=1e-12)
+
+    return scores.softmax(0)
+
+
+def _weighted_sum(weights: Tensor, logits: Tensor) -> Tensor:
+    """(N,C), from weights (S,) and logits (S,N,C).
+
+    Unlike a matrix product, autocast never computes it in half precision.
+    """
     return (weights[:, None, None] * logits).sum(0)
 
 
-@register("KDCL")
+@METHODS.register("KDCL")
 class KDCL(Cohort):
-    """sum_i CE_WEIGHT * CE(z_i) + KD_WEIGHT * T^2 * KL(p_e || p_i), p_e the softened `collaborative_logits`.
+    """sum_i CE_WEIGHT * CE(z_i) + KD_WEIGHT * T^2 * KL(p_e || p_i).
 
-    Differs from the paper: all students see the same view of an image. Its KDCL-General, which estimates weights on
-    held-out images during training, is not among the ensembles.
+    p_e is the softened prediction of `collaborative_logits`.
+
+    Differs from the paper: all students get the same view of an image. KDCL-General, which
+    estimates weights on held-out images during training, is not among the ensembles.
     """
 
     defaults = dict(
-        **COHORT,
-        CE_WEIGHT=1.0,  # of the cross-entropies with the labels
-        KD_WEIGHT=1.0,  # of the divergences from the ensemble
-        T=2.0,  # softens the predictions, > 0
-        ENSEMBLE="minlogit",  # naive | linear | minlogit
+        **COHORT_KEYS,
+        CE_WEIGHT=Key(1.0, "weight of the cross-entropies with the labels", low=0.0),
+        KD_WEIGHT=Key(1.0, "weight of the divergences from the ensemble", low=0.0),
+        T=Key(2.0, "softens the predictions", low=1e-3),
+        ENSEMBLE=Key("minlogit", "how the ensemble is formed", choices=ENSEMBLES),
     )
-    choices = dict(ENSEMBLE=("naive", "linear", "minlogit"))
 
-    def __init__(self, student: nn.ModuleList, teacher: None, cfg: Any) -> None:
-        super().__init__(student, teacher)
-        node = cfg.KDCL
-        self.ce_weight, self.kd_weight, self.temperature = node.CE_WEIGHT, node.KD_WEIGHT, node.T
-        self.ensemble = node.ENSEMBLE
+    def losses(self, students: list[Output], teacher: None, batch: Batch) -> dict[str, Tensor]:
+        """See `Cohort`."""
+        logits = collaborative_logits(stack_logits(students), batch.target, self.hp.ENSEMBLE)
+        log_p = log_softmax(logits, self.hp.T)
 
-    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Distiller.forward_train`; the logits are (S,N,C), the terms loss_ce_student1, loss_kd_student1, ..."""
-        logits, _ = self.forward_students(image)
-        log_p = soft_log_probabilities(collaborative_logits(logits, target, self.ensemble), self.temperature)
-        weights = self.ce_weight, self.kd_weight
-        return logits.detach(), cohort_losses(logits, target, [log_p] * len(logits), weights, self.temperature)
+        losses = {}
+        for number, student in enumerate(students, 1):
+            divergence = soft_divergence(log_p, student.logits, self.hp.T)
+            losses[f"loss_kd_student{number}"] = self.hp.KD_WEIGHT * divergence
+        return losses

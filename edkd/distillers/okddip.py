@@ -1,7 +1,7 @@
-"""OKDDip: peers that stay diverse, and a leader that learns from all of them.
+"""OKDDip: diverse peers, and a leader that learns from all of them.
 
-D. Chen, J.-P. Mei, C. Wang, Y. Feng, C. Chen, "Online Knowledge Distillation with Diverse Peers", AAAI 2020,
-arXiv:1912.00350.
+D. Chen, J.-P. Mei, C. Wang, Y. Feng, C. Chen, "Online Knowledge Distillation with Diverse Peers",
+AAAI 2020, arXiv:1912.00350.
 """
 
 import math
@@ -11,61 +11,77 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edkd.distillers._base import register
-from edkd.distillers._cohort import COHORT, Cohort, cohort_losses, feature_sizes, soft_log_probabilities
-from edkd.distillers._common import at_least_float32
+from edkd.distillers._cohort import COHORT_KEYS, Cohort, pooled_features, stack_logits
+from edkd.distillers._math import at_least_float32, log_softmax, soft_divergence
+from edkd.keys import Key
+from edkd.registry import METHODS
+from edkd.types import Batch, DataInfo, Output
 
-SIZE = 8
-"""Of the projections that attention compares, as in the published code."""
+PROJECTION_SIZE = 8
+"""Of the attention's projections, as in the published code."""
 
 
-@register("OKDDip")
+@METHODS.register("OKDDip")
 class OKDDip(Cohort):
-    """S - 1 peers learn from targets of their own; the last student, the leader, learns from their mean.
+    """S - 1 peers learn from own targets; the last student, the leader, from their mean.
 
-    sum_i CE_WEIGHT * CE(z_i) + KD_WEIGHT * T^2 * [sum_a KL(t_a || p_a) + KL(mean_b p_b || p_leader)], where the
-    target of a peer is t_a = sum_b w_ab p_b, and its attention w_ab = softmax_b(L_a(h_a) . E_b(h_b)) compares linear
-    projections of pooled features h (the paper's two levels of distillation). Peers' predictions and features are taken
-    as given in a target: of it only the projections learn. The model to use is the leader.
+    sum_i CE_WEIGHT * CE(z_i)
+    + KD_WEIGHT * T^2 * [sum_a KL(t_a || p_a) + KL(mean_b p_b || p_leader)]
+
+    The target of peer a is t_a = sum_b w_ab p_b. Its attention
+    w_ab = softmax_b(L_a(h_a) . E_b(h_b)) compares linear projections of pooled features h (the
+    paper's two levels of distillation). No gradient flows through a target into the peers: only
+    the projections learn from it. The leader is the network to use.
     """
 
     min_students = 3
     defaults = dict(
-        **COHORT | dict(NUM_STUDENTS=4),  # the last one leads, >= 3
-        CE_WEIGHT=1.0,  # of the cross-entropies with the labels
-        KD_WEIGHT=1.0,  # of the divergences
-        T=3.0,  # softens the predictions, > 0
+        **COHORT_KEYS
+        | dict(NUM_STUDENTS=Key(4, "number of students; the last one leads", low=3, high=1000)),
+        CE_WEIGHT=Key(1.0, "weight of the cross-entropies with the labels", low=0.0),
+        KD_WEIGHT=Key(1.0, "weight of the divergences", low=0.0),
+        T=Key(3.0, "softens the predictions", low=1e-3),
     )
 
-    def __init__(self, student: nn.ModuleList, teacher: None, cfg: Any) -> None:
-        super().__init__(student, teacher)
-        node = cfg.OKDDip
-        self.ce_weight, self.kd_weight, self.temperature = node.CE_WEIGHT, node.KD_WEIGHT, node.T
-        sizes = feature_sizes(list(student))[:-1]
-        self.queries = nn.ModuleList(nn.Linear(size, SIZE, bias=False) for size in sizes)
-        self.keys = nn.ModuleList(nn.Linear(size, SIZE, bias=False) for size in sizes)
+    def __init__(
+        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
+    ) -> None:
+        super().__init__(student, teacher, cfg, data)
+        *sizes, _ = self.pooled_sizes()
+        self.queries = _projections(sizes)
+        self.keys = _projections(sizes)
 
-    def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Distiller.forward_train`; the logits are (S,N,C), the terms loss_ce_student1, loss_kd_student1, ..."""
-        logits, features = self.forward_students(image)
-        log_p = soft_log_probabilities(logits[:-1].detach(), self.temperature)  # (S-1,N,C)
-        query, key = (self.project(projections, features[:-1]) for projections in (self.queries, self.keys))
-        attention = (query[:, None] * key[None]).sum(3).log_softmax(1)  # (a,b,N)
-        targets = [(weights[:, :, None] + log_p).logsumexp(0) for weights in attention]  # log t_a, (N,C)
+    def losses(self, students: list[Output], teacher: None, batch: Batch) -> dict[str, Tensor]:
+        """See `Cohort`."""
+        *peers, _ = students
+        log_p = log_softmax(stack_logits(peers).detach(), self.hp.T)  # (S-1,N,C)
+
+        # Attention of peer a to peer b, (a,b,N).
+        features = pooled_features(peers)
+        query = _project(self.queries, features)
+        key = _project(self.keys, features)
+        log_w = (query[:, None] * key[None]).sum(3).log_softmax(1)
+
+        # Each peer's target, and the mean for the leader: log-probabilities (N,C).
+        targets = [(log_w_a[:, :, None] + log_p).logsumexp(0) for log_w_a in log_w]
         mean = log_p.logsumexp(0) - math.log(len(log_p))
-        weights = self.ce_weight, self.kd_weight
-        return logits.detach(), cohort_losses(logits, target, [*targets, mean], weights, self.temperature)
 
-    @staticmethod
-    def project(projections: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
-        """(S-1,N,SIZE), from each peer's own features (N,D)."""
-        pairs = zip(projections, features, strict=True)
-        return torch.stack([at_least_float32(linear(feature.detach())) for linear, feature in pairs])
+        losses = {}
+        for number, log_t in enumerate([*targets, mean], 1):
+            logits = students[number - 1].logits
+            divergence = soft_divergence(log_t, logits, self.hp.T)
+            losses[f"loss_kd_student{number}"] = self.hp.KD_WEIGHT * divergence
+        return losses
 
-    def get_learnable_parameters(self) -> list[nn.Parameter]:
-        """The students' and the projections'."""
-        return [*super().get_learnable_parameters(), *self.queries.parameters(), *self.keys.parameters()]
 
-    def get_extra_parameters(self) -> int:
-        """The projections'."""
-        return sum(p.numel() for module in (self.queries, self.keys) for p in module.parameters())
+def _projections(sizes: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(size, PROJECTION_SIZE, bias=False) for size in sizes)
+
+
+def _project(projections: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
+    """(S-1,N,PROJECTION_SIZE), from each peer's own pooled features (N,D)."""
+    projected = [
+        at_least_float32(linear(feature.detach()))
+        for linear, feature in zip(projections, features, strict=True)
+    ]
+    return torch.stack(projected)

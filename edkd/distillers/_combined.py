@@ -1,0 +1,136 @@
+"""Several methods at once: DISTILLER.TYPE "KD+DKD"."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from edkd.distillers._base import Distiller, Views, construct, uses_published_style
+from edkd.errors import UserError
+from edkd.keys import Key
+from edkd.registry import METHODS
+from edkd.types import Batch, DataInfo, Output
+
+SEPARATOR = "+"
+
+
+class Combined(Distiller):
+    """The sum of the terms of several methods; each network runs once.
+
+    The task loss is added once, with CE_WEIGHT of the node COMBINED. Each method keeps its own
+    node and weights; WEIGHTS multiplies the terms of each. Their names are `loss_kd_<method>`.
+    """
+
+    methods: ClassVar[dict[str, type[Distiller]]] = {}
+
+    defaults = dict(
+        CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels, added once", low=0.0),
+        WEIGHTS=Key([], "factor of each method's terms, in order; empty: 1 each", low=0.0),
+    )
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        cfg: Any = None,
+        data: DataInfo | None = None,
+    ) -> None:
+        super().__init__(student, teacher, cfg, data)
+        self.hp = cfg.COMBINED
+        self.weights = _weights(list(self.hp.WEIGHTS), list(self.methods))
+
+        parts = [construct(each, student, teacher, cfg, data) for each in self.methods.values()]
+        self.learning_rate_factors = {
+            f"parts.{number}.{prefix}": factor
+            for number, part in enumerate(parts)
+            for prefix, factor in part.learning_rate_factors.items()
+        }
+
+        # The networks are held once, here; the parts keep their own modules.
+        for part in parts:
+            part.student = nn.Identity()
+            part.teacher = None
+        self.parts = nn.ModuleList(parts)
+
+    def losses(self, student: Output | Views, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+        """The terms of all methods."""
+        losses = {}
+        parts: Any = self.parts
+        for name, weight, part in zip(self.methods, self.weights, parts, strict=True):
+            own = part.merge(teacher) if isinstance(teacher, list) else teacher
+            for term, loss in part.losses(student, own, batch).items():
+                losses[_term_name(term, name)] = weight * loss
+        return losses
+
+    def merge(self, outputs: Sequence[Any]) -> Any:
+        """Leave the outputs of several teachers apart: each method merges at its temperature."""
+        return list(outputs)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Pass on to each method."""
+        parts: Any = self.parts
+        for part in parts:
+            part.start_epoch(epoch)
+
+
+KEYS = {f"COMBINED.{name}": key for name, key in Combined.defaults.items()}
+
+
+def combine(names: Sequence[str]) -> type[Distiller]:
+    """The class of several methods at once.
+
+    Args:
+        names: of registered methods, as in "KD+DKD".
+
+    Raises:
+        UserError: a name is unknown or given twice, or a method cannot be combined.
+    """
+    entries = [METHODS.find(name) for name in names]
+    methods = {entry.name: entry.value for entry in entries}
+    title = SEPARATOR.join(methods)
+    if len(methods) < len(names):
+        raise UserError(f"DISTILLER.TYPE {SEPARATOR.join(names)} names a method twice")
+
+    for name, method in methods.items():
+        _check_combinable(name, method)
+
+    views = {method.views for method in methods.values()}
+    if len(views) > 1:
+        raise UserError(f"DISTILLER.TYPE {title}: its methods use different views of an image")
+
+    needs = [need for method in methods.values() for need in method.teacher_needs]
+    attributes = {
+        "methods": methods,
+        "views": views.pop(),
+        "needs_teacher": any(method.needs_teacher for method in methods.values()),
+        "teacher_needs": tuple(dict.fromkeys(needs)),
+        "needs_index": any(method.needs_index for method in methods.values()),
+        "gathers_batch": any(method.gathers_batch for method in methods.values()),
+    }
+    return type(title, (Combined,), attributes)
+
+
+def _check_combinable(name: str, method: type[Distiller]) -> None:
+    if method.is_cohort:
+        raise UserError(f"DISTILLER.TYPE: {name} trains several students and cannot be combined")
+    if uses_published_style(method) or method.training_step is not Distiller.training_step:
+        raise UserError(
+            f"DISTILLER.TYPE: {name} runs the networks itself and cannot be combined; "
+            "only methods that define `losses` can"
+        )
+
+
+def _weights(given: list[float], names: list[str]) -> list[float]:
+    if not given:
+        return [1.0] * len(names)
+    if len(given) != len(names):
+        raise UserError(
+            f"COMBINED.WEIGHTS has {len(given)} numbers, but {SEPARATOR.join(names)} combines "
+            f"{len(names)} methods; give one for each"
+        )
+    return given
+
+
+def _term_name(term: str, method: str) -> str:
+    """loss_kd -> loss_kd_DKD, loss_kd_inter -> loss_kd_DKD_inter."""
+    return f"loss_kd_{method}{term.removeprefix('loss_kd')}"

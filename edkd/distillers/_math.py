@@ -1,0 +1,119 @@
+"""Mathematics that several losses share."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precisions become float32; float64 stays."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / T) over the classes, the last dimension, in float32 or better."""
+    return F.log_softmax(at_least_float32(logits) / temperature, -1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean over the batch, in float32 or better.
+
+    Args:
+        logits: (N,C).
+        target: (N,), class numbers; (N,C), class probabilities.
+    """
+    return F.cross_entropy(at_least_float32(logits), target)
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row, (N,), from log-probabilities (N,C)."""
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def soft_divergence(log_p: Tensor, logits_student: Tensor, temperature: float) -> Tensor:
+    """T^2 * mean_n KL(p || p_s) with p_s = softmax(logits_student / T), a scalar.
+
+    Args:
+        log_p: (N,C), log-probabilities of the target distribution.
+        logits_student: (N,C).
+        temperature: T > 0.
+    """
+    log_p_s = log_softmax(logits_student, temperature)
+    return temperature**2 * kl_divergence(log_p, log_p_s).mean()
+
+
+def warmup_factor(epoch: int | Tensor, warmup: int) -> float | Tensor:
+    """min(epoch / warmup, 1), or 1 where warmup is 0.
+
+    Args:
+        epoch: from 1; may be a tensor on the device.
+        warmup: epochs >= 0.
+    """
+    if not warmup:
+        return 1.0
+    if isinstance(epoch, Tensor):
+        return (epoch / warmup).clamp(max=1.0)
+    return min(epoch / warmup, 1.0)
+
+
+def mean_prediction(
+    logits: Sequence[Tensor], weights: Sequence[float], temperature: float
+) -> Tensor:
+    """Logits z with softmax(z / T) = sum_k w_k softmax(z_k / T), (N,C).
+
+    Args:
+        logits: of K networks, (N,C) each.
+        weights: K numbers >= 0 that are not all 0; they are divided by their sum.
+        temperature: T > 0.
+    """
+    log_p = torch.stack([log_softmax(row, temperature) for row in logits])
+    shares = torch.tensor(weights, dtype=log_p.dtype, device=log_p.device)
+    log_w = (shares / shares.sum()).log()
+    return temperature * (log_p + log_w[:, None, None]).logsumexp(0)
+
+
+def decoupled_kl(
+    logits_student: Tensor, logits_teacher: Tensor, target: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The two parts of KL(teacher || student) that DKD weighs separately, for each sample.
+
+    Args:
+        logits_student: (N,C), C >= 2, any floating type; computed in float32 or better.
+        logits_teacher: (N,C).
+        target: (N,), class numbers.
+        temperature: T > 0.
+
+    Returns:
+        TCKD (N,): the divergence of the binary distributions target / not target.
+        NCKD (N,): the divergence of the distributions over the other classes.
+        The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
+    """
+    margin_s, log_p_s = _decouple(logits_student, target, temperature)
+    margin_t, log_p_t = _decouple(logits_teacher, target, temperature)
+    return _binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
+
+
+def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The margin (N,) of the target, and log-probabilities over the other classes (N,C).
+
+    With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened
+    probability of the target is sigmoid(m). So nothing that can overflow is exponentiated, and
+    no logarithm is taken of a sum of probabilities that can be 0. Among the others, the target's
+    own entry is the lowest finite number: its probability is 0.
+    """
+    z = at_least_float32(logits) / temperature
+    is_target = torch.arange(z.shape[1], device=z.device) == target[:, None]
+    others = z.masked_fill(is_target, torch.finfo(z.dtype).min)
+
+    z_target = torch.where(is_target, z, 0.0).sum(1)
+    margin = z_target - others.logsumexp(1)
+    return margin, F.log_softmax(others, 1)
+
+
+def _binary_kl(margin_p: Tensor, margin_q: Tensor) -> Tensor:
+    """KL of two Bernoulli distributions with success probabilities sigmoid(margin), (N,)."""
+    yes = margin_p.sigmoid() * (F.logsigmoid(margin_p) - F.logsigmoid(margin_q))
+    no = (-margin_p).sigmoid() * (F.logsigmoid(-margin_p) - F.logsigmoid(-margin_q))
+    return yes + no
