@@ -1,33 +1,76 @@
-"""What a data set gives to the engine, and the registry that it enters."""
+"""The contract of a data set, its configuration keys, and how it is found by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from edkd.dataset.augment import Augmentation
+from edkd.errors import UserError
+from edkd.hints import hint
+from edkd.keys import Key
+from edkd.registry import DATASETS, Entry, PublishedDict, place
+from edkd.types import Batch, DataInfo, View
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch on the device."""
+KEYS = {
+    "DATASET.TYPE": Key("cifar100", "name of the data set"),
+    "DATASET.ROOT": Key(
+        "",
+        "folder with cifar-*/, or with the train/ and val/ of an image folder; empty: data/",
+        free_on_resume=True,
+        names_run=False,
+        is_path=True,
+    ),
+    "DATASET.NUM_WORKERS": Key(
+        2,
+        "processes that read image folders; 0: the main process reads",
+        low=0,
+        free_on_resume=True,
+    ),
+    "DATASET.WORKER_TIMEOUT": Key(
+        300.0,
+        "a process that reads image folders counts as hanging after this time",
+        unit="seconds",
+        low=1e-3,
+        free_on_resume=True,
+    ),
+    "DATASET.VAL_SPLIT": Key(
+        0.0,
+        "share of the training images held out to choose the best epoch; 0: the test set does",
+        low=0,
+        high=1,
+    ),
+    "DATASET.TEST.BATCH_SIZE": Key(
+        0,
+        "images in a batch of evaluation; 0: chosen for the device, 64 for image folders",
+        low=0,
+        high=2**31,
+        free_on_resume=True,
+    ),
+}
 
-    image: Tensor
-    """(N,3,H,W), float32, normalised."""
-    target: Tensor
-    """(N,), class numbers."""
-    index: Tensor
-    """(N,), numbers of the images in their set."""
+WEAK = "weak"
+"""Name of the usual training view of an image, which every loader has."""
 
 
 class Loader(ABC):
-    """Batches of a set, each made in two steps: what the host hands over, and what the device makes of it.
+    """Batches of a set of images, each made in two steps.
 
-    The epoch (from 1) decides the order and the views of a training set, and nothing in others.
+    `inputs` yields tensors that the host prepared and copied to the device. `batch` turns them into
+    a Batch on the device, without waiting for it, so that it can be part of a CUDA graph.
+
+    The epoch (from 1) decides the order and the views of a training set. Other sets ignore it.
     """
 
     num_images: int
+    """Images in an epoch."""
+    views: tuple[str, ...] = (WEAK,)
+    """Names of the views in a batch; the first one is `Batch.image`."""
+    has_index: bool = True
+    """Whether batches have the `index` of their images."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -35,76 +78,152 @@ class Loader(ABC):
 
     @abstractmethod
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        """What makes each batch of an epoch, from the batch number `first` on, on the device."""
+        """The arguments of `batch` for each batch of an epoch, on the device.
+
+        Args:
+            first: number of the first batch to yield, from 0.
+        """
 
     @abstractmethod
     def batch(self, *inputs: Tensor) -> Batch:
-        """The batch: a function of tensors on the device that never waits for it."""
+        """A batch from what `inputs` yielded."""
 
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch."""
         for inputs in self.inputs(epoch):
             yield self.batch(*inputs)
 
+    def use_views(self, names: Sequence[str]) -> None:
+        """Choose the views that batches contain, in this order.
+
+        Raises:
+            UserError: the images have no view of such a name.
+        """
+        self.views = known_views(names, [WEAK])
+
 
 class NumberedLoader(Loader):
-    """A loader whose random views of an image can be told apart by a number, and shown again."""
+    """A loader whose views have numbers, so that a view of an image can be made again."""
 
     set_size: int
-    """Images in the whole set: `index` is below it, also where only some of them take part."""
-    num_views: int
-    """Views an image has: `view` is below it."""
+    """Images in the whole set; each `index` is below it, even if only some images take part."""
+    augmentations: dict[str, Augmentation]
+    """How each view is made, by its name; always has "weak"."""
 
     @abstractmethod
-    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The image numbers and the views of an epoch, (num_images,) each, on the CPU."""
+    def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The image numbers of an epoch, and the number of each image's view, by name of the view.
+
+        All are (num_images,), int64, on the CPU.
+        """
 
     @abstractmethod
-    def show(self, index: Tensor, view: Tensor) -> Tensor:
-        """Images (N,3,H,W) in their views, as in a Batch; the numbers (N,) lie on the device."""
+    def show(self, index: Tensor, number: Tensor, view: str = WEAK) -> Tensor:
+        """Images as in a batch.
+
+        Args:
+            index: (N,), image numbers, on the device.
+            number: (N,), their view numbers, on the device.
+            view: name of the view.
+
+        Returns:
+            (N,3,H,W), float32, normalised.
+        """
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of all that decides what `show` returns."""
+    def fingerprint(self, view: str = WEAK) -> str:
+        """A hash of everything that decides the result of `show`."""
 
+    def use_views(self, names: Sequence[str]) -> None:
+        """Choose the views that batches contain, in this order.
 
-def large_batch(device: torch.device) -> int:
-    """Small images in a batch of forward passes alone, where a device is fastest: past 128, a CPU's caches are full."""
-    return 128 if device.type == "cpu" else 2048
+        Raises:
+            UserError: the data set has no view of such a name.
+        """
+        self.views = known_views(names, list(self.augmentations))
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Batches to train on, to choose the model by (None: there is no held-out split), and to report on."""
+    """Images for training, for choosing the best epoch, and for reporting."""
 
-    num_classes: int
     train: Loader
     val: Loader | None
+    """Images held out to choose the best epoch; None: `test` does."""
     test: Loader
+    info: DataInfo
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.info.num_classes
 
 
 class DataSetSpec(NamedTuple):
-    """An entry of `dataset_dict`."""
+    """A value of `dataset_dict`."""
 
     family: str
-    """The dictionary of models for images of this size: "cifar", "tiny_imagenet" or "imagenet"."""
+    """The models for images of this size: "cifar", "tiny_imagenet" or "imagenet"."""
     has_published_weights: bool
-    """Whether that family's published weights were trained on this set."""
+    """Whether that family's published weights were trained on this data set."""
     load: Callable[[Any, torch.device], DataSet]
-    """(cfg, device) -> DataSet. Raises UserError where the data are absent or damaged."""
+    """(cfg, device) -> DataSet. Raises UserError if the data are missing or damaged."""
 
 
-dataset_dict: dict[str, DataSetSpec] = {}
-"""DATASET.TYPE -> how to load it."""
+def known_views(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; UserError if one is not known."""
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"the training images have no view {name!r}{hint(name, known)} (known: "
+                f"{', '.join(known)}); use another DATASET.TYPE or another DISTILLER.TYPE"
+            )
+    return tuple(names)
 
 
-def register(
-    name: str, family: str, has_published_weights: bool = False
-) -> Callable[[Callable[[Any, torch.device], DataSet]], Any]:
-    """Function decorator: enter a loading function into `dataset_dict`."""
+def single_view(image: Tensor) -> dict[str, View]:
+    """`Batch.views` of images whose view has no number."""
+    return {WEAK: View(image, None)}
 
-    def enter(load: Callable[[Any, torch.device], DataSet]) -> Callable[[Any, torch.device], DataSet]:
-        dataset_dict[name] = DataSetSpec(family, has_published_weights, load)
-        return load
 
-    return enter
+def large_batch(device: torch.device) -> int:
+    """The fastest batch size for forward passes on small images; a CPU's caches hold about 128."""
+    return 128 if device.type == "cpu" else 2048
+
+
+def get_dataset(cfg: Any, device: torch.device) -> DataSet:
+    """Load DATASET.TYPE.
+
+    Raises:
+        UserError: the name is unknown, or the data are missing or damaged.
+    """
+    entry = DATASETS.find(cfg.DATASET.TYPE)
+    data = entry.value(cfg, device)
+    if not isinstance(data, DataSet):
+        raise UserError(
+            f"data set {entry.name!r} of {entry.place} must return an edkd.dataset.DataSet, "
+            f"not {type(data).__name__}"
+        )
+    return data
+
+
+def _check_function(name: str, load: Any) -> None:
+    if not callable(load):
+        raise UserError(f"data set {name!r} of {place(load)} must be a function (cfg, device)")
+
+
+def _read(entry: Entry) -> DataSetSpec:
+    family = entry.info.get("family", "cifar")
+    return DataSetSpec(family, entry.info.get("has_published_weights", False), entry.value)
+
+
+def _write(spec: DataSetSpec) -> tuple[Any, dict[str, Any]]:
+    family, has_published_weights, load = spec
+    return load, {"family": family, "has_published_weights": has_published_weights}
+
+
+DATASETS.check = _check_function
+register = DATASETS.register
+
+dataset_dict = PublishedDict(DATASETS, read=_read, write=_write)
+"""DATASET.TYPE -> DataSetSpec."""

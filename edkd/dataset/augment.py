@@ -1,17 +1,87 @@
-"""Batched augmentation on the device, equal pixel by pixel to torchvision's transforms for the same offsets."""
+"""Batched augmentation on the device. Each outcome for an image has a number.
 
+The results equal those of torchvision's transforms for the same offsets, pixel by pixel.
+"""
+
+import re
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edkd.errors import UserError
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A finite set of numbered views of an image."""
+
+    @property
+    def num_views(self) -> int:
+        """Number of views of an image; view numbers are below it."""
+
+    def identity(self) -> str:
+        """Everything that decides the result, as text that is the same in every process.
+
+        It is part of the key of the teacher cache: different parameters need different texts.
+        """
+
+    def __call__(self, image: Tensor, number: Tensor) -> Tensor:
+        """Make one view of each image.
+
+        Args:
+            image: (N,3,H,W), uint8.
+            number: (N,), view numbers in [0, num_views), on the same device.
+
+        Returns:
+            (N,3,H,W), of the image's type.
+        """
+
+
+def check_augmentation(name: str, augmentation: Any) -> None:
+    """Raise UserError if an object is not a usable `Augmentation`.
+
+    Args:
+        name: of the view, for messages.
+    """
+    kind = type(augmentation).__name__
+    what = f"the augmentation {kind} of the view {name!r}"
+    if not isinstance(augmentation, Augmentation):
+        raise UserError(
+            f"{what} needs num_views, identity() and __call__(image, number); see "
+            "edkd.dataset.augment.Augmentation"
+        )
+
+    kinds = type(augmentation).__mro__
+    caller = next(each for each in kinds if "__call__" in vars(each))
+    namer = next(each for each in kinds if "identity" in vars(each))
+    if kinds.index(namer) > kinds.index(caller):
+        raise UserError(
+            f"{what} defines __call__ but inherits identity() from {namer.__name__}; define both"
+        )
+
+    num_views = augmentation.num_views
+    if not isinstance(num_views, int) or num_views < 1:
+        raise UserError(f"{what} has num_views {num_views!r}; it must be a positive integer")
+
+    identity = augmentation.identity()
+    if not isinstance(identity, str) or not identity or _ADDRESS.search(identity):
+        raise UserError(
+            f"{what} has the identity {identity!r}; identity() must return a text with all "
+            "parameters, and no memory address, as that differs between processes"
+        )
+
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Pad with zeros, crop back to the image's own size, perhaps flip; each outcome is a numbered view.
+    """Pad with zeros, crop to the image's own size, optionally flip.
 
-    View number = (top * side + left) * flips + flip, with side = 2 * padding + 1 and flips = 2 if `flip` else 1.
+    View number = (top * side + left) * flips + is_flipped, where side = 2 * padding + 1, and flips
+    is 2 with `flip` and 1 without.
 
     Args:
         padding: pixels on each side.
@@ -23,39 +93,65 @@ class CropFlip:
 
     @property
     def num_views(self) -> int:
-        """Views an image has: 162 for padding 4 with flips."""
-        return (2 * self.padding + 1) ** 2 * (1 + self.flip)
+        """Number of views of an image: 162 for padding 4 with flips."""
+        return self.side**2 * self.flips
 
-    def __call__(self, image: Tensor, view: Tensor) -> Tensor:
-        """Show each image in its view.
+    @property
+    def side(self) -> int:
+        """Number of offsets in one direction."""
+        return 2 * self.padding + 1
+
+    @property
+    def flips(self) -> int:
+        """2 with flips, 1 without."""
+        return 2 if self.flip else 1
+
+    def identity(self) -> str:
+        """The parameters as text."""
+        return f"{type(self).__name__}(padding={self.padding}, flip={self.flip})"
+
+    def __call__(self, image: Tensor, number: Tensor) -> Tensor:
+        """Make one view of each image.
 
         Args:
             image: (N,3,H,W).
-            view: (N,), in [0, num_views).
+            number: (N,), in [0, num_views).
 
         Returns:
             (N,3,H,W), of the image's type.
         """
-        offset, flipped = view // (1 + self.flip), view % (1 + self.flip)
-        side, height, width = 2 * self.padding + 1, *image.shape[2:]
-        top, left = offset // side, offset % side
+        offset = number // self.flips
+        is_flipped = (number % self.flips).bool()
+        top = offset // self.side
+        left = offset % self.side
+
+        # All crops of each image, (N,3,side,side,H,W), without a copy; then one crop of each.
+        height, width = image.shape[2:]
         padded = F.pad(image, (self.padding,) * 4)
-        crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N,3,side,side,H,W), a view of `padded`
-        crop = crops[torch.arange(len(image), device=image.device), :, top, left]
-        return torch.where(flipped.bool()[:, None, None, None], crop.flip(3), crop)
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        row = torch.arange(len(image), device=image.device)
+        crop = crops[row, :, top, left]
+
+        return torch.where(is_flipped[:, None, None, None], crop.flip(3), crop)
 
 
 class Normalize:
     """uint8 (N,3,H,W) in [0, 255] -> float32 (x / 255 - mean) / std, channels last in memory.
 
     Args:
-        mean, std: one number a channel, of pixels in [0, 1].
+        mean: one number for each channel, of pixels in [0, 1].
+        std: the same.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+    ) -> None:
+        self.device = device
         self.mean = torch.tensor(mean, device=device)[:, None, None]
         self.std = torch.tensor(std, device=device)[:, None, None]
 
     def __call__(self, image: Tensor) -> Tensor:
         """Normalise a batch."""
-        return image.float().div_(255).sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
+        scaled = image.float().div_(255)
+        normalised = scaled.sub_(self.mean).div_(self.std)
+        return normalised.contiguous(memory_format=torch.channels_last)

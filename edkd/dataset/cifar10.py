@@ -13,5 +13,7 @@ from edkd.dataset._cifar import load_cifar
 
 @register("cifar10", family="cifar")
 def cifar10(cfg: Any, device: torch.device) -> DataSet:
-    """Crops with padding 4 and flips; the mean and deviation of its own training pixels."""
-    return load_cifar(cfg, device, "CIFAR10", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+    """Crops with padding 4, and flips; normalised by its own training pixels."""
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+    return load_cifar(cfg, device, "CIFAR10", mean, std)

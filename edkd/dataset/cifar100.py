@@ -13,5 +13,7 @@ from edkd.dataset._cifar import load_cifar
 
 @register("cifar100", family="cifar", has_published_weights=True)
 def cifar100(cfg: Any, device: torch.device) -> DataSet:
-    """Crops with padding 4 and flips; the mean and deviation that the published teachers were trained with."""
-    return load_cifar(cfg, device, "CIFAR100", mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761))
+    """Crops with padding 4, and flips; normalised as for the published teachers."""
+    mean = (0.5071, 0.4867, 0.4408)
+    std = (0.2675, 0.2565, 0.2761)
+    return load_cifar(cfg, device, "CIFAR100", mean, std)

@@ -1,0 +1,249 @@
+"""Small images that stay on the device as uint8. Batches are cropped and normalised there."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edkd.dataset._base import (
+    WEAK,
+    DataSet,
+    Loader,
+    NumberedLoader,
+    large_batch,
+    single_view,
+)
+from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
+from edkd.dataset.sampling import epoch_order, hold_out
+from edkd.errors import UserError
+from edkd.types import Batch, DataInfo, View
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one size."""
+
+    image: Tensor
+    """(N,3,H,W), uint8."""
+    target: Tensor
+    """(N,), class numbers, int64."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.image.shape)
+        if self.image.dtype != torch.uint8 or len(shape) != 4:
+            raise UserError(
+                f"images of a data set are {self.image.dtype} of shape {shape}; they must be "
+                "torch.uint8 of shape (N,3,H,W)"
+            )
+
+        expected = shape[:1]
+        if self.target.dtype != torch.int64 or tuple(self.target.shape) != expected:
+            raise UserError(
+                f"targets of a data set are {self.target.dtype} of shape "
+                f"{tuple(self.target.shape)}; they must be torch.int64 of shape {expected}"
+            )
+
+    def to(self, device: torch.device) -> "Images":
+        """A copy on a device."""
+        return Images(self.image.to(device), self.target.to(device))
+
+
+class TrainLoader(NumberedLoader):
+    """Training batches, whose order and views (seed, epoch) decides.
+
+    Args:
+        images: on the device.
+        members: (M,), numbers of the images to train on.
+        augmentations: how each view is made, by its name; "weak" is needed.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        members: Tensor,
+        augmentations: Mapping[str, Augmentation],
+        normalize: Normalize,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if WEAK not in augmentations:
+            raise UserError(f"augmentations {list(augmentations)} lack the view {WEAK!r}")
+        for name, augmentation in augmentations.items():
+            check_augmentation(name, augmentation)
+
+        self.images = images
+        self.members = members
+        self.augmentations = dict(augmentations)
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_images = len(members)
+        self.set_size = len(images.target)
+
+    def __len__(self) -> int:
+        return _num_batches(self.num_images, self.batch_size)
+
+    def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The image numbers of an epoch, and the number of each image's view, by name."""
+        counts = [self.augmentations[name].num_views for name in self.views]
+        index, numbers = epoch_order(self.members, self.set_size, counts, self.seed, epoch)
+        return index, dict(zip(self.views, numbers, strict=True))
+
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """The image numbers of each batch, then the view numbers of each view."""
+        index, numbers = self.order(epoch)
+        start = first * self.batch_size
+        if start >= len(index):
+            return iter(())
+
+        device = self.images.image.device
+        columns = [column[start:].to(device) for column in (index, *numbers.values())]
+        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
+
+    def batch(self, index: Tensor, *numbers: Tensor) -> Batch:  # type: ignore[override]
+        """These images in these views."""
+        views = {
+            name: View(self.show(index, number, name), number)
+            for name, number in zip(self.views, numbers, strict=True)
+        }
+        image = views[self.views[0]].image
+        return Batch(image, self.images.target[index], index, views=views)
+
+    def show(self, index: Tensor, number: Tensor, view: str = WEAK) -> Tensor:
+        """Images (N,3,H,W) in their views, normalised."""
+        image = self.images.image[index]
+        return self.normalize(self.augmentations[view](image, number))
+
+    def fingerprint(self, view: str = WEAK) -> str:
+        """A SHA-256 of the images, the augmentation and the normalisation."""
+        shape = tuple(self.images.image.shape)
+        identity = self.augmentations[view].identity()
+        mean = self.normalize.mean.tolist()
+        std = self.normalize.std.tolist()
+
+        digest = hashlib.sha256(f"{shape} {identity} {mean} {std}".encode())
+        digest.update(self.images.image.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class EvalLoader(Loader):
+    """Each member once, in order, without augmentation.
+
+    Args:
+        images: on the device.
+        members: (M,), numbers of the images that take part.
+    """
+
+    def __init__(
+        self, images: Images, members: Tensor, normalize: Normalize, batch_size: int
+    ) -> None:
+        self.images = images
+        self.members = members
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.num_images = len(members)
+
+    def __len__(self) -> int:
+        return _num_batches(self.num_images, self.batch_size)
+
+    def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """The image numbers of each batch, the same in every epoch."""
+        members = self.members.to(self.images.image.device)
+        return zip(members.split(self.batch_size)[first:])
+
+    def batch(self, index: Tensor) -> Batch:  # type: ignore[override]
+        """These images."""
+        image = self.normalize(self.images.image[index])
+        return Batch(image, self.images.target[index], index, views=single_view(image))
+
+
+def resident_dataset(
+    cfg: Any,
+    device: torch.device,
+    train: Images,
+    test: Images,
+    augmentations: Mapping[str, Augmentation] | Augmentation,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    class_names: Sequence[str] = (),
+) -> DataSet:
+    """Copy images to the device and make the loaders.
+
+    Args:
+        cfg: DATASET.VAL_SPLIT, DATASET.TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
+        augmentations: the training views by name, "weak" among them; or that one alone.
+        mean: one number for each channel, of pixels in [0, 1].
+        std: the same.
+        class_names: by class number; if empty, the classes are counted.
+
+    Raises:
+        UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable.
+
+    Example:
+        weak = CropFlip(padding=4, flip=True)
+        resident_dataset(cfg, device, Images(x, y), Images(x2, y2), weak, mean, std)
+    """
+    if not isinstance(augmentations, Mapping):
+        augmentations = {WEAK: augmentations}
+
+    targets = train.target.cpu()
+    info = DataInfo(
+        num_classes=_count_classes([train, test], class_names),
+        num_images=len(targets),
+        targets=targets,
+        image_shape=_image_shape(train, test, mean),
+        mean=tuple(mean),
+        std=tuple(std),
+        class_names=tuple(class_names),
+    )
+
+    members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
+    normalize = Normalize(mean, std, device)
+    eval_size = cfg.DATASET.TEST.BATCH_SIZE or large_batch(device)
+    train = train.to(device)
+    test = test.to(device)
+    everything = torch.arange(len(test.target))
+
+    return DataSet(
+        train=TrainLoader(
+            train, members, augmentations, normalize, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED
+        ),
+        val=EvalLoader(train, held_out, normalize, eval_size) if len(held_out) else None,
+        test=EvalLoader(test, everything, normalize, eval_size),
+        info=info,
+    )
+
+
+def _num_batches(num_images: int, batch_size: int) -> int:
+    return -(-num_images // batch_size)
+
+
+def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:
+    """Number of classes; UserError if there is a class number outside of it."""
+    targets = torch.cat([part.target.cpu() for part in parts])
+    if not len(targets):
+        raise UserError("the data set has no images")
+
+    lowest, highest = targets.min().item(), targets.max().item()
+    num_classes = len(class_names) or int(highest) + 1
+    if lowest < 0 or highest >= num_classes:
+        raise UserError(
+            f"targets of the data set are between {lowest} and {highest}; with {num_classes} "
+            f"classes they must be between 0 and {num_classes - 1}"
+        )
+    return num_classes
+
+
+def _image_shape(train: Images, test: Images, mean: Sequence[float]) -> tuple[int, int, int]:
+    channels, height, width = train.image.shape[1:]
+    if test.image.shape[1:] != train.image.shape[1:]:
+        raise UserError(
+            f"training images have the shape {tuple(train.image.shape[1:])}, test images "
+            f"{tuple(test.image.shape[1:])}; they must be equal"
+        )
+    if len(mean) != channels:
+        raise UserError(f"mean has {len(mean)} numbers, but images have {channels} channels")
+    return channels, height, width
