@@ -1,18 +1,23 @@
 """What every architecture of this package shares."""
 
-import torch.nn as nn
-from torch import Tensor
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
 
 from edkd.errors import UserError
+from edkd.paths import DATA_ROOT
+from edkd.registry import MODELS
 
 
 class Network(nn.Module):
-    """A classifier whose forward also gives its features.
+    """A classifier that also returns its features.
 
-    `forward(x: (N,3,H,W)) -> (logits (N,C), features)`, features a dict with
-        feats: list of (N,D,H,W), stem first (MobileNetV1 alone gives none for its stem);
-        preact_feats: the same list before the last ReLU, empty where no ReLU ends a stage;
-        pooled_feat: (N,D), what the head sees.
+    `forward(x: (N,3,H,W)) -> (logits (N,C), features)`, where features is a dictionary:
+        feats: list of (N,D,H,W), stem first (MobileNetV1 has none for its stem);
+        preact_feats: the same list before the last ReLU; empty if no ReLU ends a stage;
+        pooled_feat: (N,D), the input of the head.
 
     The head is the last child that a subclass registers.
     """
@@ -28,12 +33,17 @@ class Network(nn.Module):
         return nn.ModuleList(self.children())[:-1]
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The batch norms that end in `preact_feats[1:]`, one each. Raises UserError where there is no such norm."""
-        raise UserError(f"{type(self).__name__} has no batch norm before each ReLU: choose another teacher")
+        """The batch norm before the ReLU of each entry of `preact_feats[1:]`.
+
+        Raises:
+            UserError: the architecture has no such batch norms.
+        """
+        name = type(self).__name__
+        raise UserError(f"{name} has no batch norm before each ReLU: choose another teacher")
 
 
 class Stage(nn.Sequential):
-    """Blocks in a row, each giving (output, the same before its last ReLU); gives the last block's pair."""
+    """Blocks in a row. Each returns (output, the same before its last ReLU), as the stage does."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for block in self:
@@ -42,14 +52,32 @@ class Stage(nn.Sequential):
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
 ) -> nn.Conv2d:
-    """A convolution padded so that stride 1 keeps H and W."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    """A convolution whose padding keeps H and W at stride 1."""
+    padding = kernel // 2
+
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding,
+        groups=groups,
+        bias=bias,
+    )
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """Draw each convolution from N(0, 2 / (k * k * out_channels)), its bias 0 (He et al., ICCV 2015, fan-out form)."""
+    """Draw convolutions from N(0, 2 / (k * k * out_channels)), biases 0.
+
+    This is the fan-out form of He et al., ICCV 2015.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -58,6 +86,40 @@ def init_convolutions(network: nn.Module) -> None:
 
 
 def init_head(head: nn.Linear) -> None:
-    """Draw a classifier from N(0, 0.01 ** 2), its bias 0."""
+    """Draw a classifier from N(0, 0.01^2), bias 0."""
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
+
+
+def add_model(
+    family: str,
+    name: str,
+    constructor: Callable[..., nn.Module],
+    weights: str | None = None,
+    **arguments: Any,
+) -> None:
+    """Register a constructor with some of its arguments.
+
+    Args:
+        family: of the images that the model is made for, as "cifar".
+        name: how a configuration names the model.
+        constructor: takes `num_classes`.
+        weights: path of the published weights; None if there are none.
+        arguments: passed to the constructor.
+    """
+    filled: Any = functools.partial(constructor, **arguments)
+
+    # Messages name the place where the constructor is defined.
+    filled.__module__ = constructor.__module__
+    filled.__qualname__ = constructor.__qualname__
+    MODELS.add(name, filled, family=family, weights=weights)
+
+
+def weights_path(*parts: str) -> str:
+    """A path below download_ckpts/; the file need not exist."""
+    return str(DATA_ROOT.joinpath("download_ckpts", *parts))
+
+
+def cifar_weights(name: str) -> str:
+    """Path of a published teacher for CIFAR-100."""
+    return weights_path("cifar_teachers", f"{name}_vanilla", "ckpt_epoch_240.pth")
