@@ -1,0 +1,123 @@
+"""Comparing configurations: what may change on --resume, and what decides a result."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from edkd.distillers import SEPARATOR, find_method
+from edkd.engine.config.scalars import shown
+from edkd.engine.config.table import REGISTRIES, defaults, table
+from edkd.keys import Key
+from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Registry
+
+
+def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values, as ("SOLVER.LR", 0.05)."""
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def saved_config(text: str) -> dict[str, Any]:
+    """The values of a configuration that a run saved as text, tuples as lists.
+
+    Raises:
+        ValueError: the text is not a configuration.
+    """
+    try:
+        return dict(flatten(CfgNode(yaml.safe_load(text))))
+    except Exception as error:  # damaged text can raise almost any
+        raise ValueError(f"not a saved configuration: {error}") from None
+
+
+def changed_keys(old: Mapping[str, Any], cfg: CfgNode, only_names: bool = False) -> list[str]:
+    """The differences that a resumed run may not have, as "SOLVER.LR was 0.05 and is 0.1".
+
+    Keys of methods, update rules, data sets and models that are not used do not count. A key that
+    the saved configuration lacks had its default.
+
+    Args:
+        old: from `saved_config`.
+        cfg: the configuration of now.
+        only_names: whether a difference in EXPERIMENT.*, the names of a run, counts too.
+    """
+    keys = table()
+    before = {name: _as_saved(value) for name, value in defaults(keys).items()} | dict(old)
+    unused = unused_groups(cfg)
+
+    changes = []
+    for name, value in flatten(cfg):
+        was = before.get(name)
+        now = _as_saved(value)
+        is_name = only_names and name.startswith("EXPERIMENT.")
+        is_free = may_change(name, keys.get(name), cfg) and not is_name
+        if was != now and not is_free and not name.startswith(unused):
+            changes.append(f"{name} was {shown(was)} and is {shown(now)}")
+    return changes
+
+
+def may_change(name: str, key: Key | None, cfg: CfgNode) -> bool:
+    """Whether a resumed run may have another value of a key.
+
+    This is the key's `free_on_resume`, with one exception: under the cosine schedule, which ends
+    with the last epoch, another SOLVER.EPOCHS changes the learning rate of every step.
+    """
+    if name == "SOLVER.EPOCHS" and cfg.SOLVER.SCHEDULE == "cosine":
+        return False
+    return key is not None and key.free_on_resume
+
+
+def identifying(cfg: CfgNode) -> dict[str, Any]:
+    """The values that decide a result, the seed aside: equal for the seeds of one experiment.
+
+    Left out are the names of a run, paths, logging, and the keys of parts that are not used.
+    """
+    keys = table()
+    left_out = ("EXPERIMENT.", "LOG.", "SOLVER.SEED", *unused_groups(cfg))
+
+    found = {}
+    for name, value in flatten(cfg):
+        key = keys.get(name)
+        is_free = key is not None and key.free_on_resume and name != "SOLVER.EPOCHS"
+        is_path = key is not None and key.is_path
+        if not is_free and not is_path and not name.startswith(left_out):
+            found[name] = _as_saved(value)
+    return found
+
+
+def unused_groups(cfg: CfgNode) -> tuple[str, ...]:
+    """The groups of registered parts that a configuration does not use, as "DKD."."""
+    used = _used_names(cfg)
+    groups = []
+    for registry in REGISTRIES:
+        for entry in registry.entries():
+            if entry.name not in used[registry]:
+                groups.append(f"{registry.node_of(entry)}.")
+
+    if SEPARATOR not in cfg.DISTILLER.TYPE:
+        groups.append("COMBINED.")
+    return tuple(groups)
+
+
+def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
+    """The entries of each registry that a configuration names."""
+    method = find_method(cfg.DISTILLER.TYPE)
+    teachers = cfg.DISTILLER.TEACHER
+    models = [teachers] if isinstance(teachers, str) else list(teachers)
+    return {
+        METHODS: cfg.DISTILLER.TYPE.split(SEPARATOR),
+        UPDATES: [cfg.SOLVER.TRAINER],
+        DATASETS: [cfg.DATASET.TYPE],
+        MODELS: [*models, *method.student_names(cfg)],
+    }
+
+
+def _as_saved(value: Any) -> Any:
+    """A value as it is after saving and reading: tuples become lists."""
+    if isinstance(value, (list, tuple)):
+        return [_as_saved(item) for item in value]
+    return value

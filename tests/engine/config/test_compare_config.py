@@ -1,0 +1,148 @@
+"""What may change on --resume, what names a run, and what decides a result."""
+
+import pytest
+
+from edkd.engine.config.compare import changed_keys, identifying, saved_config, unused_groups
+from edkd.engine.config.load import load_config
+from edkd.engine.config.table import table
+from edkd.engine.run_folder import run_folder
+
+
+def changes(before, after, **options):
+    saved = saved_config(load_config(opts=before).dump())
+    return changed_keys(saved, load_config(opts=after), **options)
+
+
+FREE = {
+    "EXPERIMENT.PROJECT",
+    "EXPERIMENT.NAME",
+    "EXPERIMENT.TAG",
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DATASET.WORKER_TIMEOUT",
+    "DATASET.TEST.BATCH_SIZE",
+    "SOLVER.EPOCHS",
+    "SOLVER.CHECKPOINT_MINUTES",
+    "TEACHER_MEMO.FOLDER",
+    "TEACHER_MEMO.MAX_GB",
+    "LOG.PREFIX",
+    "LOG.TENSORBOARD_FREQ",
+    "LOG.SAVE_CHECKPOINT_FREQ",
+    "LOG.KEEP",
+    "LOG.WANDB",
+}
+
+
+def test_the_keys_that_may_change_on_resume():
+    assert {name for name, key in table().items() if key.free_on_resume} == FREE
+
+
+def test_the_keys_that_do_not_name_a_run():
+    nameless = {name for name, key in table().items() if not key.names_run}
+    paths = {name for name, key in table().items() if key.is_path}
+    names = {name for name in table() if name.startswith(("EXPERIMENT.", "LOG."))}
+    assert nameless == names | paths
+    assert paths == {
+        "DATASET.ROOT",
+        "DISTILLER.TEACHER_CKPT",
+        "TEACHER_MEMO.FOLDER",
+        "LOG.PREFIX",
+    }
+
+
+def test_the_name_of_a_run(tmp_path):
+    opts = ["LOG.PREFIX", str(tmp_path), "SOLVER.LR=0.1", "SOLVER.SEED", "2", "LOG.WANDB", "no"]
+    assert run_folder(load_config(opts=opts), opts).name == "default,SOLVER.LR=0.1,SOLVER.SEED=2"
+    opts += ["EXPERIMENT.NAME", "mine"]
+    assert run_folder(load_config(opts=opts), opts) == tmp_path / "distill" / "mine"
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["SOLVER.EPOCHS", "3", "LOG.WANDB", "False", "EXPERIMENT.TAG", "x"],
+        ["KD.TEMPERATURE", "2", "SOLVER.DOT.DELTA", "0.5", "COMBINED.CE_WEIGHT", "2"],
+    ],
+)
+def test_changes_that_are_allowed(opts):
+    assert changes([], opts) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([], ["SOLVER.LR=0.1"], "SOLVER.LR was 0.05 and is 0.1"),
+        (
+            [],
+            ["SOLVER.LR_DECAY_STAGES=[1]"],
+            "SOLVER.LR_DECAY_STAGES was [150, 180, 210] and is [1]",
+        ),
+        (
+            ["DISTILLER.TYPE=KD"],
+            ["DISTILLER.TYPE=kd", "KD.TEMPERATURE=2"],
+            "KD.TEMPERATURE was 4.0",
+        ),
+        (
+            ["DISTILLER.TYPE=KD+DKD"],
+            ["DISTILLER.TYPE=KD+DKD", "DKD.BETA=2"],
+            "DKD.BETA was 8.0 and is 2.0",
+        ),
+        (
+            ["DISTILLER.TYPE=KD+DKD"],
+            ["DISTILLER.TYPE=KD+DKD", "COMBINED.CE_WEIGHT=2"],
+            "COMBINED.CE_WEIGHT was 1.0",
+        ),
+        (
+            ["SOLVER.SCHEDULE=cosine"],
+            ["SOLVER.SCHEDULE=cosine", "SOLVER.EPOCHS=3"],
+            "SOLVER.EPOCHS was 240 and is 3",
+        ),
+    ],
+)
+def test_changes_that_are_not_allowed(before, after, message):
+    [change] = changes(before, after)
+    assert change.startswith(message)
+
+
+def test_the_names_of_a_run_can_be_compared_too():
+    assert changes([], ["EXPERIMENT.TAG=x", "LOG.WANDB=no"], only_names=True) == [
+        "EXPERIMENT.TAG was 'default' and is 'x'"
+    ]
+
+
+def test_a_key_that_the_saved_configuration_lacks_had_its_default():
+    saved = saved_config(load_config().dump())
+    del saved["SOLVER.NESTEROV"]
+    assert changed_keys(saved, load_config()) == []
+    assert changed_keys(saved, load_config(opts=["SOLVER.NESTEROV", "True"])) != []
+
+
+@pytest.mark.parametrize(
+    "text", ["3", "[1]", "LOG: {", "!!python/name:os.system", "\0", "[" * 5000]
+)
+def test_text_that_is_not_a_saved_configuration(text):
+    with pytest.raises(ValueError, match="not a saved configuration"):
+        saved_config(text)
+
+
+def test_unused_groups():
+    groups = unused_groups(load_config(opts=["DISTILLER.TYPE=KD+DKD", "SOLVER.TRAINER=dot"]))
+    assert not {"KD.", "DKD.", "SOLVER.DOT.", "COMBINED."} & set(groups)
+    assert "EDKD." in groups
+    groups = unused_groups(load_config())
+    assert {"KD.", "DKD.", "SOLVER.DOT.", "COMBINED."} <= set(groups)
+    assert "SOLVER." not in groups
+
+
+def test_what_decides_a_result():
+    base = identifying(load_config(opts=["DISTILLER.TYPE=KD"]))
+    assert base["SOLVER.EPOCHS"] == 240
+    assert base["KD.TEMPERATURE"] == 4.0
+    left_out = ("EXPERIMENT.", "LOG.", "DKD.", "SOLVER.DOT.", "COMBINED.")
+    assert not [name for name in base if name.startswith(left_out)]
+    assert not {"SOLVER.SEED", "DISTILLER.TEACHER_CKPT", "DATASET.ROOT"} & set(base)
+
+    same = ["SOLVER.SEED=7", "LOG.WANDB=no", "DATASET.NUM_WORKERS=0", "DKD.BETA=1"]
+    assert identifying(load_config(opts=["DISTILLER.TYPE=KD", *same])) == base
+    for other in ("SOLVER.EPOCHS=3", "KD.TEMPERATURE=1", "SOLVER.LR=1"):
+        assert identifying(load_config(opts=["DISTILLER.TYPE=KD", other])) != base
