@@ -1,4 +1,4 @@
-"""The device to run on, and the precision that suits it."""
+"""The device to run on, and the precision for it."""
 
 import ctypes
 import os
@@ -9,40 +9,58 @@ from typing import Any
 import torch
 
 from edkd.errors import UserError
+from edkd.keys import Key
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Numbers of `mallopt(3)`."""
+KEYS = {
+    "SOLVER.AMP": Key(
+        "auto",
+        "precision of forward passes; auto: bf16 where the hardware computes in it natively",
+        choices=("auto", "off", "bf16", "fp16"),
+    ),
+    "SOLVER.DETERMINISTIC": Key(
+        False, "on CUDA, too, the same bits in each run; operations without such a form are refused"
+    ),
+}
+
 KINDS = ("auto", "cuda", "mps", "cpu")
+
+# Numbers of `mallopt(3)`.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto`: CUDA, else Apple's, else the CPU; or a device by its name ("cuda:1").
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if name == "auto":
-        here = torch.accelerator.current_accelerator(check_available=True)
-        return here if here is not None and here.type in KINDS else torch.device("cpu")
+        best = torch.accelerator.current_accelerator(check_available=True)
+        return best if best is not None and best.type in KINDS else torch.device("cpu")
+
     try:
         device = torch.device(name)
         if device.type not in KINDS:
             raise RuntimeError
         torch.empty(0, device=device)
+
+        # Without this, pinned memory and queries use the first GPU.
         if device.index is not None and device.type == "cuda":
-            torch.cuda.set_device(device)  # else pinned memory and queries go to the first one
-    except (RuntimeError, AssertionError):  # torch's words for an unknown name, an absent driver, a number too high
-        raise UserError(f"--device {name}: no such device here; the choices are {', '.join(KINDS)}") from None
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError):  # unknown name, no driver, number too high
+        choices = ", ".join(KINDS)
+        raise UserError(f"--device {name}: no such device here; choose from {choices}") from None
     return device
 
 
 def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision for SOLVER.AMP, or None for float32.
 
-    `auto` is bfloat16 where the hardware computes in it natively: an emulated one is slower than float32.
+    `auto` is bfloat16 where the hardware has it natively: emulated, it is slower than float32.
 
     Raises:
-        UserError: fp16 where there is no support for it.
+        UserError: fp16 on a device without support for it.
     """
     if mode == "fp16" and device.type == "cpu":
         raise UserError("SOLVER.AMP fp16 needs a GPU; on a CPU use auto, bf16 or off")
@@ -56,36 +74,55 @@ def autocast(dtype: torch.dtype | None, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def precision_name(dtype: torch.dtype | None) -> str:
+    """The type in which forward passes compute, as "bfloat16"."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Where enabled, compute the same bits each time on CUDA too; a CPU does so in any case.
+    """Where enabled, compute the same bits in each run on CUDA too; a CPU always does.
 
     Raises:
-        UserError: an operation has no form that does.
+        UserError: an operation has no deterministic form.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
+        # cuBLAS reads it at the first matrix product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
     try:
         yield
     except RuntimeError as error:
-        if enabled and "does not have a deterministic implementation" in str(error):
-            reason = f"{str(error).split(' does not have')[0]} has no deterministic form here"
-            raise UserError(
-                f"SOLVER.DETERMINISTIC: {reason}; set it False, in a run of another EXPERIMENT.NAME"
-            ) from None
-        if enabled and (key := "CUBLAS_WORKSPACE_CONFIG") in str(error):
-            raise UserError(f"SOLVER.DETERMINISTIC needs {key}=:4096:8, and it is {os.environ[key]}") from None
+        if enabled:
+            _explain_nondeterminism(str(error))
         raise
     finally:
         torch.use_deterministic_algorithms(before)
 
 
-def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
-    """Let glibc keep what a step on a CPU frees for the next one, instead of giving it back and faulting it in again.
+def _explain_nondeterminism(message: str) -> None:
+    """Raise UserError where torch's message is about determinism."""
+    if "does not have a deterministic implementation" in message:
+        operation = message.split(" does not have")[0]
+        raise UserError(
+            f"SOLVER.DETERMINISTIC: {operation} has no deterministic form here; set it to False "
+            "in a run with another EXPERIMENT.NAME"
+        ) from None
 
-    Elsewhere, and with another allocator, nothing happens.
+    variable = "CUBLAS_WORKSPACE_CONFIG"
+    if variable in message:
+        raise UserError(
+            f"SOLVER.DETERMINISTIC needs {variable}=:4096:8, but it is {os.environ[variable]}"
+        ) from None
+
+
+def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
+    """Let glibc keep the memory that a step on a CPU frees, for the next step.
+
+    By default it returns large blocks to the system, and the next step pays for page faults.
+    With another device or another allocator, nothing happens.
 
     Args:
         most: bytes that are kept.
@@ -96,7 +133,8 @@ def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that it takes
+
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the highest allowed value
     mallopt(_M_TRIM_THRESHOLD, most)
 
 

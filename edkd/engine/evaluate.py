@@ -1,4 +1,4 @@
-"""How good a model is on a set."""
+"""Accuracy and loss of a model on a set of images."""
 
 import math
 from collections.abc import Callable
@@ -10,43 +10,87 @@ from torch import Tensor
 from edkd.dataset import Loader
 
 
-def top_k_hits(logits: Tensor, target: Tensor, k: int = 5) -> Tensor:
-    """Of each image: is the target the first choice, is it among the first k. (N,C), (N,) -> (N,2), bool."""
-    hits = logits.topk(min(k, logits.shape[1]), 1).indices == target[:, None]
-    return torch.stack([hits[:, 0], hits.any(1)], 1)
-
-
 @torch.inference_mode()
 def evaluate(classify: Callable[[Tensor], Tensor], loader: Loader) -> dict[str, float]:
-    """Top-1 and top-5 accuracy (percent; top-C where there are fewer classes) and the mean cross-entropy of a set.
+    """Top-1 and top-5 accuracy in percent, and the mean cross-entropy, of a set.
+
+    With fewer than five classes, top-5 is top-C.
 
     Args:
-        classify: images (N,3,H,W) -> logits (N,C), in eval mode and in the precision that is wanted; or (S,N,C) of S
-            students.
+        classify: images (N,3,H,W) -> logits (N,C), or (S,N,C) of S students; in eval mode.
+        loader: batches of the set.
 
     Returns:
-        top1, top5 and loss. Of several students these are means over them; student1_top1, ... are their own, and
-        ensemble_top1, ... are those of the mean of their probabilities.
+        `top1`, `top5` and `loss`. With several students these are means over them;
+        `student1_top1`, ... belong to each student, and `ensemble_top1`, ... to the mean of their
+        probabilities.
     """
     sums: Tensor | float = 0.0
     for batch in loader.epoch():
         logits = classify(batch.image).float()
-        each = logits if logits.dim() == 3 else logits[None]
-        if len(each) > 1:  # the logarithm of the mean probability
-            each = torch.cat([each, each.log_softmax(2).logsumexp(0, keepdim=True) - math.log(len(each))])
-        sums = sums + torch.stack([_sums(row, batch.target) for row in each])
-    assert isinstance(sums, Tensor)
-    rows = [[value / loader.num_images for value in row] for row in sums.tolist()]
-    figures = [{"top1": 100 * top1, "top5": 100 * top5, "loss": loss} for top1, top5, loss in rows]
-    if len(figures) == 1:
-        return figures[0]
-    students = figures[:-1]
-    names = [*(f"student{i}" for i in range(1, len(figures))), "ensemble"]
-    means = {key: sum(student[key] for student in students) / len(students) for key in figures[0]}
-    return means | {f"{name}_{key}": row[key] for name, row in zip(names, figures, strict=True) for key in row}
+        networks = list(logits) if logits.dim() == 3 else [logits]
+        if len(networks) > 1:
+            networks.append(ensemble_logits(logits))
+
+        of_batch = [_sums(row, batch.target) for row in networks]
+        sums = sums + torch.stack(of_batch)
+
+    assert isinstance(sums, Tensor), "the loader has no batch"
+    rows = [_figures(row, loader.num_images) for row in sums.tolist()]
+    if len(rows) == 1:
+        return rows[0]
+
+    *students, ensemble = rows
+    result = {key: _mean(students, key) for key in ensemble}
+    for number, row in enumerate(students, 1):
+        result |= _named(f"student{number}", row)
+    return result | _named("ensemble", ensemble)
+
+
+def ensemble_logits(logits: Tensor) -> Tensor:
+    """The logarithm of the mean probability of S students.
+
+    Args:
+        logits: (S,N,C).
+
+    Returns:
+        (N,C).
+    """
+    total = logits.log_softmax(2).logsumexp(0)
+    return total - math.log(len(logits))
+
+
+def top_k_hits(logits: Tensor, target: Tensor, k: int = 5) -> Tensor:
+    """Whether the target is the first choice, and whether it is among the first k.
+
+    Args:
+        logits: (N,C).
+        target: (N,), class numbers.
+
+    Returns:
+        (N,2), bool.
+    """
+    choices = logits.topk(min(k, logits.shape[1]), 1).indices
+    hits = choices == target[:, None]
+    return torch.stack([hits[:, 0], hits.any(1)], 1)
 
 
 def _sums(logits: Tensor, target: Tensor) -> Tensor:
-    """Hits of the first choice and of the first five, and cross-entropies, summed over the images: (3,)."""
+    """Sums over the images, (3,): hits of the first choice, of the first five, cross-entropy."""
     loss = F.cross_entropy(logits, target, reduction="none")
-    return torch.cat([top_k_hits(logits, target), loss[:, None]], 1).sum(0)
+    classes = target.argmax(1) if target.dim() == 2 else target
+    hits = top_k_hits(logits, classes)
+    return torch.cat([hits, loss[:, None]], 1).sum(0)
+
+
+def _mean(rows: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+def _named(name: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{key}": value for key, value in figures.items()}
+
+
+def _figures(sums: list[float], num_images: int) -> dict[str, float]:
+    top1, top5, loss = (value / num_images for value in sums)
+    return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

@@ -1,4 +1,4 @@
-"""Running means on the device, read only when somebody looks."""
+"""Running means on the device, read only when a line or a curve needs them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Meter:
-    """Means over the images seen so far, of each term of the loss and of the top-1 accuracy in percent."""
+    """Means over the images seen so far, of each term of the loss and of top-1 in percent."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -15,21 +15,34 @@ class Meter:
         self.count = 0
 
     def add(self, losses: dict[str, Tensor], logits: Tensor, target: Tensor) -> None:
-        """Add a batch: terms of the loss (its means), logits (N,C) or of S students (S,N,C), targets (N,)."""
-        top1 = (logits.argmax(-1) == target).float().mean() * 100
+        """Add a batch.
+
+        Args:
+            losses: means over the batch.
+            logits: (N,C), or (S,N,C) of S students.
+            target: (N,), class numbers; (N,C), class probabilities.
+        """
+        classes = target.argmax(1) if target.dim() == 2 else target
+        hits = logits.argmax(-1) == classes
+        top1 = hits.float().mean() * 100
+        terms = [loss.float() for loss in losses.values()]
+
         self.names = [*losses, "top1"]
-        self.sums = self.sums + torch.stack([*(loss.float() for loss in losses.values()), top1]) * len(target)
+        self.sums = self.sums + torch.stack([*terms, top1]) * len(target)
         self.count += len(target)
 
-    def state(self) -> dict[str, Any]:
-        """What `load_state` takes over."""
+    def read(self) -> dict[str, float]:
+        """The means; waits for the device."""
+        assert isinstance(self.sums, Tensor), "no batch was added"
+        means = [value / self.count for value in self.sums.tolist()]
+        return dict(zip(self.names, means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for `load_state_dict`."""
         return {"names": self.names, "sums": self.sums, "count": self.count}
 
-    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on with the sums of another meter."""
-        self.names, self.sums, self.count = state["names"], state["sums"].to(device), state["count"]
-
-    def read(self) -> dict[str, float]:
-        """Fetch the means; waits for the device."""
-        assert isinstance(self.sums, Tensor)
-        return {name: value / self.count for name, value in zip(self.names, self.sums.tolist(), strict=True)}
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue with the sums of another meter."""
+        self.names = state["names"]
+        self.sums = state["sums"].to(device)
+        self.count = state["count"]

@@ -1,53 +1,42 @@
-"""What a captured step needs, proven without a GPU as far as that goes; with one, the captured step itself."""
+"""A captured step: what it needs, shown without a GPU as far as possible; with one, the step itself."""
 
 import contextlib
+import dataclasses
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from edkd.dataset import get_dataset
-from edkd.distillers import distiller_dict
 from edkd.engine.captured_step import WARM_UP, CapturedStep
-from edkd.engine.load_cfg import load_cfg
-from edkd.engine.optim import set_learning_rate
-from edkd.engine.teacher_memo import remember
-from edkd.engine.trainer import Trainer
-from edkd.models import get_model
+from edkd.engine.optimizer import set_learning_rate
+from tests.small import CPU, make_trainer
 
-CPU = torch.device("cpu")
 METHODS = ["KD", "DKD", "EDKD"]
 
 
-def make(folder, method="EDKD", device=CPU, *opts):
-    words = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", method, "DISTILLER.TEACHER", "resnet14", "SOLVER.LR", "0.02"]
-    cfg = load_cfg(opts=[*words, "DISTILLER.STUDENT", "resnet8", "LOG.PREFIX", str(folder), *opts])
-    data = get_dataset(cfg, device)
-    torch.manual_seed(0)
-    networks = [get_model("cifar", name, 10) for name in ("resnet8", "resnet14")]
-    distiller = distiller_dict[method](*networks, cfg).to(device).to(memory_format=torch.channels_last)
-    trainer = Trainer(cfg, distiller, data, folder, device)
-    trainer.memo = remember(distiller, data.train, cfg, device, trainer.amp, [1], lambda line: None)
-    trainer.memo.prepare(1, lambda line: None)
-    trainer.distiller.train()
-    return trainer
+def make(folder, method="EDKD", *opts):
+    return make_trainer(method, folder, "SOLVER.LR", "0.02", *opts)
 
 
-def weights(trainer):
-    return torch.cat([value.detach().flatten() for value in trainer.distiller.student.parameters()]).cpu()
+def forward(trainer, epoch, *inputs):
+    batch = dataclasses.replace(trainer.data.train.batch(*inputs), epoch=epoch)
+    trainer.cache.expect(batch)
+    return trainer.forward(batch)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_step_is_one_graph_that_agrees_with_eager(tmp_path, method):
-    trainer = make(tmp_path, method, CPU, "SOLVER.AMP", "off")
+    trainer = make(tmp_path, method)
     inputs = next(trainer.data.train.inputs(1))
     state = {key: value.clone() for key, value in trainer.distiller.state_dict().items()}
     results = []
-    for forward in (trainer.forward, torch.compile(trainer.forward, backend="aot_eager", fullgraph=True)):
+    forward(trainer, torch.tensor(3.0), *inputs)  # the terms are checked once, on the host
+    compiled = torch.compile(forward, backend="aot_eager", fullgraph=True)
+    for run in (forward, compiled):
         trainer.distiller.load_state_dict(state)
         trainer.distiller.zero_grad()
-        losses, logits, _ = forward(torch.tensor(3.0), *inputs)
+        losses, logits = run(trainer, torch.tensor(3.0), *inputs)
         losses["loss"].backward()
         gradients = [value.grad for value in trainer.distiller.student.parameters()]
         results.append([logits, *losses.values(), *gradients])
@@ -58,12 +47,12 @@ def test_the_step_is_one_graph_that_agrees_with_eager(tmp_path, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("epoch", [1, 7, 30])
 def test_an_epoch_in_a_tensor_gives_the_same_terms(tmp_path, method, epoch):
-    trainer = make(tmp_path, method, CPU, "SOLVER.AMP", "off")
+    trainer = make(tmp_path, method)
     inputs = next(trainer.data.train.inputs(1))
     state = {key: value.clone() for key, value in trainer.distiller.state_dict().items()}
-    terms, _, _ = trainer.forward(epoch, *inputs)
+    terms, _ = forward(trainer, epoch, *inputs)
     trainer.distiller.load_state_dict(state)
-    of_tensor, _, _ = trainer.forward(torch.tensor(float(epoch)), *inputs)
+    of_tensor, _ = forward(trainer, torch.tensor(float(epoch)), *inputs)
     assert terms.keys() == of_tensor.keys()
     for name, term in terms.items():
         torch.testing.assert_close(of_tensor[name], term, rtol=1e-6, atol=0)
@@ -76,11 +65,13 @@ def test_an_epoch_has_two_shapes_at_most(tmp_path):
     assert sum(shape[0][0] for shape in shapes) == loader.num_images
 
 
-def test_on_a_cpu_it_says_so_and_runs_as_usual():
+def test_on_a_cpu_a_line_is_logged_and_steps_run_eagerly():
     said = []
-    step = CapturedStep(lambda epoch, x: (epoch, x), torch.optim.SGD([torch.zeros(1)], 1.0), CPU, said.append)
+    step = CapturedStep(
+        lambda epoch, x: (epoch, x), torch.optim.SGD([torch.zeros(1)], 1.0), CPU, said.append
+    )
     assert step(3, "x") == (3, "x")
-    assert said == ["SOLVER.CUDA_GRAPH: off, steps run as usual: the device is cpu"]
+    assert said == ["SOLVER.CUDA_GRAPH: off, steps run eagerly (the device is cpu)"]
 
 
 @pytest.fixture
@@ -91,7 +82,9 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: type("Graph", (), {"replay": lambda self: None})())
+    monkeypatch.setattr(
+        torch.cuda, "CUDAGraph", lambda: type("Graph", (), {"replay": lambda self: None})()
+    )
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: contextlib.nullcontext())
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
@@ -104,7 +97,9 @@ def test_what_changes_between_replays_is_seen_by_them(fake_cuda, monkeypatch):
 
     class Graph:
         def replay(self):
-            (capture,) = (capture for capture in captured.captures.values() if capture.graph is self)
+            (capture,) = (
+                capture for capture in captured.captures.values() if capture.graph is self
+            )
             figures = captured.epoch, optimizer.param_groups[0]["lr"], capture.inputs[0].sum()
             replayed.append([round(figure.item(), 3) for figure in figures])
 
@@ -130,7 +125,7 @@ def test_a_step_that_draws_on_the_host_is_not_captured(fake_cuda, draw):
     assert "on the host" in said[0]
 
 
-def test_a_step_that_cannot_be_captured_runs_as_usual(fake_cuda, monkeypatch):
+def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     parameter, said, failing = torch.zeros(1, requires_grad=True), [], []
 
     @contextlib.contextmanager
@@ -158,21 +153,28 @@ def test_a_step_that_cannot_be_captured_runs_as_usual(fake_cuda, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("opts", [[], ["SOLVER.TYPE", "AdamW"], ["SOLVER.CLIP_GRAD_NORM", "1.0"]])
+@pytest.mark.parametrize(
+    "opts",
+    [[], ["SOLVER.TYPE", "AdamW"], ["SOLVER.CLIP_GRAD_NORM", "1.0"], ["SOLVER.TRAINER", "dot"]],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_captured_and_eager_steps_train_the_same(tmp_path, method, opts):
     reached = []
     for captured in (False, True):
-        trainer, said = make(tmp_path, method, torch.device("cuda"), *opts), []
+        said = []
+        trainer = make_trainer(method, tmp_path, *opts, device=torch.device("cuda"))
         if captured:
-            trainer.step = CapturedStep(trainer.train_step, trainer.optimizer, trainer.device, said.append)
+            trainer.step = CapturedStep(
+                trainer.train_step, trainer.update.optimizer, trainer.device, said.append
+            )
         for epoch in range(1, 6):
-            trainer.memo.prepare(epoch, lambda line: None)
+            trainer.cache.prepare(epoch, lambda line: None)
             for i, inputs in enumerate(trainer.data.train.inputs(epoch)):
-                set_learning_rate(trainer.optimizer, 0.01 / (epoch + i))
+                trainer.update.set_learning_rate(0.01 / (epoch + i))
                 trainer.step(epoch, *inputs)
         assert not said
-        reached.append(weights(trainer))
+        parameters = trainer.distiller.student.parameters()
+        reached.append(torch.cat([value.detach().flatten() for value in parameters]).cpu())
     assert len(trainer.step.captures) == 2
     torch.testing.assert_close(*reached, rtol=1e-3, atol=1e-4)
 

@@ -8,7 +8,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from edkd.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
+from edkd.engine.weights import load_weights
 from edkd.errors import StorageError, UserError
 from edkd.models import get_model
 
@@ -24,7 +25,11 @@ def same(a, b):
 
 def test_a_file_from_before_batches_were_counted_loads(tmp_path, model):
     """torchvision's published files: the older format, without the counters of the batch norms."""
-    old = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    old = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
     torch.save(old, tmp_path / "c", _use_new_zipfile_serialization=False)
     other = get_model("cifar", "resnet8", 10)
     load_weights(other, tmp_path / "c")
@@ -36,10 +41,14 @@ def test_a_file_from_before_batches_were_counted_loads(tmp_path, model):
     [
         lambda state: {"model": state},
         lambda state: state,
-        lambda state: {"model": {f"module.{key}": value for key, value in state.items()}, "opt": Namespace(lr=0.1)},
+        lambda state: {
+            "model": {f"module.{key}": value for key, value in state.items()},
+            "opt": Namespace(lr=0.1),
+        },
         lambda state: {
             "epoch": 3,
-            "model": {f"student.{key}": value for key, value in state.items()} | {"connector.weight": torch.ones(1)},
+            "model": {f"student.{key}": value for key, value in state.items()}
+            | {"connector.weight": torch.ones(1)},
         },
         lambda state: {
             "model": {f"module.student.{key}": value for key, value in state.items()}
@@ -68,12 +77,12 @@ def test_code_is_not_run(tmp_path, monkeypatch):
     with open("pickle", "wb") as file:
         pickle.dump({"model": Malicious()}, file)
     for name in ("zip", "pickle"):
-        with pytest.raises(UserError, match=f"{name} is damaged, or no checkpoint of tensors"):
+        with pytest.raises(UserError, match=f"{name} is damaged, or not a checkpoint of tensors"):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
 
-def test_damage_is_noticed(tmp_path, model):
+def test_damage_is_detected(tmp_path, model):
     path = tmp_path / "c"
     save_checkpoint({"model": model.state_dict()}, path)
     whole = path.read_bytes()
@@ -150,7 +159,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, model, monkeypatch, room):
     save_checkpoint({"model": model.state_dict()}, path)
     before = path.read_bytes()
     real_open = open
-    monkeypatch.setattr("builtins.open", lambda name, mode="r", **kw: FullDisk(real_open(name, mode, **kw), room))
+    monkeypatch.setattr(
+        "builtins.open", lambda name, mode="r", **kw: FullDisk(real_open(name, mode, **kw), room)
+    )
     with pytest.raises(StorageError, match=r"cannot write .*latest: No space left on device"):
         save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, path)
     monkeypatch.undo()
@@ -158,6 +169,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, model, monkeypatch, room):
     assert [file.name for file in tmp_path.iterdir()] == ["latest"]
 
 
-def test_a_folder_that_is_gone_is_a_storage_error(tmp_path):
+def test_a_missing_folder_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         save_checkpoint({}, tmp_path / "gone" / "latest")

@@ -1,0 +1,84 @@
+"""Where and how a run was made: versions, hardware, git commit, command."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import edkd
+
+_PACKAGES = ("torch", "torchvision", "numpy", "yacs")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Facts for `environment.json`."""
+    return {
+        "command": [sys.executable, *sys.argv],
+        "edkd": edkd.__version__,
+        "edkd_path": str(Path(edkd.__file__).parent),
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "system": platform.platform(),
+        "device": device_name(device),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware of a device, as "NVIDIA H100" or a processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return _processor()
+    return str(device)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str:
+    """The commit of the checkout that this code is in, "+changes" where it was edited; or ""."""
+    folder = Path(edkd.__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = _output([*git, "rev-parse", "HEAD"])
+        changes = _output([*git, "status", "--porcelain", "--untracked-files=no", "."])
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{commit}+changes" if changes else commit
+
+
+def _output(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    return run.stdout.strip()

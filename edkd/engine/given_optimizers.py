@@ -1,0 +1,87 @@
+"""The update rule for optimizers that the caller made."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from edkd.engine.update import Losses, Update
+from edkd.errors import UserError
+
+
+class GivenOptimizers(Update):
+    """Steps optimizers of any kind; each group keeps its own rate, scaled by the schedule.
+
+    Args:
+        optimizers: of the parameters of the groups.
+        groups: parameter groups, see `Distiller.parameter_groups`.
+        cfg: SOLVER is read.
+        device: of the parameters.
+        amp: type of mixed precision; None: float32.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[optim.Optimizer],
+        groups: Sequence[dict[str, Any]],
+        cfg: Any,
+        device: torch.device,
+        amp: torch.dtype | None,
+    ) -> None:
+        self.optimizers = list(optimizers)
+        self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+        if amp == torch.float16:
+            raise UserError("optimizers of your own cannot scale the loss for SOLVER.AMP fp16")
+        super().__init__(groups, cfg, device, amp)
+        self._check_parameters()
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
+        """The first of them."""
+        return self.optimizers[0]
+
+    def step(
+        self,
+        losses: Losses,
+        recompute: Callable[[], Losses] | None = None,
+        ends_step: bool = True,
+    ) -> None:
+        """See `Update.step`; the host checks whether the update may be made."""
+        skip = self.watch.skip(losses, self.parameters, ends_step)
+        if not skip.item():
+            self.clip()
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Scale each group's own rate by the schedule's factor."""
+        base = self.cfg.SOLVER.LR
+        factor = rate / base if base else 1.0
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, own in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = own * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all optimizers."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the state of another run; the groups keep their own rates."""
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+
+    def _check_parameters(self) -> None:
+        """Raise UserError where they do not update exactly the learnable parameters."""
+        groups = [group for each in self.optimizers for group in each.param_groups]
+        held: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        of_optimizers = {id(parameter) for parameter in held}
+        learnable = {id(parameter) for parameter in self.parameters}
+
+        if of_optimizers - learnable:
+            raise UserError("an optimizer holds parameters that are not the student's")
+        if learnable - of_optimizers:
+            raise UserError("the optimizers lack parameters of the student or of the method")
+        if len(of_optimizers) < len(held):
+            raise UserError("two optimizers hold the same parameter")

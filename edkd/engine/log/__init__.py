@@ -1,0 +1,1 @@
+"""The log of a run: progress bar, work log, metrics, and the sinks TensorBoard and wandb."""

@@ -1,0 +1,96 @@
+"""Sinks for figures, each in its own thread, so that no logging library can stop or delay a run."""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+Record = dict[str, float]
+"""Figures by name."""
+
+
+class Sink:
+    """A destination for figures."""
+
+    def send(self, figures: Record, step: int) -> None:
+        """Add a point to each curve."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+class Background:
+    """Runs a sink in a thread. A sink that raises or hangs is dropped, with one line in the log.
+
+    The constructor returns when the sink is ready, or after START seconds without it.
+
+    Args:
+        name: of the sink, for that line.
+        make: creates the sink; called in the thread.
+        say: writes a line to the log.
+    """
+
+    START = 45.0
+    """Seconds that a sink may take to start."""
+
+    CAPACITY = 10_000
+    """Points that wait at most; later ones are dropped."""
+
+    def __init__(self, name: str, make: Callable[[], Sink], say: Callable[[str], None]) -> None:
+        self.name = name
+        self.say = say
+        self.is_dropped = False
+        self._points: queue.Queue[tuple[Record, int] | None] = queue.Queue(self.CAPACITY)
+        self._ready = threading.Event()
+
+        # A daemon thread does not keep the process alive.
+        self._thread = threading.Thread(target=self._run, args=(make,), daemon=True)
+        self._thread.start()
+        if not self._ready.wait(self.START):
+            self._drop(self.START)
+
+    def send(self, figures: Record, step: int) -> None:
+        """Queue a point; returns at once."""
+        with suppress(queue.Full):
+            self._points.put_nowait((figures, step))
+
+    def close(self, seconds: float) -> None:
+        """Send the queued points and end; drop what takes longer than `seconds`."""
+        if self.is_dropped:
+            return
+
+        # Where the queue is full, its oldest point makes room for the end.
+        if self._points.full():
+            with suppress(queue.Empty):
+                self._points.get_nowait()
+        with suppress(queue.Full):
+            self._points.put_nowait(None)
+
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._drop(seconds)
+
+    def _drop(self, seconds: float) -> None:
+        self.is_dropped = True
+        self.say(f"{self.name} is off: no answer for {seconds:g} s")
+
+    def _run(self, make: Callable[[], Sink]) -> None:
+        """The thread: create the sink, send points until None, close it."""
+        try:
+            sink = make()
+            self._ready.set()
+            self._send_points(sink)
+            sink.close()
+        except Exception as error:  # whatever the library raises
+            reason = " ".join(str(error).split())[:200]
+            self.say(f"{self.name} is off: {type(error).__name__}: {reason}")
+        finally:
+            self._ready.set()
+
+    def _send_points(self, sink: Sink) -> None:
+        while not self.is_dropped:
+            point = self._points.get()
+            if point is None:
+                return
+            figures, step = point
+            sink.send(figures, step)

@@ -1,0 +1,229 @@
+"""The log of a run: a progress bar, `worklog.txt`, `metrics.jsonl`, and the sinks.
+
+Logging libraries are imported where they are used. None of them can stop or delay a run.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from edkd.engine.checkpoint import save_text
+from edkd.engine.log.background import Background, Record, Sink
+from edkd.engine.log.tensorboard import TensorBoard
+from edkd.engine.log.wandb import Wandb
+from edkd.errors import warn
+from edkd.keys import Key
+from edkd.signals import Stopped
+
+KEYS = {
+    "LOG.PREFIX": Key(
+        "./output",
+        "folder of all runs",
+        free_on_resume=True,
+        names_run=False,
+        is_path=True,
+    ),
+    "LOG.TENSORBOARD_FREQ": Key(
+        500,
+        "time between points of the training curves; 0: one point per epoch",
+        unit="steps",
+        low=0,
+        free_on_resume=True,
+        names_run=False,
+    ),
+    "LOG.WANDB": Key(
+        True,
+        "also log to wandb; offline where there are no credentials",
+        free_on_resume=True,
+        names_run=False,
+    ),
+}
+
+CLOSE = 90.0
+"""Seconds that each sink may take at the end of a run to send its queued points."""
+
+CLOSE_STOPPED = 2.0
+"""The same for a run that was stopped by a signal."""
+
+SHOW_EVERY = 1.0
+"""Seconds between two updates of the text on the progress bar."""
+
+_ON_BAR = ("loss", "top1")
+
+SinkFactory = Callable[[], Sink]
+
+
+class Logger:
+    """The log of a run; use it in a `with` block, which closes it.
+
+    Args:
+        folder: of the run; gets `worklog.txt`, `metrics.jsonl`, `train.events/`.
+        cfg: LOG and EXPERIMENT are read.
+        history: records of the finished epochs, extended by the caller; `metrics.jsonl` has exactly
+            these.
+        total_steps: of the whole run, for the bar.
+        done_steps: of a resumed run, for the bar and the curves.
+        sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
+            wandb.
+
+    Raises:
+        StorageError: `metrics.jsonl` cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cfg: Any,
+        history: Sequence[Record],
+        total_steps: int,
+        done_steps: int,
+        sinks: Mapping[str, SinkFactory] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.history = history
+        self.frequency = cfg.LOG.TENSORBOARD_FREQ
+        self.bar = tqdm(
+            total=total_steps,
+            initial=done_steps,
+            disable=None,  # shown on a terminal only
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._shown_at = time.monotonic()
+        self._warned: set[str] = set()
+
+        self._save_history()
+        if sinks is None:
+            sinks = self._configured_sinks(cfg, done_steps)
+        self.sinks = [Background(name, make, self.say) for name, make in sinks.items()]
+
+    def _configured_sinks(self, cfg: Any, done_steps: int) -> dict[str, SinkFactory]:
+        events = self.folder / "train.events"
+        sinks: dict[str, SinkFactory] = {"TensorBoard": partial(TensorBoard, events, done_steps)}
+        if cfg.LOG.WANDB:
+            sinks["Wandb"] = partial(Wandb, self.folder, cfg, self.say)
+        return sinks
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        is_stopped = kind is not None and issubclass(kind, Stopped)
+        self.close(CLOSE_STOPPED if is_stopped else CLOSE)
+
+    def close(self, seconds: float = CLOSE) -> None:
+        """Close the bar and the sinks; each sink has `seconds` to send its queued points."""
+        self.bar.close()
+        for sink in self.sinks:
+            sink.close(seconds)
+
+    def say(self, line: str) -> None:
+        """Write a line to standard output and, with the time, to `worklog.txt`.
+
+        A target that cannot be written is skipped, with one warning.
+        """
+        self._print(line)
+
+        worklog = self.folder / "worklog.txt"
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with open(worklog, "a", encoding="utf-8") as file:
+                file.write(f"{now} {line}\n")
+        except OSError as error:
+            self._warn(str(worklog), error)
+
+    def show(self, doing: str) -> None:
+        """Show on the bar what runs between the steps; at most once a second."""
+        if self._is_bar_due():
+            self._shown_at = time.monotonic()
+            self.bar.set_description(doing)
+
+    def step(self, step: int, epoch: int, read: Callable[[], Record]) -> Record | None:
+        """Log a training step where one is due.
+
+        Args:
+            step: number of the step in the run, from 1.
+            epoch: from 1.
+            read: returns the figures; it waits for the device, so it is called only where the bar
+                or a curve is due.
+
+        Returns:
+            The figures, or None where they were not read.
+        """
+        self.bar.update()
+        is_bar_due = self._is_bar_due()
+        is_point_due = self.frequency > 0 and step % self.frequency == 0
+        if not is_bar_due and not is_point_due:
+            return None
+
+        figures = read()
+        if is_bar_due:
+            self._show_figures(epoch, figures)
+        if is_point_due:
+            self._send("step", figures, step)
+        return figures
+
+    def epoch(self, step: int) -> None:
+        """Log the last epoch of `history`: `metrics.jsonl`, a line, a point in each curve.
+
+        Args:
+            step: the epoch's last step, from 1.
+
+        Raises:
+            StorageError: `metrics.jsonl` cannot be written.
+        """
+        self._save_history()
+        record = self.history[-1]
+
+        # Single terms of the loss, as train_loss_ce, would make the line too long.
+        keys = [key for key in record if key.count("_") < 2 or key.endswith("top1")]
+        self.say("  ".join(f"{key} {_short(record[key])}" for key in keys))
+
+        figures = {key: value for key, value in record.items() if key != "epoch"}
+        self._send("epoch", figures, step)
+
+    def _save_history(self) -> None:
+        """Write `metrics.jsonl` whole, which also repairs lines that were damaged since."""
+        lines = [json.dumps(record) + "\n" for record in self.history]
+        save_text("".join(lines), self.folder / "metrics.jsonl")
+
+    def _send(self, group: str, figures: Record, step: int) -> None:
+        named = {f"{group}/{key}": value for key, value in figures.items()}
+        for sink in self.sinks:
+            sink.send(named, step)
+
+    def _is_bar_due(self) -> bool:
+        return not self.bar.disable and time.monotonic() - self._shown_at >= SHOW_EVERY
+
+    def _show_figures(self, epoch: int, figures: Record) -> None:
+        self._shown_at = time.monotonic()
+        texts = {key: f"{figures[key]:.4g}" for key in _ON_BAR}
+        self.bar.set_description(f"epoch {epoch}", refresh=False)
+        self.bar.set_postfix(texts, refresh=False)
+
+    def _print(self, line: str) -> None:
+        """Write a line above the bar."""
+        if sys.stdout is None:  # the process was started without one
+            return
+        try:
+            self.bar.write(line)
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:  # a closed pipe or file, a full disk
+            self._warn("standard output", error)
+
+    def _warn(self, name: str, error: OSError | ValueError) -> None:
+        if name in self._warned:
+            return
+        self._warned.add(name)
+        reason = getattr(error, "strerror", None) or error
+        warn(f"cannot write {name}: {reason}; the run continues without it")
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,191 @@
+"""Whether a method can use cached logits, and the cache of all its teachers and views."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edkd.dataset import NumberedLoader
+from edkd.distillers import Distiller, uses_published_style
+from edkd.engine.memo.memo import Say, TeacherMemo, memo_settings
+from edkd.engine.memo.probe import reason_against
+from edkd.engine.memo.stand_in import StandIn
+from edkd.engine.memo.store import MAX_KEYS
+from edkd.types import Batch
+
+
+class TeacherCache:
+    """The cached logits of all teachers and views of a method.
+
+    Args:
+        memos: one for each teacher and view.
+        stand_ins: one for each teacher.
+    """
+
+    def __init__(self, memos: Sequence[TeacherMemo], stand_ins: Sequence[StandIn]) -> None:
+        self.memos = list(memos)
+        self.stand_ins = list(stand_ins)
+
+    def prepare(self, epoch: int, show: Say) -> None:
+        """Make the logits of an epoch available; those that are not cached are computed.
+
+        Args:
+            show: called with the progress, often.
+        """
+        for memo in self.memos:
+            memo.prepare(epoch, show)
+
+    def expect(self, batch: Batch) -> None:
+        """Announce the next batch."""
+        for stand_in in self.stand_ins:
+            stand_in.expect(batch)
+
+
+def attach(
+    distiller: Distiller,
+    loader: Any,
+    cfg: Any,
+    device: torch.device,
+    amp: torch.dtype | None,
+    epochs: Sequence[int],
+    say: Say,
+) -> TeacherCache | None:
+    """Give a method cached logits instead of its teachers, if it needs no more than that.
+
+    Args:
+        distiller: on the device; it is given stand-ins for its teachers.
+        loader: of the training images.
+        cfg: TEACHER_MEMO, DATASET.TYPE, DISTILLER.TEACHER and LOG.PREFIX are read.
+        amp: precision in which the teachers run; None: float32.
+        epochs: that will run.
+        say: called with lines for the log.
+
+    Returns:
+        None if the teachers run in every step; a line says why, unless the user switched the cache
+        off or the method has no teacher.
+    """
+    detach(distiller)
+    teachers = distiller.teachers()
+    if not cfg.TEACHER_MEMO.ENABLED or not distiller.needs_teacher or not teachers:
+        return None
+
+    reason = why_not(distiller, loader, amp, device)
+    if reason:
+        say(f"teacher cache: off ({reason}); the teacher runs in every step")
+        return None
+
+    memos: list[TeacherMemo] = []
+    stand_ins: list[StandIn] = []
+    for number, teacher in enumerate(teachers):
+        settings = memo_settings(cfg, number)
+        own = [
+            TeacherMemo(teacher, loader, view, settings, device, amp, say)
+            for view in views_used(distiller, loader)
+        ]
+        stand_in = StandIn(teacher, {memo.view: memo.table for memo in own})
+        put_in_place(distiller, number, stand_in)
+        memos += own
+        stand_ins.append(stand_in)
+
+    for memo in memos:
+        say(memo.outlook(epochs))
+    return TeacherCache(memos, stand_ins)
+
+
+# Whether the cache can serve a method.
+
+
+def why_not(
+    distiller: Distiller, loader: Any, amp: torch.dtype | None, device: torch.device
+) -> str:
+    """Why cached logits do not suffice; "" if they do."""
+    if not isinstance(loader, NumberedLoader):
+        return "the augmented views of these images are not numbered"
+
+    reason = _why_not_loader(loader, views_used(distiller, loader))
+    if reason:
+        return reason
+
+    teachers = distiller.teachers()
+    if any(has_foreign_hooks(teacher) for teacher in teachers):
+        return "the method registers hooks on the teacher"
+
+    features = [name for name in distiller.teacher_needs if name != "logits"]
+    if not runs_networks_itself(distiller):
+        return f"the method reads the teacher's {', '.join(features)}" if features else ""
+
+    if len(teachers) > 1:
+        return "the method runs several teachers itself"
+    batch = next(iter(loader.epoch(1)))
+    return reason_against(distiller, teachers[0], batch, amp, device)
+
+
+def runs_networks_itself(distiller: Distiller) -> bool:
+    """Whether only a trial step can show how a method uses its teacher."""
+    cls = type(distiller)
+    return uses_published_style(cls) or cls.training_step is not Distiller.training_step
+
+
+def views_used(distiller: Distiller, loader: NumberedLoader) -> tuple[str, ...]:
+    """The views of which a method needs logits.
+
+    A method with one view, or one that runs the networks itself, gets `batch.image`, which is the
+    first view of the loader.
+    """
+    if len(distiller.views) > 1 and not runs_networks_itself(distiller):
+        return distiller.views
+    return loader.views[:1]
+
+
+def has_foreign_hooks(teacher: nn.Module) -> bool:
+    """Whether there are forward hooks on a teacher besides methods of its own modules."""
+    own = {id(module) for module in teacher.modules()}
+    owners = [getattr(hook, "__self__", None) for hook in _hooks(teacher)]
+    return any(id(owner) not in own for owner in owners)
+
+
+def _hooks(teacher: nn.Module) -> Iterator[Any]:
+    for module in teacher.modules():
+        yield from module._forward_hooks.values()
+        yield from module._forward_pre_hooks.values()
+
+
+def _why_not_loader(loader: NumberedLoader, views: Sequence[str]) -> str:
+    for view in views:
+        num_views = loader.augmentations[view].num_views
+        if loader.set_size * num_views > MAX_KEYS:
+            return f"{loader.set_size} images with {num_views} views each are too many keys"
+
+    index, _ = loader.order(1)
+    if len(np.unique(index.numpy())) < len(index):
+        return "an epoch contains images more than once"
+    return ""
+
+
+# Stand-ins in the place of teachers.
+
+
+def put_in_place(distiller: Distiller, number: int, stand_in: StandIn) -> None:
+    """Give a method a stand-in for its teacher of this number, from 0."""
+    distiller.cached_teachers[number] = stand_in
+    if runs_networks_itself(distiller):
+        _replace_child(distiller, stand_in.teacher, stand_in)
+
+
+def detach(distiller: Distiller) -> None:
+    """Undo `attach`: the teachers are in their places again."""
+    for module in list(distiller.modules()):
+        if isinstance(module, StandIn):
+            _replace_child(distiller, module, module.teacher)
+    distiller.cached_teachers.clear()
+
+
+def _replace_child(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Replace a module wherever it is a child, under whatever name."""
+    owners = [module for module in root.modules() if module is not old and module is not new]
+    for owner in owners:
+        for name, child in owner._modules.items():
+            if child is old:
+                owner._modules[name] = new

@@ -1,0 +1,89 @@
+"""The files of teacher caches. This module imports no torch.
+
+Each cache is a folder `<root>/<data set>_<teacher>_<16 hex digits>`. It holds `about.json`, which
+describes it, and segments, which are named by a hash of their bytes and of the folder's name. Other
+folders and other files are left alone.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+ABOUT = "about.json"
+
+PARTIAL = ".partial"
+"""Ending of files that are still being written."""
+
+STALE_SECONDS = 3600
+"""A partial file of this age belongs to a process that died."""
+
+_MEMO_NAME = re.compile(r".*_[0-9a-f]{16}", re.DOTALL)
+_FILE_NAME = re.compile(rf"([0-9a-f]{{32}}|{re.escape(ABOUT)})(\.[0-9a-f]+{PARTIAL})?")
+
+
+def hash_of(content: bytes) -> str:
+    """32 hex digits of the SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def segment_name(folder: Path, content: bytes) -> str:
+    """The name of a segment: a hash of its bytes and of the name of its cache."""
+    return hash_of(folder.name.encode() + content)
+
+
+def memo_folders(root: Path) -> list[Path]:
+    """The folders in `root` whose names are those of caches, sorted."""
+    try:
+        found = [path for path in root.iterdir() if _MEMO_NAME.fullmatch(path.name)]
+        return sorted(path for path in found if path.is_dir())
+    except OSError:
+        return []
+
+
+def memo_files(folder: Path) -> list[Path]:
+    """The files of a cache: segments, `about.json`, and partial files of both."""
+    try:
+        found = [path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)]
+        return [path for path in found if not path.is_dir()]
+    except OSError:
+        return []
+
+
+def segment_files(folder: Path) -> list[Path]:
+    """The segments of a cache, undamaged or not."""
+    return [path for path in memo_files(folder) if "." not in path.name]
+
+
+def folder_size(root: Path) -> int:
+    """Bytes of all caches in `root`. Partial files of dead processes are removed."""
+    size = 0
+    for folder in memo_folders(root):
+        for path in memo_files(folder):
+            with suppress(OSError):  # another process may have removed it
+                size += _size_unless_stale(path)
+    return size
+
+
+def _size_unless_stale(path: Path) -> int:
+    status = path.stat()
+    age = time.time() - status.st_mtime
+    if path.suffix == PARTIAL and age > STALE_SECONDS:
+        path.unlink()
+        return 0
+    return status.st_size
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file and rename it into place; other processes may write the same one."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):  # a disk that became read-only refuses this too
+            partial.unlink(missing_ok=True)
+        raise

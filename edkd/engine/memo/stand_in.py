@@ -1,0 +1,116 @@
+"""The module in the teacher's place: cached logits for the images of the batch."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edkd.types import Batch, LazyFeatures, Output
+
+
+class Snapshot(NamedTuple):
+    """An image tensor as it was when its batch was made."""
+
+    image: Tensor
+    """(N,3,H,W)."""
+    version: int
+    """Counts changes in place."""
+
+    def matches(self, image: Tensor) -> bool:
+        """Whether an image is this one, unchanged, and no gradient of it is wanted."""
+        if image is not self.image or image.requires_grad:
+            return False
+
+        # A compiler cannot trace versions. For a published-style method the trial step checked it.
+        return torch.compiler.is_compiling() or image._version == self.version
+
+
+def snapshot(image: Tensor) -> Snapshot:
+    """An image as it is now."""
+    version = 0 if torch.compiler.is_compiling() else image._version
+    return Snapshot(image, version)
+
+
+class Lookup(NamedTuple):
+    """An image tensor and its cached logits."""
+
+    image: Snapshot
+    rows: Tensor
+    """(N,), rows of the table."""
+    table: Tensor
+    """(set_size,C)."""
+
+
+class PassThrough(nn.Module):
+    """A module in the teacher's place; the teacher's other attributes are reached through it."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return self.teacher_attribute(name)
+
+    def teacher_attribute(self, name: str) -> Any:
+        """An attribute of the teacher."""
+        return getattr(super().__getattr__("teacher"), name)
+
+
+class StandIn(PassThrough):
+    """Returns cached logits for the images of the expected batch, and runs the teacher for others.
+
+    A lookup happens on the device alone, so that a CUDA graph can contain it.
+
+    Args:
+        teacher: frozen, in eval mode.
+        tables: logits (set_size,C) by the name of the view, filled for the epoch; at least one.
+    """
+
+    def __init__(self, teacher: nn.Module, tables: dict[str, Tensor]) -> None:
+        super().__init__(teacher)
+        self.tables = tables
+        self.lookups: list[Lookup] = []
+
+    def expect(self, batch: Batch) -> None:
+        """Announce the next batch.
+
+        With one table, `batch.image` is served; with several, the image of each view.
+
+        Args:
+            batch: of a NumberedLoader, which numbers its images.
+        """
+        assert batch.index is not None
+        if len(self.tables) == 1:
+            images = [batch.image]
+        else:
+            images = [batch.views[name].image for name in self.tables]
+
+        tables = self.tables.values()
+        self.lookups = [
+            Lookup(snapshot(image), batch.index, table)
+            for image, table in zip(images, tables, strict=True)
+        ]
+
+    def forward(self, *images: Any, **options: Any) -> Any:
+        """Logits (N,C) without gradients, and features.
+
+        The teacher runs at most once for the features, when the first of them is read.
+        """
+        if len(images) != 1 or options:
+            return self.teacher(*images, **options)
+
+        image = images[0]
+        for lookup in self.lookups:
+            if lookup.image.matches(image):
+                logits = lookup.table[lookup.rows]
+                return Output(logits, LazyFeatures(lambda: self.features(image)))
+        return self.teacher(image)
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> Any:
+        """Run the teacher for its features."""
+        _, features = self.teacher(image)
+        return features

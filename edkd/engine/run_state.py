@@ -1,0 +1,75 @@
+"""The position of a run: finished epochs, steps of the current one, means, random state."""
+
+from typing import Any
+
+import torch
+
+from edkd.dataset.sampling import random_state, set_random_state
+from edkd.engine.log.logger import Record
+from edkd.engine.meter import Meter
+
+
+class RunState:
+    """The position of a run and its history; part of each checkpoint.
+
+    Attributes:
+        history: a record for each finished epoch.
+        step_done: steps of the current epoch that are done.
+        first_step: the step at which this process entered the epoch.
+        meter: running means of the current epoch.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Record] = []
+        self.step_done = 0
+        self.first_step = 0
+        self.meter = Meter()
+        self._random_state: dict[str, Any] | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    def start_epoch(self) -> None:
+        """Enter an epoch, at its first step or where a resumed run left it."""
+        self.first_step = self.step_done
+        if not self.step_done:
+            self.meter = Meter()
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+
+    def finish_epoch(self, record: Record) -> None:
+        """Add the record of the current epoch."""
+        self.history.append(record)
+        self.step_done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for `load_state_dict`."""
+        progress = None
+        if self.step_done:
+            progress = {
+                "step": self.step_done,
+                "meter": self.meter.state_dict(),
+                "random": self._random_state or random_state(),
+            }
+        return {"epoch": self.epochs_done, "history": self.history, "progress": progress}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue where another run was.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it is not such a state.
+        """
+        self.history = state["history"]
+        progress = state.get("progress")
+        if progress is None:
+            return
+
+        self.step_done = progress["step"]
+        self.meter.load_state_dict(progress["meter"], device)
+
+        # Raises here, before anything is written, where it is not such a state.
+        set_random_state(progress["random"])
+        self._random_state = progress["random"]
