@@ -1,4 +1,4 @@
-"""Packaging of edkd; `pip install -e .` in a checkout, so that configs/, tools/ and download_ckpts/ lie beside it."""
+"""Packaging of edkd; `pip install -e .` in a checkout keeps configs/ and tools/ in place."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,19 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
-TOOLS = ["nbclient>=0.10", "pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+TOOLS = ["nbclient>=0.10", "pytest>=8", "hypothesis>=6", "ruff", "mypy"]
+STUBS = ["types-PyYAML", "types-tqdm"]
 NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
 
 setup(
     name="edkd",
     version=re.search(r'__version__ = "(.+)"', (HERE / "edkd/__init__.py").read_text()).group(1),
-    description="Knowledge distillation in PyTorch: a large trained teacher network teaches a small student",
+    description="Knowledge distillation in PyTorch: a large network teaches a small one",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["edkd", "edkd.*"]),
+    entry_points={"console_scripts": ["edkd = edkd.__main__:console"]},
     package_data={"edkd": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
@@ -33,6 +35,6 @@ setup(
     extras_require={
         "demo": DEMO,
         "notebook": [*DEMO, *NOTEBOOK, "jupyterlab>=4"],
-        "dev": [*DEMO, *NOTEBOOK, *TOOLS],
+        "dev": [*DEMO, *NOTEBOOK, *TOOLS, *STUBS],
     },
 )

@@ -1,4 +1,4 @@
-"""What the loops share: a pass over a DataLoader that trains a cohort, and one that measures it."""
+"""Single passes over a loader, for loops that the user writes: one trains, one evaluates."""
 
 import math
 import sys
@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
+from edkd.dataset.inspection import checked
+from edkd.distillers._math import cross_entropy
 from edkd.distillers.dml import mutual_loss
 from edkd.engine.meter import Meter
 from edkd.errors import NonFiniteError, StorageError, UserError
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-"""(logits of a student, logits of a peer) (N,C) -> a scalar."""
+"""(logits of a student (N,C), logits of a peer (N,C)) -> a scalar."""
+
+
+# Losses.
 
 
 def kl_from_peer(logits_student: Tensor, logits_peer: Tensor) -> Tensor:
@@ -24,49 +28,27 @@ def kl_from_peer(logits_student: Tensor, logits_peer: Tensor) -> Tensor:
     return mutual_loss(logits_student, [logits_peer])
 
 
-def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """What a model answers: logits, or the first of (logits, features)."""
-    answer = model(image)
-    return answer[0] if isinstance(answer, (tuple, list)) else answer
+def peer_loss(logits: Sequence[Tensor], i: int, divergence: Divergence) -> Tensor:
+    """The mean divergence of student i from its peers, which get no gradient; a scalar.
 
-
-def batches(
-    loader: Iterable[Any], device: torch.device, doing: str, num_classes: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(image, target) of each batch on the device, with a progress bar in a terminal and in a notebook.
-
-    Raises:
-        UserError: there is no batch, or a class number is `num_classes` or higher, which spoils a CUDA device.
+    Args:
+        logits: of all students, (N,C) each.
+        i: number of the student, from 0.
     """
-    image, disable = None, False if in_notebook() else None
-    for image, target in tqdm(loader, desc=doing, leave=False, disable=disable, dynamic_ncols=True):
-        if num_classes and (highest := int(target.max())) >= num_classes:
-            raise UserError(f"{doing}: an image has class {highest}, but num_classes is {num_classes}, counted from 0")
-        yield image.to(device), target.to(device)
-    if image is None:
-        raise UserError(f"{doing}: the loader yields nothing")
+    peers = [row.detach() for j, row in enumerate(logits) if j != i]
+    return torch.stack([divergence(logits[i], peer) for peer in peers]).mean()
 
 
-def in_notebook() -> bool:
-    """Whether this runs in Jupyter, which shows what is displayed."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+def student_losses(
+    logits: Sequence[Tensor], target: Tensor, i: int, divergence: Divergence
+) -> dict[str, Tensor]:
+    """`loss_ce`, `loss_kd`, and their sum `loss`, of student i; see `peer_loss`."""
+    loss_ce = cross_entropy(logits[i], target)
+    loss_kd = peer_loss(logits, i, divergence)
+    return {"loss_ce": loss_ce, "loss_kd": loss_kd, "loss": loss_ce + loss_kd}
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, which is there from now on. Raises StorageError where it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from None
-    return folder
-
-
-def student_loss(logits: Sequence[Tensor], target: Tensor, i: int, divergence: Divergence) -> dict[str, Tensor]:
-    """`loss_ce`, `loss_kd` and `loss` of student i; its peers are taken as given (DML, equation of a cohort)."""
-    peers = [divergence(logits[i], z.detach()) for j, z in enumerate(logits) if j != i]
-    losses = {"loss_ce": F.cross_entropy(logits[i].float(), target), "loss_kd": torch.stack(peers).mean()}
-    return losses | {"loss": losses["loss_ce"] + losses["loss_kd"]}
+# Passes.
 
 
 def train_cohort(
@@ -74,43 +56,58 @@ def train_cohort(
     optimizers: Sequence[optim.Optimizer],
     loader: Iterable[Any],
     device: torch.device,
-    divergence: Divergence = kl_from_peer,
-    doing: str = "training",
     num_classes: int | None = None,
 ) -> list[dict[str, float]]:
-    """A pass in which students learn from one another, with one forward pass each a batch.
+    """A pass in which students learn from one another, with one forward pass each per batch.
 
     Args:
+        optimizers: one for each student.
         loader: yields (images, targets).
+        num_classes: class numbers must be below it.
 
     Returns:
-        Of each student the means of `loss_ce`, `loss_kd`, `loss` and `top1` in percent.
+        For each student the means of `loss_ce`, `loss_kd`, `loss`, and `top1` in percent.
 
     Raises:
-        NonFiniteError: a loss was not finite.
+        UserError: the loader yields no batches, or batches of another form.
+        NonFiniteError: a loss is not finite.
     """
     for student in students:
         student.to(device).train()
     meters = [Meter() for _ in students]
-    for image, target in batches(loader, device, doing, num_classes):
+
+    for image, target in batches(loader, device, "training", num_classes):
         logits = [logits_of(student, image) for student in students]
+
+        # All gradients before the first update: each student learns from the same predictions.
         for i, (optimizer, meter) in enumerate(zip(optimizers, meters, strict=True)):
-            losses = student_loss(logits, target, i, divergence)
+            losses = student_losses(logits, target, i, kl_from_peer)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            meter.add({name: loss.detach() for name, loss in losses.items()}, logits[i].detach(), target)
+            detached = {name: loss.detach() for name, loss in losses.items()}
+            meter.add(detached, logits[i].detach(), target)
+
         for optimizer in optimizers:
             optimizer.step()
-    return [finite(meter.read(), doing) for meter in meters]
+
+    return [check_finite(meter.read(), "training") for meter in meters]
 
 
 @torch.no_grad()
 def measure(
-    models: Sequence[nn.Module], loader: Iterable[Any], device: torch.device, num_classes: int | None = None
+    models: Sequence[nn.Module],
+    loader: Iterable[Any],
+    device: torch.device,
+    num_classes: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Loss, accuracy in percent and number of samples of each model, and last of their ensemble, in one pass.
+    """Evaluate models, and their ensemble, in one pass; each model keeps its mode.
 
-    The ensemble answers with the mean of the models' probabilities. Each model is put back into the mode it was in.
+    Returns:
+        For each model, and last for the mean of their probabilities: `loss` (cross-entropy),
+        `accuracy` in percent, `total_samples`.
+
+    Raises:
+        UserError: there is no model, or see `train_cohort`.
     """
     if not models:
         raise UserError("there are no models to evaluate")
@@ -118,21 +115,76 @@ def measure(
     meters = [Meter() for _ in range(len(models) + 1)]
     for model in models:
         model.to(device).eval()
+
     try:
         for image, target in batches(loader, device, "evaluation", num_classes):
             logits = torch.stack([logits_of(model, image).float() for model in models])
             ensemble = logits.log_softmax(2).logsumexp(0) - math.log(len(models))
             for meter, row in zip(meters, [*logits, ensemble], strict=True):
-                meter.add({"loss": F.cross_entropy(row, target)}, row, target)
+                meter.add({"loss": cross_entropy(row, target)}, row, target)
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
-    figures = [(meter.read(), meter.count) for meter in meters]
-    return [{"loss": read["loss"], "accuracy": read["top1"], "total_samples": count} for read, count in figures]
+
+    return [_figures(meter) for meter in meters]
 
 
-def finite(figures: dict[str, float], doing: str) -> dict[str, float]:
-    """The figures; raises NonFiniteError where one is not finite."""
-    if bad := [name for name, value in figures.items() if not math.isfinite(value)]:
-        raise NonFiniteError(f"{doing}: {', '.join(bad)} is not finite; lower the learning rate")
+def _figures(meter: Meter) -> dict[str, Any]:
+    means = meter.read()
+    return {"loss": means["loss"], "accuracy": means["top1"], "total_samples": meter.count}
+
+
+# Parts of them.
+
+
+def batches(
+    loader: Iterable[Any], device: torch.device, doing: str, num_classes: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(image, target) of each batch on the device, with a progress bar.
+
+    Args:
+        doing: what the batches are for: "training".
+        num_classes: class numbers must be below it.
+
+    Raises:
+        UserError: there is no batch, or one of another form.
+    """
+    disable = False if in_notebook() else None  # None: where the output is not a terminal
+    bar = tqdm(loader, desc=doing, leave=False, disable=disable, dynamic_ncols=True)
+
+    number = 0
+    for number, batch in enumerate(bar, 1):
+        image, target = checked(batch, f"{doing}: batch {number}", num_classes)
+        yield image.to(device), target.to(device)
+    if not number:
+        raise UserError(f"{doing}: the loader yields no batches")
+
+
+def logits_of(model: nn.Module, image: Tensor) -> Tensor:
+    """The logits of a model that returns logits, or (logits, features)."""
+    output = model(image)
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def check_finite(figures: dict[str, float], doing: str) -> dict[str, float]:
+    """The figures; raises NonFiniteError if one is not finite."""
+    bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    if bad:
+        names = ", ".join(bad)
+        raise NonFiniteError(f"{doing}: {names} is not finite; lower the learning rate")
     return figures
+
+
+def in_notebook() -> bool:
+    """Whether this runs in Jupyter."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder where there is none; raises StorageError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot create the folder {folder}: {error.strerror}") from None
+    return folder

@@ -1,225 +1,27 @@
-"""Deep mutual learning from a dictionary of settings: train, resume, evaluate (arXiv:1706.00384)."""
+"""Deep mutual learning from a dictionary of settings (arXiv:1706.00384)."""
 
 import json
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
-from torch.utils.data import DataLoader
+from torch import optim
 from tqdm.auto import tqdm
 
-from edkd.dataset.sampling import seed_everything, seed_for
-from edkd.engine.checkpoint import load_checkpoint, save_checkpoint, save_text
+from edkd.dataset.inspection import dataset_classes
+from edkd.dataset.sampling import seed_for
+from edkd.engine.checkpoint import save_checkpoint, save_text
 from edkd.engine.device import pick_device
-from edkd.errors import UserError, nearest
-from edkd.models import get_model
-from edkd.notebook._loop import kl_from_peer, logits_of, make_folder, measure, student_loss, train_cohort
-
-MODELS = {name: name.lower() for name in ("ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110")}
-
-DEFAULT_CONFIG: dict[str, Any] = {
-    "model": "ResNet32",  # of MODELS
-    "data_dir": "./data",  # holds train/, val/ and perhaps test/, each with a folder a class
-    "batch_size": 32,
-    "num_workers": 4,  # processes that read images
-    "augment": False,  # crops, flips, rotations, colours
-    "epochs": 200,
-    "lr": 0.1,  # SGD's, at the start
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "step_size": 60,  # epochs between the falls of the rate
-    "gamma": 0.1,  # factor of each fall
-    "model_num": 2,  # students, >= 2
-    "num_classes": None,  # None: as many as the training set names
-    "seed": 1,  # of the weights and of the order of the images
-    "device": "auto",  # auto, cpu, cuda, cuda:N, mps
-    "print_freq": 10,  # epochs between the lines on the screen; the log has all
-    "save_freq": 10,  # epochs between the numbered checkpoints; 0: none
-    "save_dir": "checkpoints",
-    "log_dir": "logs",
-    "experiment_name": None,  # None: made of the model and the time
-    "resume": None,  # a checkpoint <experiment>_model<i>_epoch_<n>.pth or _final.pth; the others lie beside it
-}
-
-
-LOWEST = dict(model_num=2, epochs=1, batch_size=1, step_size=1, print_freq=1, num_classes=2, save_freq=0, num_workers=0)
-LOWEST |= dict(lr=0, momentum=0, weight_decay=0, gamma=0, seed=0)
-FREE_ON_RESUME = (
-    *("epochs", "device", "print_freq", "save_freq", "data_dir", "save_dir", "log_dir"),
-    *("experiment_name", "resume"),
-)
-
-
-class Average(NamedTuple):
-    """The mean of a figure over an epoch."""
-
-    avg: float
-
-
-def create_dml_config(**kwargs: Any) -> dict[str, Any]:
-    """DEFAULT_CONFIG with some values replaced. Raises UserError for an unknown name or a value that cannot be."""
-    for name in kwargs:
-        if name not in DEFAULT_CONFIG:
-            raise UserError(f"unknown setting {name}{nearest(name, DEFAULT_CONFIG)}")
-    config = DEFAULT_CONFIG | {name: _plain(name, value) for name, value in kwargs.items()}
-    if config["model"] not in MODELS:
-        raise UserError(
-            f"model is {config['model']!r}, not one of {', '.join(MODELS)}{nearest(config['model'], MODELS)}"
-        )
-    if (name := config["experiment_name"]) and Path(name).name != name:
-        raise UserError(f"experiment_name is {name!r}, but must be a name without folders; save_dir says where to")
-    for name, low in LOWEST.items():
-        if config[name] is not None and not config[name] >= low:
-            raise UserError(f"{name} is {config[name]}, but must be at least {low}")
-    return config
-
-
-def _plain(name: str, value: Any) -> Any:
-    """The value in the type of its default, as a checkpoint can hold it. Raises UserError."""
-    default = DEFAULT_CONFIG[name]
-    kind = {"num_classes": int, "experiment_name": str, "resume": str}.get(name, type(default))
-    if value is None and default is None:
-        return None
-    if kind is str:
-        return str(value)
-    try:
-        if isinstance(value, str) or (kind is int and value != int(value)):
-            raise ValueError
-        return kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{name} is {value!r}, not of type {kind.__name__}") from None
-
-
-def prepare_dataloaders(
-    data_dir: str | Path, batch_size: int = 32, augment: bool = False, num_workers: int = 4
-) -> tuple[DataLoader, DataLoader, DataLoader | None]:
-    """Loaders of `data_dir/{train,val,test}/<class>/*`, the images resized to 32x32; None where there is no test/.
-
-    Args:
-        augment: of the training images: crops (padding 4), flips, rotations up to 15 degrees, colour jitter.
-
-    Raises:
-        UserError: train/ or val/ is absent or empty, or they hold different classes.
-    """
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    plain = [transforms.ToTensor(), transforms.Normalize(3 * (0.5,), 3 * (0.25,))]
-    resize = transforms.Resize((32, 32))
-    varied = [
-        transforms.RandomCrop(32, padding=4),
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomRotation(15),
-        transforms.ColorJitter(0.2, 0.2, 0.2),
-    ]
-    sets: list[Any] = []
-    for part in ("train", "val", "test"):
-        folder = Path(data_dir).expanduser() / part
-        if part == "test" and not folder.is_dir():
-            sets.append(None)
-            continue
-        chain = transforms.Compose([resize, *(varied if augment and part == "train" else []), *plain])
-        try:
-            sets.append(ImageFolder(str(folder), chain))
-        except FileNotFoundError as error:
-            raise UserError(f"data_dir: no images in {folder} ({error}); lay them out as {part}/<class>/*") from None
-        if sets[-1].classes != sets[0].classes:
-            raise UserError(f"data_dir: {folder} holds other classes than train")
-    train, val, test = (
-        part and DataLoader(part, batch_size, shuffle=part is sets[0], num_workers=num_workers) for part in sets
-    )
-    return train, val, test
-
-
-def compute_dml_loss(
-    models: Sequence[nn.Module], x: Tensor, y: Tensor, model_idx: int
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one model, CE + 1 / (S - 1) sum_j KL(p_j || p_i), to call `backward` on; peers get no gradient.
-
-    Each call asks every model, whose batch norms count it in training mode; `train_epoch_dml` asks each once a batch.
-
-    Returns:
-        The loss, and {"ce_loss", "kl_loss", "total_loss"} as numbers.
-    """
-    if len(models) < 2:
-        raise UserError(f"models holds {len(models)}, but it takes two to learn together")
-    model_idx %= len(models)
-    own = logits_of(models[model_idx], x)
-    with torch.no_grad():
-        logits = [own if i == model_idx else logits_of(model, x) for i, model in enumerate(models)]
-    losses = student_loss(logits, y, model_idx, kl_from_peer)
-    names = {"ce_loss": "loss_ce", "kl_loss": "loss_kd", "total_loss": "loss"}
-    return losses["loss"], {name: losses[key].item() for name, key in names.items()}
-
-
-def train_epoch_dml(
-    models: Sequence[nn.Module],
-    optimizers: Sequence[optim.Optimizer],
-    train_loader: Iterable[Any],
-    device: str | torch.device,
-    config: dict[str, Any] | None = None,
-) -> tuple[list[Average], list[Average]]:
-    """An epoch, with one forward pass a model and batch; returns losses and accuracies in percent, a meter a model."""
-    num_classes = (config or {}).get("num_classes")
-    figures = train_cohort(models, optimizers, train_loader, pick_device(str(device)), num_classes=num_classes)
-    return [Average(row["loss"]) for row in figures], [Average(row["top1"]) for row in figures]
-
-
-def validate_dml(
-    models: Sequence[nn.Module],
-    val_loader: Iterable[Any],
-    device: str | torch.device,
-    config: dict[str, Any] | None = None,
-) -> tuple[list[Average], list[Average]]:
-    """Cross-entropies and accuracies in percent on a set, a meter a model."""
-    figures = measure(models, val_loader, pick_device(str(device)), (config or {}).get("num_classes"))[:-1]
-    return [Average(row["loss"]) for row in figures], [Average(row["accuracy"]) for row in figures]
-
-
-def evaluate_dml_models(
-    models: Sequence[nn.Module],
-    data_loader: Iterable[Any],
-    device: str | torch.device = "auto",
-    config: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Of each model and last of the ensemble (`model_idx` "ensemble"): loss, accuracy in percent, total_samples."""
-    figures = measure(models, data_loader, pick_device(str(device)), (config or {}).get("num_classes"))
-    return [row | {"model_idx": i} for i, row in zip([*range(len(models)), "ensemble"], figures, strict=True)]
-
-
-def evaluate_ensemble(
-    models: Sequence[nn.Module],
-    data_loader: Iterable[Any],
-    device: str | torch.device = "auto",
-    config: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """That of the mean of the models' probabilities alone."""
-    return evaluate_dml_models(models, data_loader, device, config)[-1]
-
-
-def load_dml_models(
-    checkpoint_paths: Sequence[str | Path], device: str | torch.device = "auto"
-) -> tuple[list[nn.Module], list[dict[str, Any]], torch.device]:
-    """Models in eval mode from checkpoints of `train_dml`, their configurations, and the device that they are on."""
-    where, models, configs = pick_device(str(device)), [], []
-    if isinstance(checkpoint_paths, (str, Path)):
-        checkpoint_paths = [checkpoint_paths]
-    for path in checkpoint_paths:
-        state = _read(Path(path))
-        weights, config = state["model_state_dict"], state["config"]
-        try:
-            num_classes = config.get("num_classes") or len(weights["fc.weight"])
-            model = get_model("cifar", MODELS[config["model"]], num_classes)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no checkpoint of train_dml ({type(error).__name__}: {error})") from None
-        _load(model, weights, path)
-        models.append(model.eval().to(where))
-        configs.append(state["config"])
-    return models, configs, where
+from edkd.errors import UserError
+from edkd.notebook._loop import make_folder
+from edkd.notebook._run import Epoch, train_together, unused_folder
+from edkd.notebook.image_folders import prepare_dataloaders
+from edkd.notebook.model_files import RUNS, build_model, read_file_to_resume, restore_run
+from edkd.notebook.passes import validate_dml
+from edkd.notebook.settings import create_dml_config
 
 
 def train_dml(
@@ -228,176 +30,236 @@ def train_dml(
     val_loader: Iterable[Any] | None = None,
     test_loader: Iterable[Any] | None = None,
 ) -> dict[str, Any]:
-    """Train `model_num` models that learn from one another.
+    """Train `model_num` models that learn from one another, with `edkd.distill`.
+
+    Its run folder is `<save_dir>/runs/<experiment>`. A resumed run ends bit-for-bit as one that
+    was not stopped.
 
     Args:
-        config: what differs from DEFAULT_CONFIG.
-        train_loader, val_loader, test_loader: yield (images, targets); default: those of `prepare_dataloaders`.
+        config: the settings that differ from DEFAULT_CONFIG.
+        train_loader: yields (images, targets); default: the loaders of `prepare_dataloaders`.
+        val_loader: the same; evaluated after each epoch.
+        test_loader: the same; evaluated at the end.
 
     Returns:
-        models, best_accuracies (percent, on the validation set), avg_best_accuracy, training_history, test_results
-        (None without a test set), config, experiment_name. A run that is resumed ends as one that was not stopped,
-        where the loaders draw from torch's global generator, as DataLoader does.
+        models, best_accuracies (percent, on the validation set), avg_best_accuracy,
+        training_history, test_results (None without a test set), config, experiment_name.
+
+    Raises:
+        UserError: a setting, a loader or a file cannot be used, or the experiment exists already.
+        NonFiniteError: a loss or a gradient is not finite.
     """
     config = create_dml_config(**(config or {}))
     if train_loader is None:
-        train_loader, *rest = prepare_dataloaders(
+        train_loader, *others = prepare_dataloaders(
             config["data_dir"], config["batch_size"], config["augment"], config["num_workers"]
         )
-        val_loader, test_loader = val_loader or rest[0], test_loader or rest[1]
+        val_loader = val_loader or others[0]
+        test_loader = test_loader or others[1]
     if val_loader is None:
         raise UserError("train_dml needs a val_loader beside the train_loader")
-    config["num_classes"] = config["num_classes"] or _num_classes(train_loader)
-    return _Run(config, _about(train_loader)).train(train_loader, val_loader, test_loader)
+
+    data = _described(train_loader)
+    config["num_classes"] = config["num_classes"] or len(data["classes"])
+    if not config["num_classes"]:
+        raise UserError("the training set names no classes; give num_classes")
+    return Experiment(config, data).train(train_loader, val_loader, test_loader)
 
 
-class _Run:
-    """The models of a configuration on their way, and the files that tell of it."""
+class Experiment:
+    """The models of a configuration, and the files that `train_dml` writes.
+
+    Args:
+        config: complete, see `create_dml_config`.
+        data: facts about the training set, by which a resumed run recognises it.
+    """
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
-        self.config, self.data, self.device = config, data, pick_device(config["device"])
-        torch.manual_seed(seed_for(config["seed"], 0))
-        name, number = MODELS[config["model"]], config["model_num"]
-        self.models = [get_model("cifar", name, config["num_classes"]).to(self.device) for _ in range(number)]
-        options = dict(lr=config["lr"], momentum=config["momentum"], weight_decay=config["weight_decay"])
-        self.optimizers = [optim.SGD(model.parameters(), **options) for model in self.models]
-        self.best = [-1.0] * number
+        self.config = config
+        self.data = data
+        self.device = pick_device(config["device"])
+        self.save_dir = Path(config["save_dir"])
+        self.log_dir = Path(config["log_dir"])
         self.history: list[dict[str, Any]] = []
-        self.name = config["experiment_name"] or f"dml_{config['model']}_{time.strftime('%Y%m%d_%H%M%S')}"
-        self.save_dir, self.log_dir = Path(config["save_dir"]), Path(config["log_dir"])
+        self.writer: Any = None
+
+        # Models and optimizers.
+        torch.manual_seed(seed_for(config["seed"], 0))
+        self.models = [build_model(config) for _ in range(config["model_num"])]
+        options = {name: config[name] for name in ("lr", "momentum", "weight_decay")}
+        self.optimizers = [optim.SGD(model.parameters(), **options) for model in self.models]
+
+        # The epochs after which the learning rate falls.
+        step = config["step_size"]
+        self.stages = list(range(step, config["epochs"], step))
+
+        # The run folder, and what it has already.
         if config["resume"]:
             self._resume(Path(config["resume"]))
-        elif self._summary().exists():
-            raise UserError(f"{self._summary()} tells of such a run; resume it, or give another experiment_name")
-        for folder in (self.save_dir, self.log_dir):
-            make_folder(folder)
+        else:
+            self._start()
 
-    def train(self, train_loader: Iterable[Any], val_loader: Iterable[Any], test_loader: Any) -> dict[str, Any]:
-        """The epochs that are left, the test, the summary."""
-        from tensorboardX import SummaryWriter
+    def _start(self) -> None:
+        config = self.config
+        now = time.strftime("%Y%m%d_%H%M%S")
+        self.name = config["experiment_name"] or f"dml_{config['model']}_{now}"
+        self.run = unused_folder(self.save_dir / RUNS, self.name)
 
-        config, done = self.config, len(self.history)
-        writer = SummaryWriter(str(self.log_dir / self.name), purge_step=done + 1 if done else None)
-        for epoch in range(done + 1, config["epochs"] + 1):
-            rate = config["lr"] * config["gamma"] ** ((epoch - 1) // config["step_size"])
-            for optimizer in self.optimizers:
-                optimizer.param_groups[0]["lr"] = rate
-            seed_everything(seed_for(config["seed"], epoch, 0))  # of the loaders, whatever came before
-            trained = train_epoch_dml(self.models, self.optimizers, train_loader, self.device, config)
-            tested = validate_dml(self.models, val_loader, self.device, config)
-            self._record(epoch, rate, trained, tested, writer)
-        writer.close()
-        self._save("final")
-        results = None
-        if test_loader is not None:
-            losses, accuracies = (
-                [row.avg for row in rows] for rows in validate_dml(self.models, test_loader, self.device, config)
+        summary = self._summary_file()
+        if summary.exists():
+            raise UserError(
+                f"{summary} exists already; resume that experiment, or give another experiment_name"
             )
-            mean = sum(accuracies) / len(accuracies)
-            results = {"test_losses": losses, "test_accs": accuracies, "avg_test_acc": mean}
-        summary = {
-            "best_accuracies": self.best,
-            "avg_best_accuracy": sum(self.best) / len(self.best),
-            "training_history": self.history,
-            "test_results": results,
-            "config": config,
-            "experiment_name": self.name,
-        }
-        self._summarise(summary)
-        return {"models": self.models} | summary
-
-    def _record(self, epoch: int, rate: float, trained: Any, tested: Any, writer: Any) -> None:
-        keys = ("train_loss", "train_acc", "val_loss", "val_acc")
-        rows = zip(*trained, *tested, strict=True)
-        models = [{"model_idx": i} | {k: m.avg for k, m in zip(keys, row, strict=True)} for i, row in enumerate(rows)]
-        self.history.append({"epoch": epoch, "lr": rate, "models": models})
-        improved = [row["val_acc"] > best for row, best in zip(models, self.best, strict=True)]
-        self.best = [max(row["val_acc"], best) for row, best in zip(models, self.best, strict=True)]
-        self._save("best", improved)
-        self._summarise({"training_history": self.history, "config": self.config})  # which a checkpoint goes on from
-        if self.config["save_freq"] and epoch % self.config["save_freq"] == 0:
-            self._save(f"epoch_{epoch}")
-        for row in models:
-            for key in keys:
-                writer.add_scalar(f"model{row['model_idx']}/{key}", row[key], epoch)
-        accuracies = ", ".join(f"{row['val_acc']:.2f}" for row in models)
-        line = f"epoch {epoch}/{self.config['epochs']}: lr {rate:.4g}, accuracies {accuracies} %"
-        if epoch % self.config["print_freq"] == 0 or epoch in (1, self.config["epochs"]):
-            tqdm.write(line)
-        with open(self.log_dir / f"{self.name}.log", "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-    def _summarise(self, summary: dict[str, Any]) -> None:
-        save_text(json.dumps(summary, indent=1, default=str) + "\n", self._summary())
-
-    def _summary(self) -> Path:
-        return self.log_dir / f"{self.name}_summary.json"
-
-    def _path(self, i: int, tag: str) -> Path:
-        return self.save_dir / f"{self.name}_model{i}_{tag}.pth"
-
-    def _save(self, tag: str, wanted: Sequence[bool] | None = None) -> None:
-        for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
-            if wanted is None or wanted[i]:
-                state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
-                about: dict[str, Any] = {"epoch": len(self.history), "best_acc": self.best[i]}
-                about |= {"config": self.config, "data": self.data}
-                save_checkpoint(state | about, self._path(i, tag))
 
     def _resume(self, path: Path) -> None:
-        """Take over all models' checkpoints of one epoch, and the history up to there."""
-        if not (match := re.fullmatch(r"(.+)_model\d+_(epoch_\d+|final)\.pth", path.name)):
-            raise UserError(f"resume: {path.name} is no <experiment>_model<i>_epoch_<n>.pth or _final.pth")
-        self.name, tag = match.groups()
-        summary, epochs = self._summary(), set()
-        for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
-            file = path.with_name(f"{self.name}_model{i}_{tag}.pth")
-            state = _read(file)
-            for name, value in self.config.items():
-                if name not in FREE_ON_RESUME and (was := state["config"].get(name, value)) != value:
-                    raise UserError(f"resume: {name} was {was!r} and is {value!r}; give the same")
-            if (was := state.get("data", self.data)) != self.data:
-                raise UserError(f"resume: the training set was {was} and is {self.data}; give the same")
-            _load(model, state["model_state_dict"], file)
-            _load(optimizer, state["optimizer_state_dict"], file)
-            self.best[i] = state["best_acc"]
-            epochs.add(epoch := state["epoch"])
-        if len(epochs) > 1:
-            raise UserError(f"resume: the files {self.name}_model<i>_{tag}.pth are of different epochs; name others")
-        try:
-            self.history = json.loads(summary.read_text(encoding="utf-8"))["training_history"][:epoch]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"resume: {summary} cannot be read ({type(error).__name__}); it holds the history"
-            ) from None
-        if [record["epoch"] for record in self.history] != list(range(1, epoch + 1)):
-            raise UserError(f"resume: {summary} lacks epochs before {epoch}")
+        """Take over the name and the history of a file, and the engine's run beside it."""
+        state = read_file_to_resume(path, self.config, self.data)
+        self.name = state["experiment"]
+        self.history = state["training_history"]
+
+        source = path.parent / RUNS / state["run"]
+        self.run = self.save_dir / RUNS / state["run"]
+        if self.save_dir.absolute() != path.parent.absolute():
+            self.run = unused_folder(self.save_dir / RUNS, self.name)
+        restore_run(source, self.run, state["epoch"], self.stages)
+
+    def train(
+        self, train_loader: Iterable[Any], val_loader: Iterable[Any], test_loader: Any
+    ) -> dict[str, Any]:
+        """Run the epochs that are left, evaluate on the test set, write the summary."""
+        from tensorboardX import SummaryWriter
+
+        for folder in (self.save_dir, self.log_dir):
+            make_folder(folder)
+        done = len(self.history)
+        first = done + 1 if done else None
+
+        with closing(SummaryWriter(str(self.log_dir / self.name), purge_step=first)) as self.writer:
+            train_together(
+                self.models,
+                self.optimizers,
+                (train_loader, val_loader),
+                self.run,
+                self.config["epochs"],
+                self._finish_epoch,
+                resume=done > 0,
+                device=self.device,
+                num_classes=self.config["num_classes"],
+                **self._settings(),
+            )
+        self._save_models("final", range(len(self.models)))
+
+        best = self._best_accuracies()
+        summary = {
+            "best_accuracies": best,
+            "avg_best_accuracy": sum(best) / len(best),
+            "training_history": self.history,
+            "test_results": self._test(test_loader) if test_loader is not None else None,
+            "config": self.config,
+            "experiment_name": self.name,
+        }
+        self._save_summary(summary)
+        return {"models": self.models} | summary
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings as configuration keys."""
+        config = self.config
+        return {
+            "SOLVER.SEED": config["seed"],
+            "SOLVER.LR": config["lr"],
+            "SOLVER.MOMENTUM": config["momentum"],
+            "SOLVER.WEIGHT_DECAY": config["weight_decay"],
+            "SOLVER.LR_DECAY_STAGES": self.stages,
+            "SOLVER.LR_DECAY_RATE": config["gamma"],
+            "LOG.SAVE_CHECKPOINT_FREQ": config["save_freq"],
+        }
+
+    def _finish_epoch(self, epoch: Epoch) -> None:
+        """Write what is written after each epoch."""
+        config = self.config
+        before = self._best_accuracies()
+        rows = [_row(i, figures) for i, figures in enumerate(epoch.students)]
+        self.history.append({"epoch": epoch.number, "lr": epoch.lr, "models": rows})
+
+        # Checkpoints, and the summary so far.
+        improved = [i for i, row in enumerate(rows) if row["val_acc"] > before[i]]
+        self._save_models("best", improved)
+        if config["save_freq"] and epoch.number % config["save_freq"] == 0:
+            self._save_models(f"epoch_{epoch.number}", range(len(rows)))
+        self._save_summary({"training_history": self.history, "config": config})
+
+        # Logs.
+        for row in rows:
+            for name in ("train_loss", "train_acc", "val_loss", "val_acc"):
+                self.writer.add_scalar(f"model{row['model_idx']}/{name}", row[name], epoch.number)
+        self._log_epoch(epoch.number, epoch.lr, rows)
+
+    def _log_epoch(self, epoch: int, lr: float, rows: list[dict[str, Any]]) -> None:
+        """A line in the log, and on the screen where one is due."""
+        epochs = self.config["epochs"]
+        accuracies = ", ".join(f"{row['val_acc']:.2f}" for row in rows)
+        line = f"epoch {epoch}/{epochs}: lr {lr:.4g}, accuracies {accuracies} %"
+
+        if epoch % self.config["print_freq"] == 0 or epoch in (1, epochs):
+            tqdm.write(line)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        with open(self.log_dir / f"{self.name}.log", "a", encoding="utf-8") as file:
+            file.write(f"{now} {line}\n")
+
+    def _best_accuracies(self) -> list[float]:
+        """The highest accuracy of each model; -1 before the first epoch."""
+        best = [-1.0] * len(self.models)
+        for record in self.history:
+            reached = [row["val_acc"] for row in record["models"]]
+            best = [max(pair) for pair in zip(best, reached, strict=True)]
+        return best
+
+    def _test(self, loader: Iterable[Any]) -> dict[str, Any]:
+        """Figures of the models, with their last weights, on the test set."""
+        losses, accuracies = validate_dml(self.models, loader, self.device, self.config)
+        reached = [accuracy.avg for accuracy in accuracies]
+        return {
+            "test_losses": [loss.avg for loss in losses],
+            "test_accs": reached,
+            "avg_test_acc": sum(reached) / len(reached),
+        }
+
+    def _save_models(self, tag: str, numbers: Iterable[int]) -> None:
+        """Write <experiment>_model<i>_<tag>.pth for some models."""
+        best = self._best_accuracies()
+        for i in numbers:
+            content = {
+                "epoch": len(self.history),
+                "model_state_dict": self.models[i].state_dict(),
+                "optimizer_state_dict": self.optimizers[i].state_dict(),
+                "best_acc": best[i],
+                "config": self.config,
+                "training_history": self.history,
+                "data": self.data,
+                "run": self.run.name,
+            }
+            save_checkpoint(content, self.save_dir / f"{self.name}_model{i}_{tag}.pth")
+
+    def _save_summary(self, summary: dict[str, Any]) -> None:
+        save_text(json.dumps(summary, indent=1, default=str) + "\n", self._summary_file())
+
+    def _summary_file(self) -> Path:
+        return self.log_dir / f"{self.name}_summary.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    if lacking := {"epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "config"} - state.keys():
-        raise UserError(f"{path} is no checkpoint of train_dml: it lacks {min(lacking)}")
-    return state
+def _row(number: int, figures: dict[str, float]) -> dict[str, Any]:
+    """The figures of a model in an epoch, under their documented names."""
+    return {
+        "model_idx": number,
+        "train_loss": figures["loss"],
+        "train_acc": figures["top1"],
+        "val_loss": figures["test_loss"],
+        "val_acc": figures["test_top1"],
+    }
 
 
-def _load(part: Any, state: Any, path: str | Path) -> None:
-    try:
-        part.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is of another architecture or number of classes ({reason})") from None
-
-
-def _about(loader: Any) -> dict[str, Any]:
-    """What tells a training set from another: the number of its images, the names of its classes."""
-    dataset: Any = getattr(loader, "dataset", None)
-    classes = [str(name) for name in getattr(dataset, "classes", None) or []]
-    return {"images": len(dataset) if hasattr(dataset, "__len__") else None, "classes": classes}
-
-
-def _num_classes(loader: Any) -> int:
-    classes = getattr(getattr(loader, "dataset", None), "classes", None)
-    if not classes:
-        raise UserError("the training set names no classes; give num_classes")
-    return len(classes)
+def _described(loader: Any) -> dict[str, Any]:
+    """The number of images and the class names of a loader's data set."""
+    dataset = getattr(loader, "dataset", None)
+    images = len(dataset) if hasattr(dataset, "__len__") else None
+    return {"images": images, "classes": list(dataset_classes(dataset))}

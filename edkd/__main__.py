@@ -1,0 +1,58 @@
+"""The command `edkd`: edkd train | eval | report | memo | download | keys | demo."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from edkd import __version__
+from edkd.commands._command_line import run_command
+from edkd.errors import UserError
+from edkd.hints import hint
+
+COMMANDS = {
+    "train": "train a student, alone or with a teacher",
+    "eval": "accuracy of a model on the test set",
+    "report": "compare finished runs: a table and a picture",
+    "memo": "list, verify or delete cached teacher logits",
+    "download": "fetch data sets and published teachers",
+    "keys": "list the configuration keys",
+    "demo": "a teacher, a student alone and a distilled student, on digits",
+}
+
+USAGE = """usage: edkd COMMAND [ARGUMENTS]
+
+{commands}
+
+edkd COMMAND --help describes a command. Examples:
+
+  edkd train --cfg configs/digits/vanilla/resnet8.yaml
+  edkd train --cfg configs/cifar100/edkd/res56_res20.yaml SOLVER.LR 0.1
+  edkd eval -m resnet20 -c output/cifar100_baselines/edkd,res56,res20/student_best
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names."""
+    name, *arguments = sys.argv[1:] if argv is None else argv or [""]
+    if name in ("", "-h", "--help"):
+        lines = [f"  {command:10} {what}" for command, what in COMMANDS.items()]
+        sys.stdout.write(USAGE.format(commands="\n".join(lines)))
+        return
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"edkd {__version__}\n")
+        return
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
+
+    module = importlib.import_module(f"edkd.commands.{name}")
+    module.main(arguments)
+
+
+def console() -> None:
+    """The entry point of the installed command."""
+    run_command(main, sys.argv[1:] or [""])
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,218 @@
+"""The Python interface: train from a configuration, or distil networks and data of your own."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from edkd.dataset.external import external_dataset
+from edkd.distillers import Distiller, canonical_name, find_method
+from edkd.engine.build import Networks
+from edkd.engine.config.load import load_config
+from edkd.engine.config.table import table
+from edkd.engine.device import pick_device
+from edkd.engine.log.logger import Record
+from edkd.engine.run import evaluate_checkpoint as evaluate
+from edkd.engine.run import train
+from edkd.engine.run_folder import run_folder
+from edkd.errors import UserError
+from edkd.hints import hint
+from edkd.models._hooked import as_network
+from edkd.registry import METHODS
+
+__all__ = ["distill", "evaluate", "load_config", "train"]
+
+CUSTOM = "custom"
+"""DATASET.TYPE of a run whose data the caller gives."""
+
+
+def distill(
+    student: nn.Module | Sequence[nn.Module],
+    teacher: nn.Module | Sequence[nn.Module] | None,
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any],
+    method: str | type[Distiller] = "DKD",
+    epochs: int = 10,
+    optimizer: optim.Optimizer | Sequence[optim.Optimizer] | None = None,
+    test_loader: Iterable[Any] | None = None,
+    num_classes: int | None = None,
+    output: str | Path = "output",
+    name: str | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    plugins: Sequence[str] = (),
+    on_epoch: Callable[[Record], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Distil a teacher into a student, with the whole engine: logs, checkpoints, resume, checks.
+
+    Args:
+        student: any module that returns logits (N,C) or (logits, features); trained in place. A
+            list of modules for a method in which students learn from one another.
+        teacher: the same, or several; it is not changed. None for a method without a teacher.
+        train_loader: yields batches (images, targets), as a torch DataLoader.
+        val_loader: the same; chooses the best epoch.
+        method: a DISTILLER.TYPE, as "KD", "DKD", "EDKD", "KD+DKD", "DML", "NONE"; or a class
+            derived from Distiller.
+        epochs: passes over `train_loader`.
+        optimizer: one or several of your own; their learning rates are scaled by the schedule.
+            Default: the one that SOLVER names.
+        test_loader: evaluated once, at the end, with the last and the best weights.
+        num_classes: where the training set does not tell it.
+        output: folder of all runs.
+        name: folder of this run within `<output>/distill`; default: method and networks.
+        resume: continue the run of that folder.
+        device: auto, cuda, cuda:N, mps or cpu; the networks are moved there.
+        plugins: Python files that register methods or update rules.
+        on_epoch: called with the record of each finished epoch.
+        settings: configuration keys, in full through a dictionary, as
+            `**{"SOLVER.WEIGHT_DECAY": 0.01}`, or by their last part, as `lr=0.1`, `T=4`, `beta=2`;
+            the method's own keys come first.
+
+    Returns:
+        The content of `result.json`, and "folder", the folder of the run. Its `student_best` is the
+        file {"model": state_dict} of the best epoch. The student itself holds the weights of the
+        last epoch; with a `test_loader`, those of the best one.
+
+    Raises:
+        UserError: a setting is unknown, the data or the networks do not fit, or the folder
+            already holds a run.
+
+    Example:
+        result = edkd.distill(student, teacher, train_loader, val_loader, method="KD", lr=0.1)
+        print(result["best_test_top1"], result["folder"])
+    """
+    students = _as_list(student)
+    teachers = _as_list(teacher)
+    if not isinstance(method, str):
+        METHODS.add(method.__name__, method)
+        method = method.__name__
+    given = {"student": _class_names(students), "teacher": _class_names(teachers)}
+
+    opts = _options(method, epochs, given, output, name, plugins, settings)
+    batch_size = getattr(train_loader, "batch_size", None)
+    if isinstance(batch_size, int):
+        opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
+    cfg = load_config(opts=opts, plugins=plugins, networks=given)
+    _check_networks(cfg.DISTILLER.TYPE, students, teachers)
+
+    where = pick_device(str(device))
+    data = external_dataset(
+        train_loader, val_loader, test_loader, num_classes, where, cfg.SOLVER.SEED
+    )
+    optimizers = [optimizer] if isinstance(optimizer, optim.Optimizer) else optimizer or ()
+    networks = Networks(
+        students=[as_network(network) for network in students],
+        teachers=[as_network(network) for network in teachers],
+        optimizers=optimizers,
+    )
+    with _unchanged(teachers):
+        result = train(cfg, (), where, resume, data, networks, on_epoch)
+    return result | {"folder": str(run_folder(cfg))}
+
+
+def _options(
+    method: str,
+    epochs: int,
+    given: dict[str, list[str]],
+    output: str | Path,
+    name: str | None,
+    plugins: Sequence[str],
+    settings: dict[str, Any],
+) -> list[str]:
+    """The KEY VALUE pairs of a call of `distill`."""
+    load_config(plugins=plugins)  # registers the plugins' methods
+    kind = canonical_name(method)
+    values: dict[str, Any] = {
+        "DISTILLER.TYPE": kind,
+        "DATASET.TYPE": CUSTOM,
+        "SOLVER.EPOCHS": epochs,
+        "SOLVER.LR_DECAY_STAGES": _stages(epochs),
+        "DISTILLER.STUDENT": given["student"][0],
+        "LOG.PREFIX": output,
+        "LOG.WANDB": False,
+        "EXPERIMENT.PROJECT": "distill",
+        "EXPERIMENT.NAME": name or "",
+        "EXPERIMENT.TAG": ",".join([kind, *given["teacher"], *given["student"]]).lower(),
+    }
+    if given["teacher"]:
+        values["DISTILLER.TEACHER"] = given["teacher"]
+    if find_method(kind).is_cohort:
+        values[f"{kind}.STUDENTS"] = given["student"]
+
+    values |= {_full_key(key, kind): value for key, value in settings.items()}
+    return [word for key, value in values.items() for word in (key, str(value))]
+
+
+def _stages(epochs: int) -> list[int]:
+    """The published stages, 150, 180 and 210 of 240 epochs, in a run of another length."""
+    stages = {epochs * stage // 240 for stage in (150, 180, 210)}
+    return sorted(stages - {0})
+
+
+def _full_key(name: str, method: str) -> str:
+    """The configuration key of a setting: "lr" -> "SOLVER.LR", "beta" -> "DKD.BETA"."""
+    known = list(table())
+    if name in known:
+        return name
+
+    nodes = (*method.split("+"), "SOLVER")
+    for groups in (nodes, ("",)):
+        alike = [key for key in known if _is_setting(key, name, groups)]
+        if len(alike) == 1:
+            return alike[0]
+        if alike:
+            raise UserError(f"distill: {name} can be {' or '.join(alike)}; give the full key")
+
+    short = [key.rsplit(".", 1)[1].lower() for key in known]
+    raise UserError(f"distill: unknown setting {name}{hint(name, [*known, *short])}")
+
+
+def _is_setting(key: str, name: str, groups: Sequence[str]) -> bool:
+    last = key.rsplit(".", 1)[1]
+    return last.lower() == name.lower() and key.startswith(tuple(groups))
+
+
+def _as_list(networks: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
+    if networks is None:
+        return []
+    return [networks] if isinstance(networks, nn.Module) else list(networks)
+
+
+def _class_names(networks: Sequence[nn.Module]) -> list[str]:
+    return [type(network).__name__ for network in networks]
+
+
+def _check_networks(
+    kind: str, students: Sequence[nn.Module], teachers: Sequence[nn.Module]
+) -> None:
+    method = find_method(kind)
+    if not students:
+        raise UserError("distill: give a student")
+    if len({id(network) for network in [*students, *teachers]}) < len(students) + len(teachers):
+        raise UserError("distill: one network is given twice; use copy.deepcopy for a copy of it")
+    if method.needs_teacher and not teachers:
+        raise UserError(f"distill: {kind} needs a teacher")
+    if not method.is_cohort and len(students) > 1:
+        raise UserError(f"distill: {kind} trains one student, not {len(students)}")
+    if method.is_cohort and len(students) < method.min_students:
+        raise UserError(
+            f"distill: {kind} takes {method.min_students} students or more, not {len(students)}"
+        )
+
+
+@contextmanager
+def _unchanged(teachers: Sequence[nn.Module]) -> Iterator[None]:
+    """Give the teachers back in the mode, and with the gradient flags, that they had."""
+    modules = [(module, module.training) for teacher in teachers for module in teacher.modules()]
+    flags = [(p, p.requires_grad) for teacher in teachers for p in teacher.parameters()]
+    try:
+        yield
+    finally:
+        for module, mode in modules:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

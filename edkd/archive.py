@@ -1,0 +1,146 @@
+"""Files that came from a server: checked, unpacked without leaving their folder, moved in whole."""
+
+import errno
+import hashlib
+import os
+import pickle
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from edkd.errors import StorageError, UserError
+from edkd.invocation import command
+
+TORCH = "torch"
+"""The check where no sum is published.
+
+The file is a complete zip (torch >= 1.6), or starts with the magic number of the older format.
+"""
+
+_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk that holds a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    files: Mapping[str, str],
+    free: Callable[[Path], int] = free_bytes,
+) -> None:
+    """Unpack a tar archive and delete it; each file appears whole.
+
+    Everything is unpacked and checked in a temporary folder first. Existing files are kept, unless
+    `files` names them and they fail their check.
+
+    Args:
+        archive: deleted at the end, and where it is damaged.
+        folder: the destination.
+        files: the check of each file that the archive must contain.
+        free: free bytes at a folder.
+
+    Raises:
+        UserError: the archive is damaged, incomplete, or has a member that is a link or a device,
+            or that leads out of the folder.
+        StorageError: there is no room.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            needed = sum(member.size for member in tar)
+            with (
+                room(folder, needed, free),
+                tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary,
+            ):
+                tar.extractall(temporary, filter=_plain_files)
+                _merge(Path(temporary), folder, files)
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        archive.unlink()
+        raise UserError(
+            f"{archive} is not a sound archive ({error}) and was deleted; download it again with "
+            f"'{command('download')}'"
+        ) from error
+    archive.unlink()
+
+
+def _plain_files(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """tarfile's "data" filter without links: none of these archives needs one."""
+    if member.issym() or member.islnk():
+        raise tarfile.FilterError(f"{member.name!r} is a link to {member.linkname!r}")
+    return tarfile.data_filter(member, folder)
+
+
+def _merge(temporary: Path, folder: Path, files: Mapping[str, str]) -> None:
+    """Move unpacked files into `folder`, except those that are there already."""
+    missing = [file for file, check in files.items() if not is_whole(temporary / file, check)]
+    if missing:
+        raise tarfile.ReadError(f"missing or damaged in it: {', '.join(missing)}")
+
+    for source in sorted(temporary.rglob("*")):
+        file = source.relative_to(temporary).as_posix()
+        target = folder / file
+        if source.is_file() and not _is_kept(target, files.get(file)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+
+
+def _is_kept(target: Path, check: str | None) -> bool:
+    return target.exists() if check is None else is_whole(target, check)
+
+
+def is_whole(path: Path, check: str) -> bool:
+    """Whether a file exists and passes its check (see `edkd.download.Source`)."""
+    if not path.is_file():
+        return False
+    if check != TORCH:
+        return _sum(path, check).startswith(check)
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC or zipfile.is_zipfile(file)
+
+
+def verify(path: Path, check: str) -> None:
+    """Delete a file and raise UserError where its sum is not the published one."""
+    found = _sum(path, check)
+    if found.startswith(check):
+        return
+    path.unlink()
+    raise UserError(
+        f"{path} has {found}, not the published {check}, and was deleted; download it again with "
+        f"'{command('download')}'"
+    )
+
+
+def _sum(path: Path, check: str) -> str:
+    """The sum of a file in the form of `check`; "" where there is nothing to compare."""
+    if not check:
+        return ""
+    algorithm = check.split(":")[0]
+    digest = hashlib.new(algorithm, path.read_bytes(), usedforsecurity=False)
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes for a message."""
+    return f"{size / 1e6:.1f} MB"
+
+
+@contextmanager
+def room(folder: Path, needed: int = 0, free: Callable[[Path], int] = free_bytes) -> Iterator[None]:
+    """Check that a folder has `needed` free bytes; an OSError in the block becomes StorageError."""
+    try:
+        if needed and needed > free(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        where = error.filename or folder
+        need = f"; {megabytes(needed)} are needed, make room" if needed else ""
+        raise StorageError(f"{where}: {error.strerror or error}{need}") from error

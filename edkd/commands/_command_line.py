@@ -1,0 +1,64 @@
+"""What the commands share: the parser, and how errors and signals end a command."""
+
+import argparse
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from edkd.errors import EXPECTED, UserError
+from edkd.signals import Stopped, exit_code, listening
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are a UserError: one line, exit code 2, no usage text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"^-\.?\d")  # -1e-3 is a value, not an option
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with argparse's message."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class HelpWithKeys(argparse.Action):
+    """Prints the help of a parser, and after it every configuration key."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str = "") -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> NoReturn:
+        """Print and exit with 0."""
+        from edkd.engine.config.table import help_text  # collects the keys of all methods
+
+        parser.print_help()
+        sys.stdout.write(f"\nkeys:\n{help_text()}\n")
+        parser.exit()
+
+
+def run_command(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
+) -> None:
+    """Run a command; expected errors and signals become one line and their exit code.
+
+    Any other exception is a bug of this program and shows its traceback, also after a signal.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    with listening():
+        try:
+            main(argv)
+        except EXPECTED as error:
+            sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
+            sys.exit(error.exit_code)
+        except Stopped as stopped:
+            hint = f"; {stopped.hint}" if stopped.hint else ""
+            sys.stderr.write(f"edkd: stopped{hint}\n")
+            sys.exit(exit_code())
+        except KeyboardInterrupt:  # outside the main thread, where signals are not handled here
+            sys.stderr.write("edkd: stopped\n")
+            sys.exit(130)

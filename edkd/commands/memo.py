@@ -1,0 +1,80 @@
+"""The command memo."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edkd.commands._command_line import ArgumentParser
+from edkd.engine.memo.admin import delete_memo, find_memos, survey
+from edkd.engine.memo.files import segment_files
+from edkd.errors import UserError
+from edkd.invocation import command
+
+DESCRIPTION = """List, verify or delete cached teacher logits.
+
+list     a line for each teacher cache: teacher, data set, share of the logits, size
+verify   the same, and compare the checksum of each file
+delete   delete the named caches, or all of them with --all; the next run computes them again
+
+examples:
+  {memo} list
+  {memo} verify --folder /data/teacher_memo
+  {memo} delete cifar100_resnet56_0123456789abcdef
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line; list, verify or delete."""
+    parser = ArgumentParser(
+        prog=command("memo"), description=DESCRIPTION.format(memo=command("memo"))
+    )
+    parser.add_argument("action", choices=("list", "verify", "delete"))
+    parser.add_argument(
+        "memos", nargs="*", metavar="MEMO", help="names, as printed by list (default: all)"
+    )
+    parser.add_argument("--all", action="store_true", help="delete all")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("output/teacher_memo"),
+        help="folder of the caches (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+
+    if args.action == "delete" and not args.memos and not args.all:
+        raise UserError(
+            f"delete: give the names of caches, as printed by '{command('memo')} list', or --all"
+        )
+
+    memos = find_memos(args.folder, args.memos)
+    if not memos:
+        print(f"no teacher caches in {args.folder}")
+    elif args.action == "delete":
+        _delete(memos)
+    else:
+        _list(memos, verify=args.action == "verify")
+
+
+def _delete(memos: Sequence[Path]) -> None:
+    for folder in memos:
+        delete_memo(folder)
+        print(f"deleted {folder}")
+
+
+def _list(memos: Sequence[Path], verify: bool) -> None:
+    """Print a line for each cache; raise UserError if files are damaged."""
+    damaged: list[Path] = []
+    num_files = 0
+    for folder in memos:
+        found = survey(folder, verify)
+        print(found.line)
+        damaged += found.damaged
+        num_files += len(segment_files(folder))
+
+    if damaged:
+        names = ", ".join(str(path) for path in damaged)
+        raise UserError(
+            f"damaged: {names}; the next run that needs these logits computes them again, or "
+            "delete the files"
+        )
+    if verify:
+        print(f"all intact ({num_files} files)")

@@ -1,0 +1,1 @@
+"""Finished runs: reading, tables, figures. Nothing here imports torch or the engine."""

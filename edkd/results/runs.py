@@ -1,0 +1,261 @@
+"""Reading finished runs, and grouping those that differ only in their seed."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from edkd.errors import UserError, warn
+
+RESULT = "result.json"
+
+_SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\d+(?=,|$)")
+
+_NOT_SETTINGS = ("SOLVER.SEED", "EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
+"""Keys that do not decide a result, for runs of older versions, which did not list the others."""
+
+_SHOWN_DIFFERENCES = 3
+"""Settings that are shown at most to tell rows of the same name apart."""
+
+_MALFORMED = (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError)
+"""Errors that malformed files of a run raise."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        name: of its folder, without the seed.
+        settings: the configuration keys that decide its result, without the seed.
+        seed: None where it is unknown.
+        result: content of `result.json`.
+        history: content of `metrics.jsonl`, a record per epoch.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    result: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]]
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Name and settings as text; equal for runs that differ only in their seed."""
+        return self.name, json.dumps(self.settings, sort_keys=True, default=str)
+
+    @property
+    def split(self) -> str:
+        """The images that each epoch was evaluated on: "val" (held out) or "test"."""
+        return "val" if "val_top1" in self.history[0] else "test"
+
+    @property
+    def curve(self) -> list[float]:
+        """Top-1 accuracy after each epoch, in percent."""
+        return [record[f"{self.split}_top1"] for record in self.history]
+
+    def accuracy(self, which: str) -> float:
+        """Top-1 accuracy of the "last" or the "best" epoch on the test set, in percent."""
+        return self.result[f"{which}_test_top1"]
+
+
+class Row(NamedTuple):
+    """Runs that differ only in their seed.
+
+    Where several runs have the same seed, their mean counts as one.
+    """
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> list[list[Run]]:
+        """The runs of each seed."""
+        groups: dict[int | None, list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault(run.seed, []).append(run)
+        return list(groups.values())
+
+    def accuracies(self, which: str) -> list[float]:
+        """Top-1 accuracy of each seed; see `Run.accuracy`."""
+        return [mean(run.accuracy(which) for run in group) for group in self.seeds]
+
+    def curves(self) -> list[list[float]]:
+        """The curve of each seed, all cut to the length of the shortest run."""
+        epochs = min(len(run.history) for run in self.runs)
+        curves = []
+        for group in self.seeds:
+            columns = zip(*(run.curve[:epochs] for run in group), strict=True)
+            curves.append([mean(column) for column in columns])
+        return curves
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Folders of finished runs, each once.
+
+    Files are ignored, and folders without a finished run are skipped with a warning, so that
+    `output/demo/*` works.
+
+    Args:
+        paths: folders of runs, and folders whose subfolders are runs.
+
+    Raises:
+        UserError: a path does not exist, or no finished run was found.
+    """
+    paths = list(paths)
+    found: dict[Path, None] = {}
+    skipped: list[Path] = []
+
+    for path in paths:
+        if not os.path.exists(path):
+            raise UserError(f"no file or folder at {path}; give folders of finished runs")
+        finished, others = _search(path)
+        found.update(dict.fromkeys(finished))
+        skipped += others
+
+    if not found:
+        names = ", ".join(map(str, paths))
+        raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
+    for folder in skipped:
+        warn(f"{folder} holds no finished run; it is left out")
+    return list(found)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        UserError: the folder holds none, or its files are damaged.
+    """
+    try:
+        run = _read(folder)
+        _check(run)
+    except _MALFORMED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{folder} holds no finished run ({reason}); leave it out, or repeat the run"
+        ) from None
+    return run
+
+
+def group_runs(runs: Iterable[Run]) -> list[Row]:
+    """A row for each name and settings, in the order of the first runs.
+
+    Rows of the same name get the settings in which they differ: "kd (SOLVER.LR=0.1)".
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.row, []).append(run)
+
+    rows = [Row(name, group) for (name, _), group in groups.items()]
+    return [Row(row.name + _difference(row, rows), row.runs) for row in rows]
+
+
+def _search(path: Path) -> tuple[list[Path], list[Path]]:
+    """Finished runs at a path, and folders at it that are none."""
+    if not os.path.isdir(path):
+        return [], []
+    folder = Path(os.path.realpath(path))
+    if _is_finished(folder):
+        return [folder], []
+
+    finished = []
+    unfinished = []
+    for entry in _subfolders(folder):
+        if _is_finished(entry):
+            finished.append(entry)
+        elif os.path.isfile(entry / "config.yaml"):
+            unfinished.append(entry)
+    return (finished, unfinished) if finished else ([], [folder])
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:  # no permission
+        return []
+
+
+def _is_finished(folder: Path) -> bool:
+    return os.path.isfile(folder / RESULT)
+
+
+def _read(folder: Path) -> Run:
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if not isinstance(result, dict):
+        raise TypeError(f"{RESULT} is no mapping")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+
+    settings = result.get("settings")
+    if settings is None:  # a run of an older version
+        settings = _saved_settings(folder / "config.yaml")
+
+    name = _SEED.sub("", folder.name).strip(",")
+    seed = result.get("seed")
+    return Run(name or folder.parent.name, settings, seed, result, history)
+
+
+def _check(run: Run) -> None:
+    """Raise one of _MALFORMED where a table or a figure could not be made of a run."""
+    if not isinstance(run.settings, dict):
+        raise TypeError("its settings are no mapping")
+    if not isinstance(run.seed, int | None):
+        raise TypeError("its seed is no number")
+    if not isinstance(run.result["parameters"], int):
+        raise TypeError("its number of parameters is no number")
+    if not run.history:
+        raise ValueError("metrics.jsonl is empty")
+
+    # Settings of an older version are arbitrary YAML, which may refer to itself.
+    group_runs([run])
+
+    figures = [run.accuracy("last"), run.accuracy("best"), *run.curve]
+    if not all(map(math.isfinite, figures)):
+        raise ValueError("an accuracy is no number")
+
+
+def _saved_settings(file: Path) -> dict[str, Any]:
+    """The keys of a saved configuration that decide a result."""
+    import yaml
+
+    try:
+        # The safe loader builds plain values only; it never runs code from the file.
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file.name}: {error}") from None
+    if not isinstance(saved, dict):
+        raise TypeError(f"{file.name} has no keys")
+
+    leaves = dict(_leaves(saved))
+    return {key: value for key, value in leaves.items() if not key.startswith(_NOT_SETTINGS)}
+
+
+def _leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _difference(row: Row, rows: Sequence[Row]) -> str:
+    """The settings of a row that differ among the rows of its name, as " (SOLVER.LR=0.1)"."""
+    alike = [other.runs[0].settings for other in rows if other.name == row.name]
+    own = row.runs[0].settings
+    differing = [
+        key for key, value in own.items() if any(other.get(key) != value for other in alike)
+    ]
+    if not differing:
+        return ""
+
+    shown = [f"{key}={own[key]}" for key in differing[:_SHOWN_DIFFERENCES]]
+    if len(differing) > _SHOWN_DIFFERENCES:
+        shown.append("...")
+    return f" ({', '.join(shown)})"
