@@ -1,8 +1,7 @@
-"""What the benchmarks share: a trainer on real images, a stopwatch, the machine in words."""
+"""What the benchmarks share: a trainer on real images, a stopwatch, facts about the machine."""
 
 import atexit
 import functools
-import os
 import platform
 import shutil
 import statistics
@@ -14,72 +13,88 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from edkd.engine.memo.cache import TeacherCache, attach
 
-from edkd.dataset import get_dataset
-from edkd.distillers import distiller_dict
-from edkd.engine.checkpoint import load_weights
-from edkd.engine.load_cfg import load_cfg
-from edkd.engine.run import build_student
-from edkd.engine.teacher_memo import TeacherMemo, remember
+from edkd.distillers import construct, find_method
+from edkd.engine.build import build_data, build_students, build_trainer
+from edkd.engine.config.load import load_config
+from edkd.engine.environment import available_cores, device_name
 from edkd.engine.trainer import Trainer
+from edkd.engine.weights import load_weights
 from edkd.models import get_model, published_weights
 
 
 def machine(device: torch.device) -> str:
     """Hardware and versions, in a line."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return ", ".join(filter(None, [name, threads, f"torch {torch.__version__}", f"Python {platform.python_version()}"]))
+    parts = [device_name(device)]
+    if device.type == "cpu":
+        parts.append(f"{available_cores()} cores, {torch.get_num_threads()} threads")
+    parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
+    return ", ".join(parts)
 
 
-def make_trainer(student: str, teacher: str, method: str, device: torch.device, opts: Sequence[str] = ()) -> Trainer:
-    """A trainer on CIFAR-100 in a temporary folder; the teacher has its published weights where they are there."""
+def make_trainer(
+    student: str, teacher: str, method: str, device: torch.device, opts: Sequence[str] = ()
+) -> Trainer:
+    """A trainer on CIFAR-100 in a temporary folder; the teacher has its published weights."""
     folder = temporary_folder()
-    words = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher, "DISTILLER.STUDENT", student]
-    cfg = load_cfg(opts=[*words, "LOG.WANDB", "False", "LOG.PREFIX", str(folder), *opts])
-    data = get_dataset(cfg, device)
+    words = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher]
+    words += ["DISTILLER.STUDENT", student, "LOG.WANDB", "False", "LOG.PREFIX", str(folder)]
+    cfg = load_config(opts=[*words, *opts])
+    data = build_data(cfg, device)
+
     torch.manual_seed(0)
-    network, frozen = build_student(cfg, data), None
-    if distiller_dict[method].needs_teacher:
-        frozen = get_model("cifar", teacher, data.num_classes)
-        if (weights := Path(published_weights("cifar", teacher) or "")).is_file():
-            load_weights(frozen, weights)
-        else:
-            tell_once(f"(no published weights of {teacher} here: its weights are random, which changes no time)")
-    distiller = distiller_dict[method](network, frozen, cfg).to(device).to(memory_format=torch.channels_last)
-    return Trainer(cfg, distiller, data, folder, device)
+    cls = find_method(method)
+    students = build_students(cfg, data)
+    network = torch.nn.ModuleList(students) if cls.is_cohort else students[0]
+    frozen = load_teacher(teacher, data.num_classes) if cls.needs_teacher else None
+    distiller = construct(cls, network, frozen, cfg, data.info)
+    return build_trainer(cfg, data, distiller, folder, device)
 
 
-@functools.cache
-def tell_once(line: str) -> None:
-    """`say`, the first time."""
-    say(line)
+def load_teacher(name: str, num_classes: int) -> torch.nn.Module:
+    """A teacher with its published weights; random ones where they are not here."""
+    teacher = get_model("cifar", name, num_classes)
+    weights = Path(published_weights("cifar", name) or "")
+    if weights.is_file():
+        load_weights(teacher, weights)
+    else:
+        say_once(f"(no published weights of {name} here: random weights, which changes no time)")
+    return teacher
+
+
+def with_cache(trainer: Trainer) -> TeacherCache:
+    """Give a trainer its teacher cache; it is empty."""
+    trainer.cache = attach(
+        trainer.distiller,
+        trainer.data.train,
+        trainer.cfg,
+        trainer.device,
+        trainer.amp,
+        range(1, 2),
+        lambda line: None,
+    )
+    assert trainer.cache is not None
+    return trainer.cache
 
 
 def temporary_folder() -> Path:
-    """A folder that is gone when the process ends."""
+    """A folder that is removed when the process ends."""
     folder = tempfile.mkdtemp(prefix="edkd-benchmark-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-def with_memo(trainer: Trainer) -> TeacherMemo:
-    """Give a trainer its teacher memo; it is empty."""
-    trainer.memo = remember(
-        trainer.distiller, trainer.data.train, trainer.cfg, trainer.device, trainer.amp, [1], lambda line: None
-    )
-    assert trainer.memo is not None
-    return trainer.memo
-
-
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each of some functions, called in turn (A B A B) after a round that does not count."""
+def in_turn(
+    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of functions called in turn (A B A B); the first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
@@ -92,8 +107,9 @@ def in_turn(runs: dict[str, Callable[[], Any]], rounds: int, device: torch.devic
 
 
 def timed(owner: Any, name: str) -> Callable[[], float]:
-    """Replace a method of an object by one that adds up its seconds; returns what reads the sum."""
-    method, total = getattr(owner, name), [0.0]
+    """Replace a method of an object by one that adds up its seconds; return a reader of the sum."""
+    method = getattr(owner, name)
+    total = [0.0]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -107,7 +123,7 @@ def timed(owner: Any, name: str) -> Callable[[], float]:
 
 
 def anonymous_memory() -> float:
-    """Resident anonymous memory of this process (RssAnon), MiB; NaN where the system does not tell."""
+    """Resident anonymous memory of this process (RssAnon), MiB; NaN where it is not known."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -116,15 +132,12 @@ def anonymous_memory() -> float:
 
 
 def say(line: str = "") -> None:
-    """A line of the result."""
+    """Print a line of the result."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+@functools.cache
+def say_once(line: str) -> None:
+    """`say`, the first time."""
+    say(line)

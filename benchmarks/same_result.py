@@ -1,9 +1,10 @@
 """Train with two versions of the code on this machine and compare the final weights bit for bit.
 
-python benchmarks/same_result.py BASE [CONFIG ...] [--epochs N]
+python benchmarks/same_result.py BASE [CASE ...] [--epochs N]
 
-BASE is a commit, branch or tag. The working tree and a checkout of BASE train the same configurations with the
-documented command, on the digits and on one thread. Exit code 1 where a weight differs.
+BASE is a commit, branch or tag. The working tree and a checkout of BASE train the same
+configurations with the documented command, on the digits and on one thread. Exit code 1 where a
+weight differs.
 """
 
 import argparse
@@ -31,24 +32,29 @@ CASES = {
     "EDKD": ["configs/digits/edkd/res20_res8.yaml"],
     "EDKD, reference": ["configs/digits/edkd/res20_res8.yaml", "EDKD.FORM", "reference"],
     "EDKD, held-out split": ["configs/digits/edkd/res20_res8.yaml", "DATASET.VAL_SPLIT", "0.2"],
-    "DML": ["configs/digits/dml/res8_res8.yaml"],
-    "DML, alternating": ["configs/digits/dml/res8_res8.yaml", "DML.UPDATE", "alternating"],
-    "ONE": ["configs/digits/one/res8_2.yaml"],
+    "DML": ["configs/digits/dml/res8_2.yaml"],
+    "DML, alternating": ["configs/digits/dml/res8_2.yaml", "DML.UPDATE", "alternating"],
+    "ONE": ["configs/digits/one/res8_3.yaml"],
     "OKDDip": ["configs/digits/okddip/res8_4.yaml"],
     "KDCL": ["configs/digits/kdcl/res8_2.yaml"],
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, train every case twice, print a line for each; return the exit code."""
+    """Train every case twice and print a line for each; return the exit code."""
     parser = argparse.ArgumentParser(description="Compare the results of two versions bit for bit.")
     parser.add_argument("base", help="a commit, branch or tag")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}"
+    )
     parser.add_argument("--epochs", type=int, default=2, help="epochs of each run (default: 2)")
     args = parser.parse_args(argv)
 
     different = 0
-    with tempfile.TemporaryDirectory(prefix="edkd-same-") as scratch, checkout_of(args.base, scratch) as base:
+    with (
+        tempfile.TemporaryDirectory(prefix="edkd-same-") as scratch,
+        checkout_of(args.base, scratch) as base,
+    ):
         teacher = Path(scratch, "teacher")
         weights = train(base, teacher, [TEACHER], args.epochs)["student_best"]
 
@@ -93,7 +99,7 @@ def train(checkout: Path, prefix: Path, words: Sequence[str], epochs: int) -> di
 
 
 def difference(before: dict[str, Path], after: dict[str, Path]) -> str:
-    """The first difference between two runs' student files, or "" where all weights are identical."""
+    """The first difference between two runs' student files, or ""."""
     if before.keys() != after.keys():
         return f"different files: {sorted(before.keys() ^ after.keys())}"
     for name, path in before.items():

@@ -1,48 +1,54 @@
-"""Time grows linearly with images and epochs, and memory stays flat: on digits, distilled, with a memo.
+"""Time against images and epochs, memory against epochs: EDKD on digits with a teacher cache.
 
 python benchmarks/scale.py [--epochs N] [--device DEVICE]
 """
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from _common import anonymous_memory, machine, say, temporary_folder
 
-from edkd.dataset import get_dataset
-from edkd.distillers import distiller_dict
+from edkd.commands._command_line import ArgumentParser, run_command
+from edkd.distillers import construct, find_method
+from edkd.engine.build import build_data, build_trainer
+from edkd.engine.config.load import load_config
 from edkd.engine.device import pick_device
-from edkd.engine.load_cfg import load_cfg
 from edkd.engine.trainer import Trainer
-from edkd.errors import ArgumentParser, run_command
 from edkd.models import get_model
 
 
-class Watched(Trainer):
-    """A trainer that notes time and memory after each epoch."""
+class Note(NamedTuple):
+    """Time and memory after an epoch."""
 
-    notes: list[tuple[float, float]]
-
-    def save(self, epoch: int) -> None:
-        """Save, and note."""
-        super().save(epoch)
-        self.notes.append((time.perf_counter(), anonymous_memory()))
+    seconds: float
+    memory: float
 
 
-def run(epochs: int, held_out: float, device: torch.device) -> Watched:
-    """Train; the result has `notes`."""
+def run(epochs: int, held_out: float, device: torch.device) -> tuple[Trainer, list[Note]]:
+    """Train; return the trainer, and a note before the first and after each epoch."""
+    words = ["DATASET.TYPE", "digits", "DATASET.VAL_SPLIT", str(held_out)]
+    words += ["DISTILLER.TYPE", "EDKD", "DISTILLER.TEACHER", "resnet20"]
+    words += ["DISTILLER.STUDENT", "resnet8", "SOLVER.EPOCHS", str(epochs)]
+    words += ["SOLVER.BATCH_SIZE", "32", "LOG.WANDB", "False"]
     folder = temporary_folder()
-    words = ["DATASET.TYPE", "digits", "DATASET.VAL_SPLIT", str(held_out), "SOLVER.EPOCHS", str(epochs)]
-    words += ["DISTILLER.TYPE", "EDKD", "DISTILLER.TEACHER", "resnet20", "DISTILLER.STUDENT", "resnet8"]
-    cfg = load_cfg(opts=[*words, "SOLVER.BATCH_SIZE", "32", "LOG.WANDB", "False", "LOG.PREFIX", str(folder)])
-    data = get_dataset(cfg, device)
+    cfg = load_config(opts=[*words, "LOG.PREFIX", str(folder)])
+    data = build_data(cfg, device)
+
     torch.manual_seed(0)
-    student, teacher = (get_model("cifar", name, data.num_classes) for name in ("resnet8", "resnet20"))
-    distiller = distiller_dict["EDKD"](student, teacher, cfg).to(device).to(memory_format=torch.channels_last)
-    trainer = Watched(cfg, distiller, data, folder, device)
-    trainer.notes = [(time.perf_counter(), anonymous_memory())]
+    student = get_model("cifar", "resnet8", data.num_classes)
+    teacher = get_model("cifar", "resnet20", data.num_classes)
+    distiller = construct(find_method("EDKD"), student, teacher, cfg, data.info)
+
+    notes = [Note(time.perf_counter(), anonymous_memory())]
+
+    def note(record: dict[str, float]) -> None:
+        notes.append(Note(time.perf_counter(), anonymous_memory()))
+
+    trainer = build_trainer(cfg, data, distiller, folder, device, on_epoch=note)
     trainer.train()
-    return trainer
+    return trainer, notes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,21 +58,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
-    shares = {share: run(6, 1 - share, device) for share in (0.25, 0.5, 1.0)}
-    long = run(args.epochs, 0.0, device)
+
+    trainers = [run(6, 1 - share, device)[0] for share in (0.25, 0.5, 1.0)]
+    _, notes = run(args.epochs, 0.0, device)
+
     say(f"\n{machine(device)}; digits, resnet20 -> resnet8, EDKD, batch 32")
-    say("\n  images   ms an image, median of epochs 2-6 (training alone)")
-    for trainer in shares.values():
+    say("\n  images   ms for an image, median of epochs 2 to 6 (training alone)")
+    for trainer in trainers:
         images = trainer.data.train.num_images
-        times = sorted(record["train_seconds"] for record in trainer.history[1:])
+        times = sorted(record["train_seconds"] for record in trainer.state.history[1:])
         say(f"  {images:6}   {1e3 * times[len(times) // 2] / images:.3f}")
-    say("\n  epochs   seconds since the start   ms an epoch   anonymous memory, MiB")
-    marks = sorted({1, *(round(args.epochs * part) for part in (0.05, 0.25, 0.5, 0.75, 1))})
+
+    say("\n  epochs   seconds since the start   ms for an epoch   anonymous memory, MiB")
+    parts = (0.05, 0.25, 0.5, 0.75, 1)
+    marks = sorted({1, *(round(args.epochs * part) for part in parts)})
     for last, mark in zip([0, *marks], marks, strict=False):
-        (since, _), (now, memory) = long.notes[last], long.notes[mark]
-        say(
-            f"  {mark:6}   {now - long.notes[0][0]:23.1f}   {1e3 * (now - since) / (mark - last):11.0f}   {memory:9.0f}"
-        )
+        since = notes[mark].seconds - notes[0].seconds
+        each = 1e3 * (notes[mark].seconds - notes[last].seconds) / (mark - last)
+        say(f"  {mark:6}   {since:23.1f}   {each:15.0f}   {notes[mark].memory:9.0f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A step of ours, with and without a teacher, against the plain loop of the field, in one process and in turn.
+"""A step of ours, with and without a teacher, against the plain loop of the field, in turn.
 
-python benchmarks/step.py [--pair TEACHER:STUDENT] [--method METHOD] [--device DEVICE] [--rounds N] [--steps N]
+python benchmarks/step.py [--pair TEACHER:STUDENT] [--method NAME] [--device DEVICE] [--rounds N]
+                          [--steps N]
 
-The baseline is the plain loop: torchvision's transforms on PIL images in a DataLoader with 2 workers, the teacher in
-every step, float32, eager, a figure read in every step. It runs the same networks and the same method.
+The baseline is the plain loop: torchvision's transforms on PIL images in a DataLoader with 2
+workers, the teacher in every step, float32, eager, two figures read in every step. It runs the same
+networks and the same method.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import in_turn, machine, make_trainer, say, with_memo
+from _common import in_turn, machine, make_trainer, say, with_cache
+from edkd.engine.memo.memo import TeacherMemo
 from torch.utils.data import DataLoader, Dataset
 
+from edkd.commands._command_line import ArgumentParser, run_command
 from edkd.distillers import Distiller
-from edkd.engine.device import keep_freed_memory, pick_device
+from edkd.engine.device import keep_freed_memory, pick_device, precision_name
 from edkd.engine.meter import Meter
 from edkd.engine.trainer import Trainer
-from edkd.errors import ArgumentParser, run_command
 
 PAIRS = ("resnet32x4:resnet8x4", "resnet56:resnet20")
-EPOCH = 50000
 
 
 class PilImages(Dataset):
@@ -30,7 +32,8 @@ class PilImages(Dataset):
     def __init__(self, image: np.ndarray, target: list[int]) -> None:
         from torchvision import transforms
 
-        self.image, self.target = image, target
+        self.image = image
+        self.target = target
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(32, padding=4),
@@ -53,12 +56,18 @@ class PlainLoop:
     """The baseline."""
 
     def __init__(self, distiller: Distiller, trainer: Trainer) -> None:
-        images, solver = trainer.data.train.images, trainer.cfg.SOLVER
-        pictures = PilImages(images.image.permute(0, 2, 3, 1).cpu().numpy(), images.target.tolist())
+        images = trainer.data.train.images
+        solver = trainer.cfg.SOLVER
+        pixels = images.image.permute(0, 2, 3, 1).cpu().numpy()
+        pictures = PilImages(pixels, images.target.tolist())
         self.loader = DataLoader(pictures, solver.BATCH_SIZE, shuffle=True, num_workers=2)
-        self.distiller, self.device = distiller, trainer.device
+        self.distiller = distiller
+        self.device = trainer.device
         self.optimizer = torch.optim.SGD(
-            distiller.get_learnable_parameters(), solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY
+            distiller.get_learnable_parameters(),
+            solver.LR,
+            solver.MOMENTUM,
+            weight_decay=solver.WEIGHT_DECAY,
         )
         self.batches = self.forever()
         distiller.train()
@@ -69,7 +78,7 @@ class PlainLoop:
             yield from self.loader
 
     def run(self, steps: int) -> None:
-        """Some steps, while glibc keeps what it keeps of itself at most; ours keeps more."""
+        """Some steps, with the most memory that glibc keeps by default; ours keeps more."""
         keep_freed_memory(self.device, 64 * 2**20)
         for _ in range(steps):
             image, target, index = (part.to(self.device) for part in next(self.batches))
@@ -78,7 +87,8 @@ class PlainLoop:
             loss = sum(value.mean() for value in losses.values())
             loss.backward()
             self.optimizer.step()
-            loss.item(), (logits.argmax(1) == target).float().mean().item()
+            loss.item()
+            (logits.argmax(1) == target).float().mean().item()
         keep_freed_memory(self.device)
 
 
@@ -86,7 +96,8 @@ class Ours:
     """Our loop, without what it writes."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.meter = trainer, Meter()
+        self.trainer = trainer
+        self.meter = Meter()
         self.inputs = self.forever()
         trainer.distiller.train()
 
@@ -105,60 +116,83 @@ def compare(pair: str, method: str, device: torch.device, rounds: int, steps: in
     """Measure a pair and print its figures."""
     teacher, student = pair.split(":")
     trainer = make_trainer(student, teacher, method, device)
-    memo = with_memo(trainer)
-    keys = memo.keys(1)
-    batch = trainer.cfg.SOLVER.BATCH_SIZE
-    some = keys[: steps * batch]
-    ours, alone = Ours(trainer), Ours(make_trainer(student, teacher, "NONE", device))
+    cache = with_cache(trainer)
+    memo = cache.memos[0]
+    batch_size = trainer.cfg.SOLVER.BATCH_SIZE
+    some = memo.keys(1)[: steps * batch_size]
+
+    ours = Ours(trainer)
+    alone = Ours(make_trainer(student, teacher, "NONE", device))
     plain = make_trainer(student, teacher, method, device)
     baseline = PlainLoop(plain.distiller.to(memory_format=torch.contiguous_format), plain)
+    fill_store(memo)
+
+    runs = {
+        "baseline": lambda: baseline.run(steps),
+        "alone": lambda: alone.run(steps),
+        "ours": lambda: ours.run(steps),
+        "teacher": lambda: memo.store.add(some, memo.fill(some, lambda line: None)),
+        "reading": lambda: cache.prepare(1, lambda line: None),
+    }
+    seconds = in_turn(runs, rounds, device)
+    ms = {name: 1e3 * value / steps for name, value in seconds.items()}
+
+    # Reading the cache takes place once an epoch; this is the share of a step.
+    reading = 1e3 * seconds["reading"] / (len(memo.keys(1)) / batch_size)
+    full = ms["ours"] + reading
+    empty = full + ms["teacher"]
+    precision = precision_name(trainer.amp)
+    say(f"\n{teacher} -> {student}, {method}, batch {batch_size}, {precision}: median ms of a step")
+    say(f"  baseline                       {ms['baseline']:8.1f}")
+    say(f"  student alone                  {ms['alone']:8.1f}")
+    say(
+        f"  cache full                     {full:8.1f}   of these, reading the cache: {reading:.2f}"
+    )
+    asking = ms["teacher"]
+    say(f"  cache empty                    {empty:8.1f}   of these, the teacher: {asking:.1f}")
+    say(f"  cache full / student alone     {full / ms['alone']:8.3f}")
+    say(f"  baseline / cache full          {ms['baseline'] / full:8.2f}")
+    say(f"  baseline / cache empty         {ms['baseline'] / empty:8.2f}")
+    largest = difference(pair, device)
+    say(f"  cache against teacher, float32: largest difference of logits {largest:.1e}")
+
+
+def fill_store(memo: TeacherMemo) -> None:
+    """Give the store random logits for an epoch in 100 files, as if many runs had filled it."""
+    keys = memo.keys(1)
     logits = torch.randn(len(keys), memo.table.shape[1]).to(memo.dtype)
     rows = logits.view(torch.uint8).numpy()
-    for part in np.array_split(np.arange(len(keys)), 100):  # as if many runs had filled it
+    for part in np.array_split(np.arange(len(keys)), 100):
         memo.store.add(keys[part], rows[part])
-    seconds = in_turn(
-        {
-            "baseline": lambda: baseline.run(steps),
-            "student alone": lambda: alone.run(steps),
-            "memo full": lambda: ours.run(steps),
-            "fill": lambda: memo.store.add(some, memo.fill(some, lambda line: None)),
-            "prepare": lambda: memo.prepare(1, lambda line: None),
-        },
-        rounds,
-        device,
-    )
-    ms = {name: 1e3 * value / steps for name, value in seconds.items()}
-    prepare = 1e3 * seconds["prepare"] / (len(keys) / batch)  # reading the memo, spread over the steps of an epoch
-    full, cold = ms["memo full"] + prepare, ms["memo full"] + prepare + ms["fill"]
-    say(f"\n{teacher} -> {student}, {method}, batch {batch}, {trainer.precision()}: milliseconds a step, median")
-    say(f"  baseline                       {ms['baseline']:8.1f}")
-    say(f"  student alone                  {ms['student alone']:8.1f}")
-    say(f"  memo full                      {full:8.1f}   of them reading the memo {prepare:.2f}")
-    say(f"  memo empty                     {cold:8.1f}   of them asking the teacher {ms['fill']:.1f}")
-    say(f"  memo full / student alone      {full / ms['student alone']:8.3f}")
-    say(f"  baseline / memo full           {ms['baseline'] / full:8.2f}")
-    say(f"  baseline / memo empty          {ms['baseline'] / cold:8.2f}")
-    say(f"  memo against teacher in the step, float32: largest difference of logits {difference(pair, device):.1e}")
 
 
 def difference(pair: str, device: torch.device, images: int = 640) -> float:
-    """Largest difference between what the memo remembers and what the teacher says in the step, in float32."""
+    """Largest difference between cached logits and the teacher's in the step, in float32."""
     teacher, student = pair.split(":")
     trainer = make_trainer(student, teacher, "KD", device, ["SOLVER.AMP", "off"])
     network = trainer.distiller.teacher
-    memo = with_memo(trainer)
+    memo = with_cache(trainer).memos[0]
     keys = memo.keys(1)[:images]
-    remembered = torch.from_numpy(memo.fill(keys, lambda line: None)).view(torch.float32).to(device)
-    batches = (trainer.data.train.batch(*inputs) for inputs in trainer.data.train.inputs(1))
+    rows = memo.fill(keys, lambda line: None)
+    cached = torch.from_numpy(rows).view(torch.float32).to(device)
+
+    loader = trainer.data.train
+    batches = (loader.batch(*inputs) for inputs in loader.inputs(1))
+    number = images // trainer.cfg.SOLVER.BATCH_SIZE
     with torch.no_grad():
-        said = torch.cat([network(next(batches).image)[0] for _ in range(images // trainer.cfg.SOLVER.BATCH_SIZE)])
-    return (remembered - said).abs().max().item()
+        live = torch.cat([network(next(batches).image)[0] for _ in range(number)])
+    return (cached - live).abs().max().item()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and measure."""
     parser = ArgumentParser(description="A step of ours against the plain loop of the field.")
-    parser.add_argument("--pair", action="append", metavar="TEACHER:STUDENT", help=f"default: {' and '.join(PAIRS)}")
+    parser.add_argument(
+        "--pair",
+        action="append",
+        metavar="TEACHER:STUDENT",
+        help=f"default: {' and '.join(PAIRS)}",
+    )
     parser.add_argument("--method", default="EDKD")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=7, help="turns that count (default: 7)")
