@@ -1,53 +1,83 @@
-"""Where the tests find the commands, the golden values and the real data."""
+"""Where tests find the commands, golden values, real data, and a run that takes a tenth of a second.
 
-import importlib.util
+The environment decides how much is run and with which data:
+
+EDKD_RELIABILITY  short (make test), all (make test-all) or full (make reliability)
+EDKD_DATA_ROOT    a folder with data/ and download_ckpts/; default: this checkout
+EDKD_GOLDEN       a folder of golden values; default: tests/golden
+"""
+
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests import processes
+from tests.small import TinyNet
+
+TESTS = Path(__file__).resolve().parent
+CHECKOUT = TESTS.parent
 SHARED = CHECKOUT.parent / "shared"
-GOLDEN = Path(os.environ.get("EDKD_GOLDEN", SHARED / "golden"))
+PLUGIN = TESTS / "tiny_data.py"
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
-if torch.cuda.is_available():  # runs are compared bit by bit, on the CPU: only this process, and what asks, has the GPU
+# Bits are compared on the CPU: only this process, and tests that name a GPU, see one.
+if torch.cuda.is_available():
     torch.cuda.init()
-    torch.cuda.device_count()  # is remembered
+    torch.cuda.device_count()  # cached from here on
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-FULL = os.environ.get("EDKD_RELIABILITY") == "full"
+FORM = os.environ.get("EDKD_RELIABILITY", "short")
+if FORM not in ("short", "all", "full"):
+    raise pytest.UsageError(f"EDKD_RELIABILITY is {FORM!r}, not short, all or full")
+
 FIGURES: dict[str, list[str]] = {}
 
 
 class Outcome(NamedTuple):
-    """What a command of tools/ did."""
+    """What a command did."""
 
     code: int
     out: str
     err: str
 
 
+# Golden values and real data.
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of golden values: EDKD_GOLDEN, else ../shared/golden."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"no golden values at {GOLDEN}")
-    return GOLDEN
+    """The folder of golden values."""
+    given = os.environ.get("EDKD_GOLDEN")
+    folders = [Path(given)] if given else [TESTS / "golden", SHARED / "golden"]
+    for folder in folders:
+        if (folder / "models.json").is_file():
+            return folder
+    pytest.skip(f"no golden values in {' or '.join(map(str, folders))}")
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory) -> Path | None:
-    """A folder with data/ and download_ckpts/: EDKD_DATA_ROOT, else what ../shared/data lays out."""
+def unpacked(tmp_path_factory) -> Callable[[], Path | None]:
+    """Unpacks ../shared/data where it exists, once, on the first call."""
+    found: list[Path | None] = []
+
+    def unpack() -> Path | None:
+        if not found:
+            found.append(_unpack(tmp_path_factory))
+        return found[0]
+
+    return unpack
+
+
+def _unpack(tmp_path_factory) -> Path | None:
     script = SHARED / "data" / "unpack.sh"
-    if root := os.environ.get("EDKD_DATA_ROOT"):
-        return Path(root)
     if not script.is_file():
         return None
     root = tmp_path_factory.mktemp("real")
@@ -56,64 +86,134 @@ def data_root(tmp_path_factory) -> Path | None:
 
 
 @pytest.fixture
-def real_data(request, data_root) -> Path:
-    """That folder; the test is skipped where it lacks what the mark `needs` names."""
-    mark = request.node.get_closest_marker("needs")
-    absent = [name for name in mark.args if data_root is None or not (data_root / name).exists()]
-    if absent:
-        pytest.skip(f"no real data: {', '.join(absent)} is not below EDKD_DATA_ROOT, nor is there ../shared/data")
-    return data_root
+def real_data(request, unpacked) -> Path:
+    """A folder with the real data that the mark `needs` names; the test is skipped without them."""
+    names = request.node.get_closest_marker("needs").args
+    given = os.environ.get("EDKD_DATA_ROOT")
+    root = Path(given) if given else CHECKOUT
+    absent = [name for name in names if not (root / name).exists()]
+    if not absent:
+        return root
+
+    elsewhere = None if given else unpacked()
+    if elsewhere and all((elsewhere / name).exists() for name in names):
+        return elsewhere
+    pytest.skip(f"no {' and no '.join(absent)} in {root}; `edkd download` fetches real data")
 
 
-def load_tool(name: str):
-    """The module tools/<name>.py."""
-    if str(CHECKOUT / "tools") not in sys.path:
-        sys.path.insert(0, str(CHECKOUT / "tools"))
-    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# Commands.
 
 
 @pytest.fixture
-def tool(capsys) -> Callable[..., Outcome]:
-    """Run a command of tools/ in this process, as from the shell: tool("train", "--cfg", ...) -> Outcome.
+def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
+    """Run a command in this process as tools/<name>.py would: tool("train", "--cfg", ...).
 
-    Where it could choose a device, it takes the CPU.
+    train, eval and demo get `--device cpu` where the test names no device.
     """
-    from edkd.errors import run_command
+    from edkd.commands._command_line import run_command
 
     def run(name: str, *arguments: object) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]
-        if name in ("train", "eval") and "--device" not in words:
+        if name in ("train", "eval", "demo") and "--device" not in words:
             words = ["--device", "cpu", *words]
-        main, code = load_tool(name).main, 0
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *words])
         capsys.readouterr()
+
+        code: Any = 0
         try:
-            run_command(lambda _: main(words))
+            run_command(main_of(name), words)
         except SystemExit as exit_:
-            code = exit_.code
+            code = exit_.code or 0
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
     return run
 
 
+def main_of(name: str) -> Callable[[Sequence[str] | None], None]:
+    """The function of a command."""
+    import importlib
+
+    return importlib.import_module(f"edkd.commands.{name}").main
+
+
 @pytest.fixture(scope="session")
-def extent() -> Callable:
-    """extent(short, full): the one in CI, the other in `make reliability`."""
-    return lambda short, full: full if FULL else short
+def server(tmp_path_factory) -> Iterator[processes.Server]:
+    """A warm process; each of its commands is a process of its own, see tests/processes.py."""
+    with processes.Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+# A run of tiny networks on tiny images.
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory) -> Path:
+    """Weights of the model `wide` of tests/tiny_data.py, never trained."""
+    path = tmp_path_factory.mktemp("teacher") / "wide"
+    torch.manual_seed(0)
+    torch.save({"model": TinyNet(channels=12).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_teacher) -> Iterator[list[str]]:
+    """The words that train for three epochs of 9 steps; the name of the run comes after them."""
+    yield [
+        *("--plugin", str(PLUGIN), "DATASET.TYPE", "tiny"),
+        *("DISTILLER.TEACHER", "wide", "DISTILLER.STUDENT", "narrow"),
+        *("SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.BATCH_SIZE", "8"),
+        *("SOLVER.AMP", "off", "LOG.WANDB", "False", "LOG.TENSORBOARD_FREQ", "0"),
+        *("LOG.PREFIX", str(tmp_path), "DISTILLER.TEACHER_CKPT", str(tiny_teacher)),
+        "EXPERIMENT.NAME",
+    ]
+    forget_tiny()
+
+
+def forget_tiny() -> None:
+    """Take the entries of tests/tiny_data.py out of the registries, for tests that list them."""
+    from edkd.registry import DATASETS, MODELS
+
+    for name in ("tiny", "tiny_folder"):
+        with suppress(KeyError):
+            DATASETS.remove(name)
+    for name in ("narrow", "wide", "heavy"):
+        with suppress(KeyError):
+            MODELS.remove(name, "tiny")
+
+
+@pytest.fixture
+def train_tiny(tool, tiny) -> Callable[..., Outcome]:
+    """train_tiny("a", KEY, VALUE, ...): that run in this process, in tmp_path/distill/a."""
+    return lambda name, *opts: tool("train", *tiny, name, *opts)
+
+
+# Reliability.
+
+
+@pytest.fixture(scope="session")
+def extent() -> Callable[..., Any]:
+    """extent(short, full, all_=None): the value for this form; without `all_`, `short` for both."""
+
+    def choose(short: Any, full: Any, all_: Any = None) -> Any:
+        if FORM == "all" and all_ is not None:
+            return all_
+        return full if FORM == "full" else short
+
+    return choose
 
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str, str], None]:
-    """figure("R5", "0 of 1220 damaged checkpoints believed"): a line of the table at the end of the session."""
+    """figure("R5", "0 of 1200 damaged checkpoints accepted"): a line of the table at the end."""
     return lambda name, text: FIGURES.setdefault(name, []).append(text)
 
 
-def pytest_terminal_summary(terminalreporter):
-    if FIGURES:
-        terminalreporter.section(f"reliability, {'full' if FULL else 'short'} form")
-        for name in sorted(FIGURES, key=lambda name: int(name[1:])):
-            for text in FIGURES[name]:
-                terminalreporter.line(f"| {name} | {text} |")
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the figures."""
+    if not FIGURES:
+        return
+    terminalreporter.section(f"reliability, {FORM} form")
+    for name in sorted(FIGURES, key=lambda name: int(name[1:])):
+        for text in FIGURES[name]:
+            terminalreporter.line(f"| {name} | {text} |")

@@ -22,7 +22,16 @@ from edkd.models import get_model
 CHECKOUT = Path(__file__).resolve().parents[1]
 DIGITS = CHECKOUT / "configs" / "digits"
 ALONE = "vanilla/resnet8.yaml"
-QUICK = ["LOG.WANDB", "False", "SOLVER.BATCH_SIZE", "128", "SOLVER.AMP", "off", "SOLVER.SCHEDULE", "step"]
+QUICK = [
+    "LOG.WANDB",
+    "False",
+    "SOLVER.BATCH_SIZE",
+    "128",
+    "SOLVER.AMP",
+    "off",
+    "SOLVER.SCHEDULE",
+    "step",
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,11 @@ def assert_same(a, b):
 
 def tree(path):
     """Every file and its content."""
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.rglob("*")) if p.is_file()}
+    return {
+        p: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
+    }
 
 
 def assert_refused(outcome, message, code=2):
@@ -96,15 +109,25 @@ def test_a_run_leaves_what_the_design_lists(train, folder, teacher, tool):
     done = train("edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 2, "LOG.SAVE_CHECKPOINT_FREQ", 2)
     assert (done.code, done.err) == (0, "")
     run = folder / "run"
-    names = (
-        "config.yaml metrics.jsonl worklog.txt train.events latest best epoch_2 student_latest student_best student_2"
-    )
-    assert {path.name for path in run.iterdir()} == {*names.split(), "result.json", "latest.previous", ".lock"}
+    names = "config.yaml metrics.jsonl worklog.txt train.events latest best epoch_2 student_latest student_best student_2"
+    assert {path.name for path in run.iterdir()} == {
+        *names.split(),
+        "result.json",
+        "latest.previous",
+        ".lock",
+    }
     assert teacher.read_bytes() == before
 
     first, last = records(run)
     assert (first["epoch"], last["epoch"]) == (1, 2)
-    assert {"lr", "train_loss", "train_loss_ce", "train_loss_edkd", "train_top1", "train_seconds"} <= last.keys()
+    assert {
+        "lr",
+        "train_loss",
+        "train_loss_ce",
+        "train_loss_edkd",
+        "train_top1",
+        "train_seconds",
+    } <= last.keys()
     assert {"test_top1", "test_top5", "test_loss", "eval_seconds"} <= last.keys()
     latest = load(run / "latest")
     assert latest["epoch"] == 2
@@ -124,7 +147,9 @@ def test_a_run_leaves_what_the_design_lists(train, folder, teacher, tool):
 def test_the_default_name_says_what_was_changed(tool, tmp_path):
     opts = ["SOLVER.EPOCHS", "1", "SOLVER.LR", "0.1", "LOG.PREFIX", tmp_path, "LOG.WANDB", "False"]
     assert tool("train", "--cfg", DIGITS / ALONE, *opts).code == 0
-    assert [p.name for p in (tmp_path / "digits").iterdir()] == ["vanilla,resnet8,SOLVER.EPOCHS:1,SOLVER.LR:0.1"]
+    assert [p.name for p in (tmp_path / "digits").iterdir()] == [
+        "vanilla,resnet8,SOLVER.EPOCHS:1,SOLVER.LR:0.1"
+    ]
 
 
 @pytest.mark.parametrize("method", sorted(distiller_dict))
@@ -151,8 +176,15 @@ def test_resume_finds_the_run_whose_name_tells_other_epochs(tool, tmp_path):
 
 def test_the_student_starts_from_the_same_weights_whatever_teaches_it(train, folder):
     for config, name in [(ALONE, "alone"), ("kd/res20_res8.yaml", "taught")]:
-        assert train(config, name, "SOLVER.EPOCHS", 1, "SOLVER.LR", 1e-12, "SOLVER.WEIGHT_DECAY", 0).code == 0
-    alone, taught = (load(folder / name / "student_latest")["model"] for name in ("alone", "taught"))
+        assert (
+            train(
+                config, name, "SOLVER.EPOCHS", 1, "SOLVER.LR", 1e-12, "SOLVER.WEIGHT_DECAY", 0
+            ).code
+            == 0
+        )
+    alone, taught = (
+        load(folder / name / "student_latest")["model"] for name in ("alone", "taught")
+    )
     torch.testing.assert_close(alone["conv1.weight"], taught["conv1.weight"])
     assert train(ALONE, "other", "SOLVER.EPOCHS", 1, "SOLVER.SEED", 2).code == 0
     other = load(folder / "other" / "student_latest")["model"]
@@ -162,7 +194,14 @@ def test_the_student_starts_from_the_same_weights_whatever_teaches_it(train, fol
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
     def command(name, *flags):
         opts = [*QUICK, "SOLVER.EPOCHS", "4", "LOG.PREFIX", str(tmp_path), "EXPERIMENT.NAME", name]
-        return [sys.executable, "tools/train.py", "--cfg", "configs/digits/vanilla/resnet8.yaml", *flags, *opts]
+        return [
+            sys.executable,
+            "tools/train.py",
+            "--cfg",
+            "configs/digits/vanilla/resnet8.yaml",
+            *flags,
+            *opts,
+        ]
 
     process = subprocess.Popen(
         command("parts"), cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -192,10 +231,14 @@ def test_a_run_that_ended_before_its_first_epoch_can_be_resumed(train, folder):
 def test_a_folder_that_holds_a_run_is_refused(train, folder):
     assert train(ALONE, "run", "SOLVER.EPOCHS", 1).code == 0
     before = tree(folder)
-    assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 1), "already holds a run; go on with it by --resume")
+    assert_refused(
+        train(ALONE, "run", "SOLVER.EPOCHS", 1), "already holds a run; go on with it by --resume"
+    )
     changed = train(ALONE, "run", "SOLVER.EPOCHS", 1, "SOLVER.LR", 0.2, flags=["--resume"])
     assert_refused(changed, "another configuration: SOLVER.LR was 0.02 and is 0.2")
-    assert_refused(train(ALONE, "none", "SOLVER.EPOCHS", 2, flags=["--resume"]), "--resume: no run at")
+    assert_refused(
+        train(ALONE, "none", "SOLVER.EPOCHS", 2, flags=["--resume"]), "--resume: no run at"
+    )
     assert tree(folder) == before
 
 
@@ -233,7 +276,8 @@ def test_an_altered_latest_is_refused(train, folder, key, value):
     save_checkpoint(damage(load(latest), key, value), latest)
     before = tree(folder)
     assert_refused(
-        train(ALONE, "run", "SOLVER.EPOCHS", 2, flags=["--resume"]), "--resume: .*(fits no such run|precision)"
+        train(ALONE, "run", "SOLVER.EPOCHS", 2, flags=["--resume"]),
+        "--resume: .*(fits no such run|precision)",
     )
     assert tree(folder) == before
 
@@ -241,7 +285,9 @@ def test_an_altered_latest_is_refused(train, folder, key, value):
 def test_what_cannot_be_gone_on_with_is_refused(train, folder):
     assert train(ALONE, "run", "SOLVER.EPOCHS", 2).code == 0
     run, resume = folder / "run", {"flags": ["--resume"]}
-    assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 1, **resume), "SOLVER.EPOCHS is 1, but 2 are done")
+    assert_refused(
+        train(ALONE, "run", "SOLVER.EPOCHS", 1, **resume), "SOLVER.EPOCHS is 1, but 2 are done"
+    )
     whole = {name: (run / name).read_bytes() for name in ("latest", "config.yaml")}
     for name in ("latest", "latest.previous"):
         (run / name).write_bytes(whole["latest"][:1000])
@@ -252,11 +298,17 @@ def test_what_cannot_be_gone_on_with_is_refused(train, folder):
     for damaged in (b"", b"[", b"- 1", b"\xff"):
         (run / "config.yaml").write_bytes(damaged)
         assert_refused(
-            train(ALONE, "run", "SOLVER.EPOCHS", 3, **resume), "--resume: .*run was run with another|cannot be read"
+            train(ALONE, "run", "SOLVER.EPOCHS", 3, **resume),
+            "--resume: .*run was run with another|cannot be read",
         )
-        assert_refused(train(ALONE, "another", "SOLVER.EPOCHS", 3, **resume), "--resume: no run at .*another")
+        assert_refused(
+            train(ALONE, "another", "SOLVER.EPOCHS", 3, **resume), "--resume: no run at .*another"
+        )
     (run / "config.yaml").unlink()
-    assert_refused(train(ALONE, "run", "SOLVER.EPOCHS", 2), "run is not empty; give this run another EXPERIMENT.NAME")
+    assert_refused(
+        train(ALONE, "run", "SOLVER.EPOCHS", 2),
+        "run is not empty; give this run another EXPERIMENT.NAME",
+    )
     empty = folder / "empty"
     empty.mkdir()
     (empty / ".config.yaml.partial").touch()
@@ -285,15 +337,24 @@ def test_another_teacher_is_not_taken_for_the_same(train, folder, tmp_path, teac
     [
         (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR .*did you mean 'SOLVER.LR'"),
         (["SOLVER.LR"], "has no partner"),
-        (["--cfg", "configs/digits/kd/res20_rse8.yaml"], "no such file, did you mean 'configs/digits/kd/res20_res8"),
+        (
+            ["--cfg", "configs/digits/kd/res20_rse8.yaml"],
+            "no such file, did you mean 'configs/digits/kd/res20_res8",
+        ),
         (["--cfg", "tools/train.py"], "a configuration is a .yaml file"),
         (["--confg", "x"], "unrecognized arguments: --confg"),
         (["--device", "gpu"], "--device gpu: no such device"),
         (["--plugin", "nowhere.py"], "--plugin nowhere.py"),
         (["DATASET.TYPE", "mnist"], "DATASET.TYPE is 'mnist', not one of"),
-        (["DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"], "no data set at /nowhere.*tools/download.py cifar10"),
+        (
+            ["DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"],
+            "no data set at /nowhere.*tools/download.py cifar10",
+        ),
         (["DISTILLER.STUDENT", "resnet9"], "DISTILLER.STUDENT is 'resnet9'.*did you mean"),
-        (["DISTILLER.TYPE", "KDD", "DISTILLER.TEACHER", "resnet56"], "DISTILLER.TYPE is 'KDD'.*did you mean 'KD'"),
+        (
+            ["DISTILLER.TYPE", "KDD", "DISTILLER.TEACHER", "resnet56"],
+            "DISTILLER.TYPE is 'KDD'.*did you mean 'KD'",
+        ),
         (
             ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "vgg8"],
             "vgg8 has no published weights for digits; train it with .*/resnet8.yaml DISTILLER.STUDENT vgg8'",
@@ -340,7 +401,9 @@ def test_an_absent_published_teacher_names_both_ways_to_get_it(real_data, tmp_pa
     assert not (tmp_path / "o").exists()
 
 
-def test_a_teacher_of_another_architecture_or_class_count_is_refused(train, tmp_path, teacher, folder):
+def test_a_teacher_of_another_architecture_or_class_count_is_refused(
+    train, tmp_path, teacher, folder
+):
     wrong = tmp_path / "wrong"
     for model, classes, message in [
         ("resnet14", 10, "wrong is of another architecture: it lacks"),
@@ -349,23 +412,39 @@ def test_a_teacher_of_another_architecture_or_class_count_is_refused(train, tmp_
         save_checkpoint({"model": get_model("cifar", model, classes).state_dict()}, wrong)
         assert_refused(train("kd/res20_res8.yaml", "run", "DISTILLER.TEACHER_CKPT", wrong), message)
     wrong.write_bytes(teacher.read_bytes()[:-100])
-    assert_refused(train("kd/res20_res8.yaml", "run", "DISTILLER.TEACHER_CKPT", wrong), "wrong is damaged")
+    assert_refused(
+        train("kd/res20_res8.yaml", "run", "DISTILLER.TEACHER_CKPT", wrong), "wrong is damaged"
+    )
     assert not folder.exists()
 
 
 def test_eval_mistakes(tool, tmp_path, teacher):
     assert_refused(
-        tool("eval", "-m", "resnet20", "-c", tmp_path / "gone", "-d", "digits"), "-c: no weights of resnet20 at"
+        tool("eval", "-m", "resnet20", "-c", tmp_path / "gone", "-d", "digits"),
+        "-c: no weights of resnet20 at",
     )
-    assert_refused(tool("eval", "-m", "resnt20", "-c", teacher, "-d", "digits"), "did you mean 'resnet20'")
-    assert_refused(tool("eval", "-m", "resnet8", "-c", teacher, "-d", "digits"), "another architecture")
-    assert_refused(tool("eval", "-m", "resnet20", "-d", "digits"), "-m resnet20 has no published weights")
-    assert_refused(tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digit"), "did you mean 'digits'")
-    assert_refused(tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digits", "-bs", "-1"), "TEST.BATCH_SIZE is -1")
+    assert_refused(
+        tool("eval", "-m", "resnt20", "-c", teacher, "-d", "digits"), "did you mean 'resnet20'"
+    )
+    assert_refused(
+        tool("eval", "-m", "resnet8", "-c", teacher, "-d", "digits"), "another architecture"
+    )
+    assert_refused(
+        tool("eval", "-m", "resnet20", "-d", "digits"), "-m resnet20 has no published weights"
+    )
+    assert_refused(
+        tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digit"), "did you mean 'digits'"
+    )
+    assert_refused(
+        tool("eval", "-m", "resnet20", "-c", teacher, "-d", "digits", "-bs", "-1"),
+        "TEST.BATCH_SIZE is -1",
+    )
     assert_refused(tool("eval", "-c", teacher), "-m/--model")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_exit_3_and_saves_nothing_of_it(train, folder, tool):
+def test_a_loss_that_is_not_finite_stops_the_run_with_exit_3_and_saves_nothing_of_it(
+    train, folder, tool
+):
     """The rate explodes after the first epoch: what that epoch left stays as it is."""
     opts = ["SOLVER.LR_DECAY_STAGES", "[1]", "SOLVER.LR_DECAY_RATE", "1e30"]
     assert train(ALONE, "run", "SOLVER.EPOCHS", 1, *opts).code == 0
@@ -378,12 +457,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_exit_3_and_saves_nothing_o
     one_step = ["SOLVER.LR", "1e39", "SOLVER.BATCH_SIZE", 899, "SOLVER.EPOCHS", 1]
     assert_refused(train(ALONE, "diverged", *one_step), r"test_loss is (nan|inf)", code=3)
     assert not (folder / "diverged/latest").exists()
-    nan = {key: value * torch.nan for key, value in load(folder / "run/student_best")["model"].items()}
+    nan = {
+        key: value * torch.nan for key, value in load(folder / "run/student_best")["model"].items()
+    }
     save_checkpoint(
-        {"model": nan | {k: v for k, v in load(folder / "run/student_best")["model"].items() if v.dim() == 0}},
+        {
+            "model": nan
+            | {k: v for k, v in load(folder / "run/student_best")["model"].items() if v.dim() == 0}
+        },
         folder / "nan",
     )
-    assert_refused(tool("eval", "-m", "resnet8", "-c", folder / "nan", "-d", "digits"), "diverged", code=3)
+    assert_refused(
+        tool("eval", "-m", "resnet8", "-c", folder / "nan", "-d", "digits"), "diverged", code=3
+    )
 
 
 def test_a_held_out_split_chooses_and_the_test_set_reports(train, folder, tool):
@@ -403,7 +489,16 @@ def test_a_held_out_split_chooses_and_the_test_set_reports(train, folder, tool):
     "opts",
     [
         ["SOLVER.TYPE", "Adam", "SOLVER.LR", "0.001"],
-        ["SOLVER.TYPE", "AdamW", "SOLVER.LR", "0.001", "SOLVER.SCHEDULE", "cosine", "SOLVER.WARMUP_EPOCHS", "1"],
+        [
+            "SOLVER.TYPE",
+            "AdamW",
+            "SOLVER.LR",
+            "0.001",
+            "SOLVER.SCHEDULE",
+            "cosine",
+            "SOLVER.WARMUP_EPOCHS",
+            "1",
+        ],
         ["SOLVER.NESTEROV", "True", "SOLVER.CLIP_GRAD_NORM", "0.5"],
         ["SOLVER.AMP", "bf16"],
         ["SOLVER.MOMENTUM", "0"],
@@ -421,16 +516,27 @@ def test_cuda_trains(train, folder, amp):
     flags = ["--device", "cuda"]
     opts = ["SOLVER.AMP", amp, "SOLVER.CLIP_GRAD_NORM", 5.0]
     assert train("edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 2, *opts, flags=flags).code == 0
-    assert train("edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 3, *opts, flags=[*flags, "--resume"]).code == 0
+    assert (
+        train(
+            "edkd/res20_res8.yaml", "run", "SOLVER.EPOCHS", 3, *opts, flags=[*flags, "--resume"]
+        ).code
+        == 0
+    )
     losses = [record["train_loss_ce"] for record in records(folder / "run")]
     assert losses[-1] < losses[0]
 
 
 def test_clipping_bounds_the_step(train, folder):
     common = ["SOLVER.EPOCHS", 1, "SOLVER.WEIGHT_DECAY", 0]
-    for name, *opts in (("free",), ("tight", "SOLVER.CLIP_GRAD_NORM", 1e-5), ("still", "SOLVER.LR", 1e-12)):
+    for name, *opts in (
+        ("free",),
+        ("tight", "SOLVER.CLIP_GRAD_NORM", 1e-5),
+        ("still", "SOLVER.LR", 1e-12),
+    ):
         assert train(ALONE, name, *common, *opts).code == 0
-    free, tight, still = (load(folder / name / "student_latest")["model"] for name in ("free", "tight", "still"))
+    free, tight, still = (
+        load(folder / name / "student_latest")["model"] for name in ("free", "tight", "still")
+    )
     moved = [(weights["conv1.weight"] - still["conv1.weight"]).norm() for weights in (free, tight)]
     assert moved[1] < 1e-4 < 0.01 < moved[0]
 
@@ -446,10 +552,15 @@ def test_loggers_do_not_change_what_is_trained(train, folder, monkeypatch):
             raise OSError("the folder of events is read-only")
 
     assert train(ALONE, "quiet", "SOLVER.EPOCHS", 1, "LOG.TENSORBOARD_FREQ", 0).code == 0
-    assert train(ALONE, "loud", "SOLVER.EPOCHS", 1, "LOG.TENSORBOARD_FREQ", 1, "LOG.WANDB", True).code == 0
+    assert (
+        train(ALONE, "loud", "SOLVER.EPOCHS", 1, "LOG.TENSORBOARD_FREQ", 1, "LOG.WANDB", True).code
+        == 0
+    )
     monkeypatch.setattr(tensorboardX, "SummaryWriter", Broken)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    broken = train(ALONE, "broken", "SOLVER.EPOCHS", 1, "LOG.TENSORBOARD_FREQ", 1, "LOG.WANDB", True)
+    broken = train(
+        ALONE, "broken", "SOLVER.EPOCHS", 1, "LOG.TENSORBOARD_FREQ", 1, "LOG.WANDB", True
+    )
     assert broken.code == 0
     assert broken.out.count("TensorBoard is off: OSError: the folder of events is read-only") == 1
     assert broken.out.count("Wandb is off: ") == 1
@@ -473,10 +584,21 @@ def test_wandb_without_credentials_or_network_records_offline(tmp_path, env, rea
     """Nobody answers at the address; the run does not ask, does not wait long, and ends normally."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     clean |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"} | env
-    words = ["--cfg", f"configs/digits/{ALONE}", "SOLVER.EPOCHS", "1", "LOG.WANDB", "True", "LOG.PREFIX", str(tmp_path)]
+    words = [
+        "--cfg",
+        f"configs/digits/{ALONE}",
+        "SOLVER.EPOCHS",
+        "1",
+        "LOG.WANDB",
+        "True",
+        "LOG.PREFIX",
+        str(tmp_path),
+    ]
     command = [sys.executable, "tools/train.py", *words, "EXPERIMENT.NAME", "run"]
     start = time.monotonic()
-    done = subprocess.run(command, cwd=CHECKOUT, env=clean, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=clean, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start < 100
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("wandb")]
@@ -485,9 +607,20 @@ def test_wandb_without_credentials_or_network_records_offline(tmp_path, env, rea
 
 
 def test_of_two_runs_started_at_once_one_is_refused(tmp_path):
-    words = ["--cfg", f"configs/digits/{ALONE}", *QUICK, "SOLVER.EPOCHS", "2", "LOG.PREFIX", str(tmp_path)]
+    words = [
+        "--cfg",
+        f"configs/digits/{ALONE}",
+        *QUICK,
+        "SOLVER.EPOCHS",
+        "2",
+        "LOG.PREFIX",
+        str(tmp_path),
+    ]
     command = [sys.executable, "tools/train.py", *words, "EXPERIMENT.NAME", "run"]
-    both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
     errors = {process.wait(120): process.stderr.read().decode() for process in both}
     assert set(errors) == {0, 2}
     assert "already holds a run" in errors[2]
@@ -525,7 +658,10 @@ def test_a_method_from_outside_needs_one_file(train, folder, tmp_path):
         for name in ("a", "b"):
             opts = ["SOLVER.EPOCHS", 1, "DISTILLER.TYPE", "MYKD", "MYKD.WEIGHT", 0.5]
             assert train("kd/res20_res8.yaml", name, *opts, flags=["--plugin", plugin]).code == 0
-        assert train(ALONE, "alone", "SOLVER.EPOCHS", 2, flags=["--plugin", plugin, "--resume"]).code == 0
+        assert (
+            train(ALONE, "alone", "SOLVER.EPOCHS", 2, flags=["--plugin", plugin, "--resume"]).code
+            == 0
+        )
     finally:
         distiller_dict.pop("MYKD", None)
     assert untimed(folder / "a") == untimed(folder / "b")
@@ -538,7 +674,10 @@ def test_a_method_from_outside_needs_one_file(train, folder, tmp_path):
         ("def", "line|SyntaxError"),
         ("import nowhere", "line 1: ModuleNotFoundError: No module named 'nowhere'"),
         ("import sys; sys.exit(0)", "SystemExit"),
-        ("from edkd.distillers import register\n@register('X')\nclass X: pass", "must be a Distiller"),
+        (
+            "from edkd.distillers import register\n@register('X')\nclass X: pass",
+            "must be a Distiller",
+        ),
         (PLUGIN.replace("forward_train", "train_forward"), "that defines forward_train"),
         (PLUGIN.replace("WEIGHT=1.0", "WEIGHT=object()"), "defaults of MyKD in .*: Key WEIGHT"),
     ],
@@ -560,7 +699,10 @@ def test_a_worklog_that_cannot_be_written_ends_no_run(train, folder):
     (folder / "run/worklog.txt").symlink_to("/dev/full")
     again = train(ALONE, "run", "SOLVER.EPOCHS", 2, flags=["--resume"])
     assert again.code == 0
-    assert re.match("edkd: warning: cannot write .*worklog.txt: No space .*; the run goes on without\n$", again.err)
+    assert re.match(
+        "edkd: warning: cannot write .*worklog.txt: No space .*; the run goes on without\n$",
+        again.err,
+    )
 
 
 def test_a_method_in_the_package_needs_one_file(tmp_path):
@@ -576,7 +718,13 @@ def test_a_method_in_the_package_needs_one_file(tmp_path):
     )
     save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, copy / "t")
     command = [sys.executable, "tools/train.py", "--cfg", "mykd.yaml"]
-    done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "train_loss_mine" in (copy / "output/distill/default/metrics.jsonl").read_text()
 
@@ -596,11 +744,16 @@ def test_report_compares_runs_over_seeds(train, folder, tool, tmp_path):
     once = tool("report", folder / runs[0], folder / runs[0])
     assert f"| 78,042 | 1 | {reached[0]:.2f} |" in once.out
     shutil.copytree(folder / runs[2], tmp_path / runs[0])  # the same name, another configuration
-    assert len(re.findall(r"\n\| a ", tool("report", folder / runs[0], tmp_path / runs[0]).out)) == 2
+    assert (
+        len(re.findall(r"\n\| a ", tool("report", folder / runs[0], tmp_path / runs[0]).out)) == 2
+    )
     assert_refused(tool("report", tmp_path), "holds no finished run")
     (tmp_path / runs[0] / "result.json").write_text("[]")
     assert_refused(tool("report", tmp_path / runs[0]), "holds no finished run")
-    assert_refused(tool("report", folder / runs[0], "--picture", tmp_path / "x.what"), "cannot write the picture")
+    assert_refused(
+        tool("report", folder / runs[0], "--picture", tmp_path / "x.what"),
+        "cannot write the picture",
+    )
 
 
 def test_demo(tool, tmp_path):
@@ -618,7 +771,8 @@ def test_demo(tool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("tiny_imagenet", "ResNet18 ShuffleV2"), ("imagenet", "ResNet18 MobileNetV1")]
+    ("kind", "names"),
+    [("tiny_imagenet", "ResNet18 ShuffleV2"), ("imagenet", "ResNet18 MobileNetV1")],
 )
 def test_image_folders_train(tool, tmp_path, kind, names):
     from PIL import Image
@@ -628,16 +782,54 @@ def test_image_folders_train(tool, tmp_path, kind, names):
             (tmp_path / "data" / part / label).mkdir(parents=True)
             for i in range(3):
                 colour = (200, 20, 20 * i) if label == "n01" else (20, 200, 20 * i)
-                Image.new("RGB", (64, 64), colour).save(tmp_path / "data" / part / label / f"{i}.jpg")
+                Image.new("RGB", (64, 64), colour).save(
+                    tmp_path / "data" / part / label / f"{i}.jpg"
+                )
     teacher, student = names.split()
     torch.save(get_model(kind, teacher, 2).state_dict(), tmp_path / "t.pth")
-    models = ["DISTILLER.TEACHER", teacher, "DISTILLER.STUDENT", student, "DISTILLER.TEACHER_CKPT", tmp_path / "t.pth"]
-    opts = ["DATASET.TYPE", kind, "DATASET.ROOT", tmp_path / "data", "DISTILLER.TYPE", "KD", "SOLVER.BATCH_SIZE", "4"]
-    done = tool("train", *opts, *models, "SOLVER.EPOCHS", "1", "LOG.PREFIX", tmp_path / "o", "LOG.WANDB", "False")
+    models = [
+        "DISTILLER.TEACHER",
+        teacher,
+        "DISTILLER.STUDENT",
+        student,
+        "DISTILLER.TEACHER_CKPT",
+        tmp_path / "t.pth",
+    ]
+    opts = [
+        "DATASET.TYPE",
+        kind,
+        "DATASET.ROOT",
+        tmp_path / "data",
+        "DISTILLER.TYPE",
+        "KD",
+        "SOLVER.BATCH_SIZE",
+        "4",
+    ]
+    done = tool(
+        "train",
+        *opts,
+        *models,
+        "SOLVER.EPOCHS",
+        "1",
+        "LOG.PREFIX",
+        tmp_path / "o",
+        "LOG.WANDB",
+        "False",
+    )
     assert (done.code, done.err) == (0, "")
     (run,) = (tmp_path / "o/distill").iterdir()
     evaluated = tool(
-        "eval", "-m", student, "-c", run / "student_best", "-d", kind, "--root", tmp_path / "data", "-bs", 2
+        "eval",
+        "-m",
+        student,
+        "-c",
+        run / "student_best",
+        "-d",
+        kind,
+        "--root",
+        tmp_path / "data",
+        "-bs",
+        2,
     )
     assert evaluated.code == 0
 
@@ -645,7 +837,9 @@ def test_image_folders_train(tool, tmp_path, kind, names):
 def shell(*words, data_root):
     env = os.environ | {"EDKD_DATA_ROOT": str(data_root)}
     command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.needs("data/cifar-100-python", "download_ckpts/cifar_teachers/resnet56_vanilla")
@@ -666,8 +860,22 @@ def test_the_published_teacher_in_float32(real_data):
 @pytest.mark.needs("data/cifar-100-python", "download_ckpts/cifar_teachers/resnet56_vanilla")
 def test_the_main_job_on_real_cifar100(real_data, tmp_path):
     """EDKD from the real teacher, on the part of CIFAR-100 that a large held-out split leaves."""
-    words = ["--cfg", "configs/cifar100/edkd/res56_res20.yaml", "LOG.WANDB", "False", "LOG.PREFIX", tmp_path]
-    words += ["DATASET.VAL_SPLIT", "0.94", "DATASET.TEST.BATCH_SIZE", "500", "EXPERIMENT.NAME", "run"]
+    words = [
+        "--cfg",
+        "configs/cifar100/edkd/res56_res20.yaml",
+        "LOG.WANDB",
+        "False",
+        "LOG.PREFIX",
+        tmp_path,
+    ]
+    words += [
+        "DATASET.VAL_SPLIT",
+        "0.94",
+        "DATASET.TEST.BATCH_SIZE",
+        "500",
+        "EXPERIMENT.NAME",
+        "run",
+    ]
     done = shell("tools/train.py", *words, "SOLVER.EPOCHS", "1", data_root=real_data)
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path / "cifar100_baselines/run")

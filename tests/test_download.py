@@ -1,65 +1,110 @@
-"""edkd/download.py against a server on the loopback: nothing here reaches further."""
+"""Downloads from a server on the loopback; no test reaches a network."""
 
 import hashlib
-import importlib.util
 import io
 import os
 import pickle
-import runpy
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 import zipfile
-from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from edkd import download as dl
+from edkd.archive import TORCH, is_whole, unpack
+from edkd.commands._command_line import run_command
+from edkd.commands.download import main
 from edkd.errors import StorageError, UserError
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-TOOL = CHECKOUT / "tools" / "download.py"
-BODY = bytes(range(256)) * 4000  # about 1 MB: many blocks
+BODY = bytes(range(256)) * 4000  # about 1 MB: many chunks
+CHUNK = 1 << 16
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
 
+PATIENT = dl.Options(pause=0.0)
+IMPATIENT = dl.Options(retries=0, pause=0.0)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; the other attributes are its faults."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.files = {"/file.bin": BODY}
+
+        self.has_ranges = True
+        self.breaks = 0  # responses that end after half of the body
+        self.status = 0  # sent instead of a file
+        self.shift = 0  # bytes by which a range is wrong
+        self.etag = '"v1"'
+        self.modified = ""
+        self.before = lambda: None  # called before a response
+        self.halfway = lambda: None  # called after half of a body
+
+        self.requests = []  # (path, Range)
+        self.versions = []  # If-Range
+        self.sent = 0
+
+    def handle_error(self, request, client_address):
+        """The client was interrupted, which is what some tests do."""
+
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files`; the server's other attributes say how it misbehaves."""
-
     def do_GET(self):
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append((self.path, asked))
+        server = self.server
+        wanted = self.headers.get("Range")
+        version = self.headers.get("If-Range")
+        server.requests.append((self.path, wanted))
+        server.before()
+
         body = server.files.get(self.path)
         if body is None or server.status:
-            return self.send_error(server.status or 404)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else 0
-        server.versions.append(version := self.headers.get("If-Range"))
-        if version not in (None, server.etag, server.modified):
-            start = 0
+            self.send_error(server.status or 404)
+            return
+        server.versions.append(version)
+
+        start = 0
+        if wanted and server.has_ranges and version in (None, server.etag, server.modified):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         if start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")
-            return self.end_headers()
+            self.end_headers()
+            return
+        self.send_body(body, start)
+
+    def send_body(self, body, start):
+        server = self.server
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start + server.shift}-{len(body) - 1}/{len(body)}")
+            start += server.shift
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         if server.etag:
             self.send_header("ETag", server.etag)
         if server.modified:
             self.send_header("Last-Modified", server.modified)
-        rest = body[start + server.shift if start else 0 :]
+        rest = body[start:]
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
+
+        middle = len(rest) // 2
+        parts = [rest[:middle]]
         if server.breaks:
             server.breaks -= 1
-            rest = rest[: len(rest) // 2]
-        server.sent += len(rest)  # before they go: the client may be done while this thread still waits for its turn
-        self.wfile.write(rest)
+        else:
+            parts.append(rest[middle:])
+        server.sent += sum(map(len, parts))  # first, because the client may be done at once
+        self.wfile.write(parts[0])
+        server.halfway()
+        for part in parts[1:]:
+            self.wfile.write(part)
 
     def log_message(self, *args):
         pass
@@ -68,217 +113,252 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(dl, "PAUSE", 0.0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked, server.versions, server.sent = {"/file.bin": BODY}, [], [], 0
-    server.ranges, server.breaks, server.status, server.shift, server.etag, server.modified = True, 0, 0, 0, '"v1"', ""
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Server() as server:
+        serve = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        serve.start()
+        yield server
+        server.shutdown()
+        serve.join()
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """get(check="", say=..., options=...): download /file.bin; returns its path."""
+    path = tmp_path / "file.bin"
+
+    def get(check=MD5, say=lambda line: None, options=PATIENT):
+        dl.download(f"{server.url}/file.bin", path, check, say, options)
+        return path
+
+    return get
 
 
 def make_tar(path, members):
     """A tar of {name: bytes or TarInfo}."""
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
-            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                member.size = len(content)
-            tar.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else None)
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+                continue
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return path.read_bytes()
 
 
 def torch_file(text):
-    """The smallest thing that passes the TORCH check, told apart by `text`."""
+    """The smallest file that passes the TORCH check."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("data.pkl", text)
     return buffer.getvalue()
 
 
+MEMBERS = {
+    "toy/a/x.pth": torch_file("a"),
+    "toy/b/x.pth": torch_file("b"),
+    "toy/readme.txt": b"hello",
+}
+
+
 @pytest.fixture
-def toy(server, tmp_path, monkeypatch):
-    """An archive of two expected files and one more, in the catalogue as "toy"."""
-    members = {"toy/a/x.pth": torch_file("a"), "toy/b/x.pth": torch_file("b"), "toy/readme.txt": b"hello"}
-    server.files["/toy.tar"] = make_tar(tmp_path / "made.tar", members)
-    files = {"toy/a/x.pth": dl.TORCH, "toy/b/x.pth": dl.TORCH}
+def toy(server, tmp_path):
+    """A catalogue with the archive "toy": two expected files, and one more."""
+    server.files["/toy.tar"] = make_tar(tmp_path / "made.tar", MEMBERS)
+    files = {"toy/a/x.pth": TORCH, "toy/b/x.pth": TORCH}
     check = f"md5:{hashlib.md5(server.files['/toy.tar']).hexdigest()}"
     source = dl.Source(f"{server.url}/toy.tar", "download_ckpts", files, check)
-    monkeypatch.setitem(dl.CATALOGUE, "toy", lambda: [source])
-    return members
+    return {"toy": lambda: [source]}
+
+
+def fetch(catalogue, root, say=lambda line: None, options=IMPATIENT):
+    (name,) = catalogue
+    dl.fetch(name, root, say, catalogue, options)
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
-# --- download -------------------------------------------------------------------------------------------------------
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
-def test_download_leaves_the_file_and_nothing_else(server, tmp_path):
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
+# A single file.
+
+
+def test_only_the_file_remains(server, get, tmp_path):
+    assert get().read_bytes() == BODY
     assert tree(tmp_path) == {"file.bin"}
-    assert server.asked == [("/file.bin", None)]
+    assert server.requests == [("/file.bin", None)]
 
 
-def test_broken_connections_are_resumed_without_fetching_anything_twice(server, tmp_path):
+def test_broken_connections_are_resumed_and_nothing_is_sent_twice(server, get):
     server.breaks = 3
     lines = []
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5, lines.append)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
-    assert [start for _, start in server.asked] == [None, "bytes=512000-", "bytes=768000-", "bytes=896000-"]
+    assert get(say=lines.append).read_bytes() == BODY
+
+    starts = [start for _, start in server.requests]
+    assert starts == [None, "bytes=512000-", "bytes=768000-", "bytes=896000-"]
     assert server.sent == len(BODY)
     assert len(lines) == 3
-    assert "going on from 0.5 MB" in lines[0]
+    assert "resuming from 0.5 MB" in lines[0]
 
 
-def test_a_later_call_goes_on_from_the_part(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(dl, "RETRIES", 0)
+def test_a_later_call_continues(server, get, tmp_path):
     server.breaks = 1
-    with pytest.raises(UserError, match=f"{server.url}/file.bin.*go on from 0.5 MB.*by hand as {tmp_path}/file.bin"):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
+    error = f"could not download {server.url}/file.bin: .*resume from 0.5 MB.*by hand as {tmp_path}"
+    with pytest.raises(UserError, match=error):
+        get(options=IMPATIENT)
     assert (tmp_path / "file.bin.part").stat().st_size == 512000
     assert not (tmp_path / "file.bin").exists()
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
-    assert server.asked[1:] == [("/file.bin", "bytes=512000-")]
+
+    assert get().read_bytes() == BODY
+    assert server.requests[1:] == [("/file.bin", "bytes=512000-")]
     assert server.sent == len(BODY)
     assert tree(tmp_path) == {"file.bin"}
 
 
-def test_a_server_that_ignores_range_sends_it_all_again(server, tmp_path):
-    server.breaks, server.ranges = 1, False
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
-    assert len(server.asked) == 2
+def test_a_server_without_ranges_sends_everything_again(server, get):
+    server.breaks = 1
+    server.has_ranges = False
+    assert get().read_bytes() == BODY
+    assert len(server.requests) == 2
     assert server.sent == len(BODY) * 3 // 2
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_its_start(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(dl, "RETRIES", 0)
+def test_a_file_that_changed_is_downloaded_from_its_start(server, get):
     server.breaks = 1
     with pytest.raises(UserError):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin")
-    server.files["/file.bin"], server.etag = BODY[::-1], '"v2"'
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin")  # no sum: If-Range alone notices
-    assert (tmp_path / "file.bin").read_bytes() == BODY[::-1]
+        get(check="", options=IMPATIENT)
+
+    server.files["/file.bin"] = BODY[::-1]
+    server.etag = '"v2"'
+    assert get(check="").read_bytes() == BODY[::-1]  # without a sum, If-Range alone detects it
 
 
 @pytest.mark.parametrize(
     ("etag", "modified", "sent"),
-    [('"v1"', DATE, '"v1"'), ('W/"v1"', DATE, DATE), ("", DATE, DATE), ('W/"v1"', "", None), ("", "", None)],
+    [
+        ('"v1"', DATE, '"v1"'),
+        ('W/"v1"', DATE, DATE),
+        ("", DATE, DATE),
+        ('W/"v1"', "", None),
+        ("", "", None),
+    ],
 )
-def test_only_a_strong_etag_or_a_date_is_sent_back(server, tmp_path, etag, modified, sent):
-    server.etag, server.modified, server.breaks = etag, modified, 1
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
+def test_only_a_strong_etag_or_a_date_is_sent_back(server, get, tmp_path, etag, modified, sent):
+    server.etag = etag
+    server.modified = modified
+    server.breaks = 1
+    get()
     assert server.versions == [None, sent]
     assert server.sent == len(BODY)
     assert tree(tmp_path) == {"file.bin"}
 
 
-@pytest.mark.parametrize("part", [BODY, BODY + b"more"])
-def test_a_part_that_holds_it_all_or_too_much(server, tmp_path, part):
+@pytest.mark.parametrize(("part", "sent"), [(BODY, 0), (BODY + b"more", len(BODY))])
+def test_a_part_that_is_complete_or_too_long(server, get, tmp_path, part, sent):
     (tmp_path / "file.bin.part").write_bytes(part)
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
-    assert server.sent == (0 if part == BODY else len(BODY))
+    assert get().read_bytes() == BODY
+    assert server.sent == sent
 
 
-def test_another_range_than_asked_for_is_not_appended(server, tmp_path):
-    server.breaks, server.shift = 1, 7
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
+def test_a_wrong_range_is_not_appended(server, get):
+    server.breaks = 1
+    server.shift = 7
+    assert get().read_bytes() == BODY
 
 
-def test_wrong_bytes_are_deleted(server, tmp_path):
+def test_wrong_bytes_are_deleted(server, get, tmp_path):
     server.files["/file.bin"] = BODY[:-1] + b"!"
     with pytest.raises(UserError, match=f"not the published {MD5}"):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert not (tmp_path / "file.bin").exists()
-    assert not (tmp_path / "file.bin.part").exists()
+        get()
+    assert not [name for name in tree(tmp_path) if name in ("file.bin", "file.bin.part")]
 
 
 @pytest.mark.parametrize(("status", "tries"), [(404, 1), (403, 1), (503, 3), (429, 3)])
-def test_only_what_may_pass_is_tried_again(server, tmp_path, monkeypatch, status, tries):
-    monkeypatch.setattr(dl, "RETRIES", 2)
+def test_only_temporary_errors_are_retried(server, get, status, tries):
     server.status = status
-    with pytest.raises(UserError, match=f"could not fetch {server.url}/file.bin: .*{status}"):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin")
-    assert len(server.asked) == tries
+    with pytest.raises(UserError, match=f"could not download .*/file.bin: .*{status}"):
+        get(options=dl.Options(retries=2, pause=0.0))
+    assert len(server.requests) == tries
 
 
-def test_nobody_answers(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(dl, "RETRIES", 1)
+def test_a_refused_connection(server, get):
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"could not fetch .*refused"):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin")
+    with pytest.raises(UserError, match="could not download .*refused"):
+        get(options=dl.Options(retries=1, pause=0.0))
 
 
-def test_a_silent_server_times_out(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(dl, "TIMEOUT", 0.2)
-    monkeypatch.setattr(dl, "RETRIES", 0)
+def test_a_silent_server_times_out(server, get):
     done = threading.Event()
-    monkeypatch.setattr(Handler, "do_GET", lambda self: done.wait(5))
+    server.before = lambda: done.wait(5)
     start = time.monotonic()
     try:
         with pytest.raises(UserError, match="timed out"):
-            dl.download(f"{server.url}/file.bin", tmp_path / "file.bin")
+            get(options=dl.Options(retries=0, timeout=0.2))
     finally:
         done.set()
     assert time.monotonic() - start < 2
 
 
-def test_ctrl_c_leaves_the_part(server, tmp_path, monkeypatch):
-    chunks = dl._chunks
+def test_ctrl_c_keeps_the_part(server, get, tmp_path):
+    part = tmp_path / "file.bin.part"
+    closed = threading.Event()
 
-    def interrupted(response):
-        yield next(chunks(response))
-        raise KeyboardInterrupt
+    def interrupt():
+        wait_for(lambda: part.exists() and part.stat().st_size >= CHUNK)
+        os.kill(os.getpid(), signal.SIGINT)
+        closed.wait(5)
 
-    monkeypatch.setattr(dl, "_chunks", interrupted)
+    server.halfway = interrupt
     with pytest.raises(KeyboardInterrupt):
-        dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin.part").read_bytes() == BODY[: 1 << 16]
-    monkeypatch.setattr(dl, "_chunks", chunks)
-    dl.download(f"{server.url}/file.bin", tmp_path / "file.bin", MD5)
-    assert (tmp_path / "file.bin").read_bytes() == BODY
-    assert server.asked[-1][1] == f"bytes={1 << 16}-"
+        get()
+    closed.set()
+    size = part.stat().st_size
+    assert part.read_bytes() == BODY[:size]
+
+    server.halfway = lambda: None
+    assert get().read_bytes() == BODY
+    assert server.requests[-1][1] == f"bytes={size}-"
 
 
-# --- unpack ---------------------------------------------------------------------------------------------------------
+# Archives.
 
 
 def link(name, target, kind):
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
+    member.type = kind
+    member.linkname = target
     return member
 
 
-@pytest.mark.parametrize(
-    "member",
-    [
-        {"../evil": b"x"},
-        {"good/../../evil": b"x"},
-        {"good/out": link("good/out", "/etc", tarfile.SYMTYPE), "good/out/evil": b"x"},
-        {"good/out": link("good/out", "../..", tarfile.SYMTYPE)},
-        {"good/hard": link("good/hard", "/etc/passwd", tarfile.LNKTYPE)},
-        {"good/near": link("good/near", "a", tarfile.SYMTYPE)},
-        {"good/pipe": link("good/pipe", "", tarfile.FIFOTYPE)},
-    ],
-    ids=["traversal", "hidden traversal", "absolute symlink", "relative symlink", "hard link", "link within", "fifo"],
-)
-def test_a_member_that_leads_out_is_refused(tmp_path, member):
+MALICIOUS = {
+    "traversal": {"../evil": b"x"},
+    "hidden traversal": {"good/../../evil": b"x"},
+    "absolute symlink": {
+        "good/out": link("good/out", "/etc", tarfile.SYMTYPE),
+        "good/out/evil": b"x",
+    },
+    "relative symlink": {"good/out": link("good/out", "../..", tarfile.SYMTYPE)},
+    "hard link": {"good/hard": link("good/hard", "/etc/passwd", tarfile.LNKTYPE)},
+    "link within": {"good/near": link("good/near", "a", tarfile.SYMTYPE)},
+    "fifo": {"good/pipe": link("good/pipe", "", tarfile.FIFOTYPE)},
+}
+
+
+@pytest.mark.parametrize("members", MALICIOUS.values(), ids=MALICIOUS)
+def test_a_member_that_is_a_link_or_leads_outside_is_rejected(tmp_path, members):
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
-    make_tar(folder / "bad.tar", {"good/a": b"fine"} | member)
-    with pytest.raises(UserError, match=r"bad\.tar is no sound archive"):
-        dl.unpack(folder / "bad.tar", folder, {"good/a": ""})
+    make_tar(folder / "bad.tar", {"good/a": b"fine"} | members)
+    with pytest.raises(UserError, match=r"bad\.tar is not a sound archive"):
+        unpack(folder / "bad.tar", folder, {"good/a": ""})
     assert tree(tmp_path) == set()
     assert list(folder.iterdir()) == []
 
@@ -288,158 +368,170 @@ def test_an_absolute_name_stays_inside(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     make_tar(folder / "bad.tar", {"good/a": b"fine", str(outside): b"x"})
-    dl.unpack(folder / "bad.tar", folder, {"good/a": ""})
+    unpack(folder / "bad.tar", folder, {"good/a": ""})
     assert not outside.exists()
     assert all(name.startswith("data/") for name in tree(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-15000], lambda data: b"<html>no</html>" * 99])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-15000], lambda data: b"<html>no</html>" * 9]
+)
 def test_a_damaged_archive_puts_nothing_in_place(tmp_path, damage):
     archive = tmp_path / "a.tar"
-    archive.write_bytes(damage(make_tar(archive, {"good/a": b"fine", "good/b": b"x" * 9000})))
-    with pytest.raises(UserError, match="no sound archive"):
-        dl.unpack(archive, tmp_path, {"good/a": ""})
+    whole = make_tar(archive, {"good/a": b"fine", "good/b": b"x" * 9000})
+    archive.write_bytes(damage(whole))
+    with pytest.raises(UserError, match="not a sound archive"):
+        unpack(archive, tmp_path, {"good/a": ""})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_archive_without_what_it_should_hold_puts_nothing_in_place(tmp_path):
+def test_an_incomplete_archive_puts_nothing_in_place(tmp_path):
     make_tar(tmp_path / "a.tar", {"good/a": b"fine", "good/b": b"not a checkpoint"})
-    with pytest.raises(UserError, match="lacks a whole good/b, good/c"):
-        dl.unpack(tmp_path / "a.tar", tmp_path, {"good/a": "", "good/b": dl.TORCH, "good/c": ""})
+    with pytest.raises(UserError, match="missing or damaged in it: good/b, good/c"):
+        unpack(tmp_path / "a.tar", tmp_path, {"good/a": "", "good/b": TORCH, "good/c": ""})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whole_is_checked_not_assumed(tmp_path):
-    path = tmp_path / "f"
-    assert not dl.is_whole(path, "")
-    path.write_bytes(BODY)
-    assert dl.is_whole(path, "")
-    assert dl.is_whole(path, MD5)
-    assert not dl.is_whole(path, dl.TORCH)
-    assert dl.is_whole(path, f"sha256:{hashlib.sha256(BODY).hexdigest()[:8]}")
-    assert not dl.is_whole(path, "sha256:00000000")
-    assert not dl.is_whole(tmp_path, "")
-    path.write_bytes(torch_file("x")[:-10])
-    assert not dl.is_whole(path, dl.TORCH)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_whole_knows_both_formats_of_torch(tmp_path, zipped):
-    torch = pytest.importorskip("torch")
-    torch.save({"model": {"w": torch.zeros(3)}}, tmp_path / "f", _use_new_zipfile_serialization=zipped)
-    assert dl.is_whole(tmp_path / "f", dl.TORCH)
-
-
-# --- fetch ----------------------------------------------------------------------------------------------------------
-
-
-def test_fetch_brings_an_archive_into_place_once(server, toy, tmp_path):
-    root, lines = tmp_path / "root", []
-    dl.fetch("toy", root, lines.append)
-    assert tree(root) == {f"download_ckpts/{name}" for name in toy}
-    assert all((root / "download_ckpts" / name).read_bytes() == content for name, content in toy.items())
-    dl.fetch("toy", root, lines.append)
-    assert len(server.asked) == 1
-    assert "in place already" in lines[-1]
-
-
-def test_fetch_keeps_what_exists_and_mends_what_is_broken(server, toy, tmp_path):
-    folder = tmp_path / "root" / "download_ckpts"
-    legacy = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + b"mine"
-    mine = {"toy/a/x.pth": legacy, "toy/c/x.pth": b"another", "toy/readme.txt": b"my notes"}
-    for name, content in (mine | {"toy/b/x.pth": b"broken"}).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    dl.fetch("toy", tmp_path / "root")
-    expected = mine | {"toy/b/x.pth": toy["toy/b/x.pth"]}
-    assert {name: (folder / name).read_bytes() for name in tree(folder)} == expected
-
-
-def test_fetch_takes_an_archive_placed_by_hand(server, toy, tmp_path):
-    folder = tmp_path / "root" / "download_ckpts"
-    folder.mkdir(parents=True)
-    (folder / "toy.tar").write_bytes(server.files["/toy.tar"])
-    dl.fetch("toy", tmp_path / "root")
-    assert server.asked == []
-    assert tree(folder) == set(toy)
-    (folder / "toy/a/x.pth").unlink()
-    (folder / "toy.tar").write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"toy\.tar has md5:.*not the published"):
-        dl.fetch("toy", tmp_path / "root")
-    assert tree(folder) == set(toy) - {"toy/a/x.pth"}
-
-
-def test_an_interrupted_unpacking_is_not_taken_for_whole(server, toy, tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    replace = os.replace
-
-    def interrupted(source, goal):
-        if Path(goal).suffix == ".pth":
-            raise KeyboardInterrupt
-        replace(source, goal)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        dl.fetch("toy", root)
-    assert not [name for name in tree(root) if name.endswith(".pth") or ".unpacking" in name]
-    monkeypatch.setattr(os, "replace", replace)
-    dl.fetch("toy", root)
-    assert len(server.asked) == 1
-    assert tree(root) == {f"download_ckpts/{name}" for name in toy}
-
-
-def test_fetch_verifies_single_files(server, tmp_path, monkeypatch):
-    check = f"sha256:{hashlib.sha256(BODY).hexdigest()[:8]}"
-    source = dl.Source(f"{server.url}/file.bin", "w", {"file.bin": check}, check)
-    monkeypatch.setitem(dl.CATALOGUE, "single", lambda: [source])
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "file.bin").write_bytes(b"half a file")
-    dl.fetch("single", tmp_path)
-    dl.fetch("single", tmp_path)
-    assert (tmp_path / "w" / "file.bin").read_bytes() == BODY
-    assert len(server.asked) == 1
-
-
-def fill_the_disk(monkeypatch, free):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(dl.shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - free, free))
-
-
-def test_no_room_for_a_download_is_told_before_it_starts(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        dl.CATALOGUE, "single", lambda: [dl.Source(f"{server.url}/file.bin", "w", {"file.bin": MD5}, MD5)]
-    )
-    fill_the_disk(monkeypatch, 600_000)
-    with pytest.raises(StorageError, match=f"^{tmp_path}/w: No space left on device; 1.0 MB are needed"):
-        dl.fetch("single", tmp_path)
-    assert (tmp_path / "w" / "file.bin.part").stat().st_size == 0
-    (tmp_path / "w" / "file.bin.part").write_bytes(BODY[:500_000])  # what is lacking now has room
-    dl.fetch("single", tmp_path)
-    assert (tmp_path / "w" / "file.bin").read_bytes() == BODY
-
-
-def test_no_room_for_the_contents_keeps_the_archive(tmp_path, monkeypatch):
+def test_no_room_for_the_contents_keeps_the_archive(tmp_path):
     make_tar(tmp_path / "a.tar", {"a": b"0" * 500_000})
-    fill_the_disk(monkeypatch, 10_000)
     with pytest.raises(StorageError, match=r"No space left on device; 0\.5 MB are needed"):
-        dl.unpack(tmp_path / "a.tar", tmp_path, {"a": ""})
+        unpack(tmp_path / "a.tar", tmp_path, {"a": ""}, free=lambda folder: 10_000)
     assert tree(tmp_path) == {"a.tar"}
 
 
+def test_checks(tmp_path):
+    path = tmp_path / "f"
+    sha256 = hashlib.sha256(BODY).hexdigest()
+    assert not is_whole(path, "")
+    assert not is_whole(tmp_path, "")
+
+    path.write_bytes(BODY)
+    assert is_whole(path, "")
+    assert is_whole(path, MD5)
+    assert is_whole(path, f"sha256:{sha256[:8]}")
+    assert not is_whole(path, "sha256:00000000")
+    assert not is_whole(path, TORCH)
+
+    path.write_bytes(torch_file("x"))
+    assert is_whole(path, TORCH)
+    path.write_bytes(torch_file("x")[:-10])
+    assert not is_whole(path, TORCH)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_formats_of_torch_are_whole(tmp_path, zipped):
+    import torch
+
+    state = {"model": {"w": torch.zeros(3)}}
+    torch.save(state, tmp_path / "f", _use_new_zipfile_serialization=zipped)
+    assert is_whole(tmp_path / "f", TORCH)
+
+
+# Entries of the catalogue.
+
+
+def test_an_archive_is_fetched_once(server, toy, tmp_path):
+    root = tmp_path / "root"
+    lines = []
+    fetch(toy, root, lines.append)
+    assert tree(root) == {f"download_ckpts/{name}" for name in MEMBERS}
+    for name, content in MEMBERS.items():
+        assert (root / "download_ckpts" / name).read_bytes() == content
+
+    fetch(toy, root, lines.append)
+    assert len(server.requests) == 1
+    assert "already in place" in lines[-1]
+
+
+def test_existing_files_are_kept_and_damaged_ones_replaced(toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    kept = {
+        "toy/a/x.pth": pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + b"the older format",
+        "toy/c/x.pth": b"another",
+        "toy/readme.txt": b"my notes",
+    }
+    for name, content in (kept | {"toy/b/x.pth": b"damaged"}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    fetch(toy, tmp_path / "root")
+    found = {name: (folder / name).read_bytes() for name in tree(folder)}
+    assert found == kept | {"toy/b/x.pth": MEMBERS["toy/b/x.pth"]}
+
+
+def test_an_archive_placed_by_hand_is_used(server, toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    (folder / "toy.tar").write_bytes(server.files["/toy.tar"])
+    fetch(toy, tmp_path / "root")
+    assert server.requests == []
+    assert tree(folder) == set(MEMBERS)
+
+    (folder / "toy/a/x.pth").unlink()
+    (folder / "toy.tar").write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"toy\.tar has md5:.*not the published"):
+        fetch(toy, tmp_path / "root")
+    assert tree(folder) == set(MEMBERS) - {"toy/a/x.pth"}
+
+
+def test_an_unpacking_that_fails_midway_is_repeated(server, toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    (folder / "toy").mkdir(parents=True)
+    (folder / "toy/b").write_bytes(b"a file where a folder belongs")
+    with pytest.raises(StorageError, match="toy/b"):
+        fetch(toy, tmp_path / "root")
+    assert tree(folder) == {"toy.tar", "toy/a/x.pth", "toy/b"}
+    assert not list(folder.glob(".unpacking*"))
+
+    (folder / "toy/b").unlink()
+    fetch(toy, tmp_path / "root")
+    assert len(server.requests) == 1
+    assert tree(folder) == set(MEMBERS)
+
+
+def test_a_single_file_is_verified_and_replaced(server, tmp_path):
+    check = f"sha256:{hashlib.sha256(BODY).hexdigest()[:8]}"
+    source = dl.Source(f"{server.url}/file.bin", "w", {"file.bin": check}, check)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "file.bin").write_bytes(b"half a file")
+
+    for _ in range(2):
+        fetch({"single": lambda: [source]}, tmp_path)
+        assert (tmp_path / "w" / "file.bin").read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+def test_no_room_is_reported_before_the_download_starts(server, tmp_path):
+    source = dl.Source(f"{server.url}/file.bin", "w", {"file.bin": MD5}, MD5)
+    catalogue = {"single": lambda: [source]}
+    part = tmp_path / "w" / "file.bin.part"
+    full = IMPATIENT._replace(free=lambda folder: 600_000)
+    error = f"^{tmp_path}/w: No space left on device; 1.0 MB are needed"
+    with pytest.raises(StorageError, match=error):
+        fetch(catalogue, tmp_path, options=full)
+    assert part.stat().st_size == 0
+
+    part.write_bytes(BODY[:500_000])  # there is room for the rest
+    fetch(catalogue, tmp_path, options=full)
+    assert (tmp_path / "w" / "file.bin").read_bytes() == BODY
+
+
 def test_a_folder_that_cannot_be_written_is_a_storage_error(toy, tmp_path):
-    (tmp_path / "root").write_text("a file where the folder should be")
+    (tmp_path / "root").write_text("a file where the folder belongs")
     with pytest.raises(StorageError, match="root"):
-        dl.fetch("toy", tmp_path / "root")
+        fetch(toy, tmp_path / "root")
 
 
 def test_the_catalogue_is_well_formed():
-    torchvision = pytest.importorskip("torchvision")
+    import torchvision
+
     assert list(dl.CATALOGUE) == ["cifar100", "cifar10", "teachers", "imagenet_teachers"]
     for name, sources in dl.CATALOGUE.items():
         for source in sources():
             assert source.url.startswith("https://")
             assert source.files
             assert source.check or name == "teachers"
+
     (cifar100,) = dl.CATALOGUE["cifar100"]()
     assert cifar100.url == torchvision.datasets.CIFAR100.url
     assert cifar100.files == {
@@ -451,55 +543,75 @@ def test_the_catalogue_is_well_formed():
     assert len(cifar10.files) == 7
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
+# The command.
 
 
-def run_tool(*arguments):
-    """Run it in a process of its own, which reaches no network."""
-    nowhere = "http://127.0.0.1:9"
-    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
-    command = [sys.executable, TOOL, *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def command(toy, monkeypatch, capsys):
+    """Run the command with "toy" in its catalogue: command(*words) -> exit code, stdout, stderr."""
+    monkeypatch.setitem(dl.CATALOGUE, "toy", toy["toy"])
+
+    def command(*words):
+        code = 0
+        try:
+            run_command(main, [str(word) for word in words])
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capsys.readouterr()
+
+    return command
 
 
-def tool_main():
-    spec = importlib.util.spec_from_file_location("download_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def test_the_command_fetches_each_name(command, tmp_path):
+    code, out, err = command("toy", "toy", "--into", tmp_path / "root")
+    assert (code, err) == (0, "")
+    assert tree(tmp_path / "root") == {f"download_ckpts/{name}" for name in MEMBERS}
+    assert out.splitlines()[-1].startswith("toy: toy.tar is already in place")
 
 
-def test_main_fetches_each_name(server, toy, tmp_path, capsys):
-    tool_main()(["toy", "toy", "--into", str(tmp_path / "root")])
-    printed = capsys.readouterr()
-    assert tree(tmp_path / "root") == {f"download_ckpts/{name}" for name in toy}
-    assert printed.out.splitlines()[-1].startswith("toy: toy.tar is in place already")
-    assert printed.err == ""
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_tells_how_to_continue(server, command, tmp_path, number, expected):
+    closed = threading.Event()
+
+    def stop():
+        os.kill(os.getpid(), number)
+        closed.wait(5)
+
+    server.halfway = stop
+    code, _, err = command("toy", "--into", tmp_path / "root")
+    closed.set()
+    assert code == expected
+    assert err == "edkd: stopped; the same command resumes the download\n"
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(toy, tmp_path, monkeypatch, capsys):
-    def stopped(url, part):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(dl, "_download_rest", stopped)
-    monkeypatch.setattr(sys, "argv", [str(TOOL), "toy", "--into", str(tmp_path / "root")])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    assert stop.value.code == 130
-    assert "running this again goes on" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [["cifra100"], [], ["cifar100", "--onto", "x"]])
+def test_a_wrong_command_line_is_one_line_and_exit_2(command, words):
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("edkd: error: ")
+    assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["cifra100"], [], ["cifar100", "--onto", "x"]])
-def test_a_wrong_command_line_is_one_line_and_exit_2(arguments):
-    done = run_tool(*arguments)
+def test_help_has_examples(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "edkd download cifar100 teachers" in out
+
+
+def test_the_command_is_run_as_a_tool(tmp_path):
+    tool = Path(__file__).resolve().parents[1] / "tools" / "download.py"
+    done = subprocess.run(
+        [sys.executable, tool, "nothing"], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("edkd: error: ")
-    assert done.stderr.count("\n") == 1
+    assert "python " in done.stderr
+    assert "tools/download.py --help" in done.stderr
 
 
 @pytest.mark.needs("data/cifar-100-python")
-def test_real_cifar100_is_found_in_place(real_data):
-    done = run_tool("cifar100", "--into", real_data)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"cifar100: cifar-100-python.tar.gz is in place already, whole, in {real_data / 'data'}\n"
+def test_real_cifar100_is_found_in_place(real_data, command):
+    code, out, err = command("cifar100", "--into", real_data)
+    assert (code, err) == (0, "")
+    folder = real_data / "data"
+    archive = "cifar-100-python.tar.gz"
+    assert out == f"cifar100: {archive} is already in place and complete in {folder}\n"

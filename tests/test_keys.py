@@ -87,7 +87,14 @@ def observe(tool, tmp_path, monkeypatch, teacher):
 
     def run(*opts):
         base = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8"]
-        base += ["DISTILLER.STUDENT", "resnet8", "DISTILLER.TEACHER_CKPT", teacher, "SOLVER.EPOCHS", "2"]
+        base += [
+            "DISTILLER.STUDENT",
+            "resnet8",
+            "DISTILLER.TEACHER_CKPT",
+            teacher,
+            "SOLVER.EPOCHS",
+            "2",
+        ]
         base += [
             "SOLVER.BATCH_SIZE",
             "300",
@@ -111,10 +118,16 @@ def observe(tool, tmp_path, monkeypatch, teacher):
         words = [str(word) for pair in merged.items() for word in pair]
         outcome = tool("train", *words)
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        metrics = [json.loads(line) for path in folder.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+        metrics = [
+            json.loads(line)
+            for path in folder.rglob("metrics.jsonl")
+            for line in path.read_text().splitlines()
+        ]
         for record in metrics:
             del record["train_seconds"], record["eval_seconds"]
-        weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("student_latest")]
+        weights = [
+            hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("student_latest")
+        ]
         events = sum(path.stat().st_size for path in folder.rglob("events.*"))
         names = [str(path) for path in files if not path.name.startswith("events")]
         said = [line for line in outcome.out.splitlines() if "_seconds" not in line]
@@ -129,9 +142,16 @@ def live():
     return set()
 
 
-@pytest.mark.parametrize(("key", "value", "needs"), [(key, value, needs) for key, value, *needs in KEYS])
+@pytest.mark.parametrize(
+    ("key", "value", "needs"), [(key, value, needs) for key, value, *needs in KEYS]
+)
 def test_the_key_is_live(observe, unchanged, live, key, value, needs):
-    needs = tuple(word for pair in zip(needs[::2], needs[1::2], strict=True) if pair[0] != key for word in pair)
+    needs = tuple(
+        word
+        for pair in zip(needs[::2], needs[1::2], strict=True)
+        if pair[0] != key
+        for word in pair
+    )
     if needs not in unchanged:
         unchanged[needs] = observe(*needs)
     assert observe(*needs, key, value) != unchanged[needs]
@@ -150,9 +170,18 @@ def test_num_workers_is_live(tmp_path):
         (tmp_path / part / "n01").mkdir(parents=True)
         Image.new("RGB", (64, 64)).save(tmp_path / part / "n01" / "0.png")
     for workers in (0, 3):
-        opts = ["DATASET.TYPE", "tiny_imagenet", "DATASET.ROOT", str(tmp_path), "DISTILLER.STUDENT", "ResNet18"]
+        opts = [
+            "DATASET.TYPE",
+            "tiny_imagenet",
+            "DATASET.ROOT",
+            str(tmp_path),
+            "DISTILLER.STUDENT",
+            "ResNet18",
+        ]
         data = get_dataset(
-            load_cfg(opts=[*opts, "DATASET.NUM_WORKERS", str(workers), "DATASET.WORKER_TIMEOUT", "7.5"]),
+            load_cfg(
+                opts=[*opts, "DATASET.NUM_WORKERS", str(workers), "DATASET.WORKER_TIMEOUT", "7.5"]
+            ),
             torch.device("cpu"),
         )
         assert data.train.loader.num_workers == data.test.loader.num_workers == workers
@@ -163,7 +192,8 @@ def test_the_batch_size_of_evaluation_is_live():
     sizes = [
         len(
             get_dataset(
-                load_cfg(opts=["DATASET.TYPE", "digits", "DATASET.TEST.BATCH_SIZE", n]), torch.device("cpu")
+                load_cfg(opts=["DATASET.TYPE", "digits", "DATASET.TEST.BATCH_SIZE", n]),
+                torch.device("cpu"),
             ).test
         )
         for n in ("898", "449")
@@ -182,5 +212,6 @@ def test_all_keys_are_above(live, figure):
     known = {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}
     assert {key for key, *_ in KEYS} | elsewhere == known
     figure(
-        "R12", f"{len(live | elsewhere)} of {len(known)} keys were changed, those of methods aside, and had an effect"
+        "R12",
+        f"{len(live | elsewhere)} of {len(known)} keys were changed, those of methods aside, and had an effect",
     )

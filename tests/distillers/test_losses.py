@@ -26,11 +26,16 @@ EVERY = pytest.mark.parametrize("name", ["kd", "dkd", "paper", "reference"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_golden(golden, name, dtype, tolerance):
     arrays = np.load(golden / "losses.npz")
-    cases = [case for case in json.loads((golden / "losses.json").read_text()) if case["loss"] == name]
+    cases = [
+        case for case in json.loads((golden / "losses.json").read_text()) if case["loss"] == name
+    ]
     assert len(cases) >= 10
     for case in cases:
         tensors = {key: torch.from_numpy(arrays[file]) for key, file in case["inputs"].items()}
-        tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+        tensors = {
+            key: value.to(dtype) if value.is_floating_point() else value
+            for key, value in tensors.items()
+        }
         student = tensors["logits_student"].requires_grad_()
         parameters = dict(case["params"])
         if parameters.pop("weighting", None) == "batch":
@@ -60,7 +65,12 @@ def test_finite_up_to_1e4(name, classes, temperature, dtype):
     logits = 2e4 * torch.rand(64, classes) - 1e4
     target = torch.randint(classes, (64,))
     extreme = torch.full((64, classes), -1e4).scatter(1, target[:, None], 1e4)
-    for teacher, student in [(logits, -logits), (logits, logits.flip(0)), (extreme, -extreme), (-extreme, extreme)]:
+    for teacher, student in [
+        (logits, -logits),
+        (logits, logits.flip(0)),
+        (extreme, -extreme),
+        (-extreme, extreme),
+    ]:
         student = student.to(dtype).requires_grad_()
         loss = by_name(name, student, teacher.to(dtype), target, temperature)
         (gradient,) = torch.autograd.grad(loss, student)
@@ -83,21 +93,35 @@ def test_zero_where_student_and_teacher_agree(name, scale):
 
 @EVERY
 def test_adding_a_constant_to_the_logits_changes_nothing(name):
-    student, teacher, target = torch.randn(8, 5).double(), torch.randn(8, 5).double(), torch.randint(5, (8,))
+    student, teacher, target = (
+        torch.randn(8, 5).double(),
+        torch.randn(8, 5).double(),
+        torch.randint(5, (8,)),
+    )
     expected = by_name(name, student, teacher, target)
     torch.testing.assert_close(by_name(name, student + 100, teacher - 50, target), expected)
 
 
 def test_two_classes_have_no_others_to_compare():
     """With one other class NCKD is 0, so DKD with alpha 1 is KD, as KD = TCKD + (1 - p_t) NCKD."""
-    student, teacher, target = torch.randn(8, 2).double(), torch.randn(8, 2).double(), torch.randint(2, (8,))
-    torch.testing.assert_close(dkd_loss(student, teacher, target, 1.0, 8.0, 4.0), kd_loss(student, teacher, 4.0))
+    student, teacher, target = (
+        torch.randn(8, 2).double(),
+        torch.randn(8, 2).double(),
+        torch.randint(2, (8,)),
+    )
+    torch.testing.assert_close(
+        dkd_loss(student, teacher, target, 1.0, 8.0, 4.0), kd_loss(student, teacher, 4.0)
+    )
 
 
 def test_edkd_paper_form_by_the_formula():
     """The definition, sample by sample, with probabilities."""
     torch.manual_seed(1)
-    student, teacher, target = torch.randn(6, 5).double(), 3 * torch.randn(6, 5).double(), torch.randint(5, (6,))
+    student, teacher, target = (
+        torch.randn(6, 5).double(),
+        3 * torch.randn(6, 5).double(),
+        torch.randint(5, (6,)),
+    )
     alpha, beta, temperature = 0.7, 3.0, 2.0
     total = 0.0
     for s, t, y in zip(student / temperature, teacher / temperature, target.tolist(), strict=True):
@@ -108,11 +132,20 @@ def test_edkd_paper_form_by_the_formula():
         nckd = (q_t * (q_t / q_s).log()).sum()
         total += alpha * tckd + beta * torch.exp(-(1 - p_t[y])) * nckd
     expected = temperature**2 * total / 6
-    torch.testing.assert_close(edkd_loss(student, teacher, target, alpha, beta, temperature), expected)
+    torch.testing.assert_close(
+        edkd_loss(student, teacher, target, alpha, beta, temperature), expected
+    )
 
 
 def test_edkd_forms_and_weights_are_live():
     student, teacher, target = torch.randn(8, 5), 3 * torch.randn(8, 5), torch.randint(5, (8,))
-    settings = [(1.0, 8.0, "paper"), (1.0, 8.0, "reference"), (2.0, 8.0, "paper"), (1.0, 4.0, "paper")]
-    values = {edkd_loss(student, teacher, target, a, b, 4.0, form).item() for a, b, form in settings}
+    settings = [
+        (1.0, 8.0, "paper"),
+        (1.0, 8.0, "reference"),
+        (2.0, 8.0, "paper"),
+        (1.0, 4.0, "paper"),
+    ]
+    values = {
+        edkd_loss(student, teacher, target, a, b, 4.0, form).item() for a, b, form in settings
+    }
     assert len(values) == 4

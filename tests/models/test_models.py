@@ -52,7 +52,9 @@ def test_every_published_architecture_is_there(published):
 def test_equals_the_published_network(published, fill, family, name):
     expected = published[family][name]
     model = models.get_model(family, name, expected["num_classes"])
-    assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == expected["state_dict"]
+    assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == expected[
+        "state_dict"
+    ]
     assert sum(parameter.numel() for parameter in model.parameters()) == expected["parameters"]
 
     fill.fill(model).double().eval()  # drawn in float32, as the golden values were
@@ -91,8 +93,12 @@ def test_any_number_of_classes_and_a_gradient_for_every_parameter(name):
     logits, features = model(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 7)
     assert len(features["pooled_feat"]) == 4
-    (logits.square().sum() + sum(feature.square().mean() for feature in features["preact_feats"])).backward()
-    without = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    (
+        logits.square().sum() + sum(feature.square().mean() for feature in features["preact_feats"])
+    ).backward()
+    without = [
+        key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert without == []
 
 
@@ -106,7 +112,9 @@ def test_no_returned_tensor_is_overwritten(name):
         assert (preact < 0).any()
 
 
-@pytest.mark.parametrize("name", ["resnet8x4", "ResNet18", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+@pytest.mark.parametrize(
+    "name", ["resnet8x4", "ResNet18", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
+)
 def test_channels_last_changes_nothing(name):
     model = models.get_model("cifar", name, 10).double().eval()
     image = torch.randn(3, 3, 32, 32, dtype=torch.float64)
@@ -129,7 +137,11 @@ def test_convolutions_start_from_the_published_spread(name):
 def test_a_batch_norm_sees_each_batch_once():
     model = models.get_model("cifar", "wrn_16_2", 10).train()
     model(torch.randn(2, 3, 32, 32))
-    assert {int(value) for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")} == {1}
+    assert {
+        int(value)
+        for key, value in model.state_dict().items()
+        if key.endswith("num_batches_tracked")
+    } == {1}
 
 
 def test_published_weights_paths():
@@ -149,15 +161,25 @@ def test_published_weights_paths():
 
 def test_tables_build_without_arguments():
     assert models.cifar_model_dict["vgg8"][0]()(torch.randn(2, 3, 32, 32))[0].shape == (2, 100)
-    assert models.tiny_imagenet_model_dict["ResNet18"][0]()(torch.randn(2, 3, 64, 64))[0].shape == (2, 200)
-    assert models.imagenet_model_dict["MobileNetV1"]()(torch.randn(2, 3, 64, 64))[0].shape == (2, 1000)
+    assert models.tiny_imagenet_model_dict["ResNet18"][0]()(torch.randn(2, 3, 64, 64))[0].shape == (
+        2,
+        200,
+    )
+    assert models.imagenet_model_dict["MobileNetV1"]()(torch.randn(2, 3, 64, 64))[0].shape == (
+        2,
+        1000,
+    )
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match=r"unknown cifar model 'resnt20', did you mean 'resnet20'\?") as caught:
+    with pytest.raises(
+        UserError, match=r"unknown cifar model 'resnt20', did you mean 'resnet20'\?"
+    ) as caught:
         models.get_model("cifar", "resnt20", 10)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"unknown imagenet model 'vgg8' \(known: ResNet18, "):
         models.published_weights("imagenet", "vgg8")
-    with pytest.raises(UserError, match=r"unknown model family 'imagnet', did you mean 'imagenet'\?"):
+    with pytest.raises(
+        UserError, match=r"unknown model family 'imagnet', did you mean 'imagenet'\?"
+    ):
         models.model_names("imagnet")

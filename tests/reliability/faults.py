@@ -1,41 +1,43 @@
-"""Faults to inject, and what is looked at afterwards."""
+"""Faults to inject, by the place in a run where they happen."""
 
-import json
 import os
 import signal
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-import torch
+from edkd.engine import checkpoint
+from edkd.engine.log.logger import Logger
+from edkd.engine.memo.memo import TeacherMemo
+from edkd.engine.trainer import Trainer
 
-from edkd.engine.checkpoint import load_checkpoint
+STEPS = 9
+"""Steps of an epoch in the runs of the fixtures `words`, `tiny` and `digits`."""
 
-STEPS = 9  # in an epoch of the run on digits
-TRAIN = str(Path(__file__).resolve().parents[2] / "tools" / "train.py")
-
-
-def outcome(folder: Path):
-    """What two runs must have in common, bit by bit: figures, weights and the state of the optimizer."""
-    state = load_checkpoint(folder / "latest")
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    figures = [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
-    slots = [value for slot in state["optimizer"]["state"].values() for value in slot.values()]
-    tensors = [*state["model"].values(), *slots]
-    return figures, [tensor.tolist() if isinstance(tensor, torch.Tensor) else tensor for tensor in tensors]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, and what it holds."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+PLACES: dict[str, tuple[Any, str]] = {
+    "step": (Trainer, "train_step"),
+    "evaluation": (Trainer, "evaluate"),
+    "memo": (TeacherMemo, "fill"),
+    "save": (Trainer, "save_epoch"),
+    "replace": (checkpoint, "_sync_folder"),
+    "log": (Logger, "epoch"),
+}
 
 
-def kill_at(monkeypatch, owner, name, call, number=signal.SIGTERM):
-    """Send this process a signal within a call of a method, counted from 1."""
-    method, calls = getattr(owner, name), []
+def before_call(method: Callable, call: int, fault: Callable[[], object]) -> Callable:
+    """A method with a fault before one of its calls, counted from 1."""
+    calls = []
 
-    def wrapped(*args, **kwargs):
+    def faulty(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == call:
-            os.kill(os.getpid(), number)
+            fault()
         return method(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, wrapped)
+    return faulty
+
+
+def kill_at(monkeypatch: Any, place: str, call: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal at a call of a place, counted from 1."""
+    owner, name = PLACES[place]
+    method = before_call(getattr(owner, name), call, lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(owner, name, method)

@@ -70,22 +70,63 @@ def mutations(originals, pieces):
 # --- the configuration ----------------------------------------------------------------------------------------------
 
 LEAVES = dict(flatten(load_cfg()))
-TAGS = ("int", "float", "bool", "null", "str", "binary", "timestamp", "set", "omap", "pairs", "map", "python/name:os")
-SIGNS = [*"[]{},:#&*!|>'\"%@`-?~\t\n\0\ufeff", ": ", "\n  ", "- ", "<<: ", "&a ", "*a", "---\n", "\\uD800", "''"]
-NUMBERS = ["0x" + 4000 * "f", "1e999", ".nan", "-.inf", "1:2:3", "0o7", "1_0", "2020-13-45", "2020-01-01 10:00:00 +99"]
+TAGS = (
+    "int",
+    "float",
+    "bool",
+    "null",
+    "str",
+    "binary",
+    "timestamp",
+    "set",
+    "omap",
+    "pairs",
+    "map",
+    "python/name:os",
+)
+SIGNS = [
+    *"[]{},:#&*!|>'\"%@`-?~\t\n\0\ufeff",
+    ": ",
+    "\n  ",
+    "- ",
+    "<<: ",
+    "&a ",
+    "*a",
+    "---\n",
+    "\\uD800",
+    "''",
+]
+NUMBERS = [
+    "0x" + 4000 * "f",
+    "1e999",
+    ".nan",
+    "-.inf",
+    "1:2:3",
+    "0o7",
+    "1_0",
+    "2020-13-45",
+    "2020-01-01 10:00:00 +99",
+]
 MARKS = [*SIGNS, *NUMBERS, *(f"!!{tag} " for tag in TAGS)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=4,
 )
 VALUES = JSON | st.sampled_from([*LEAVES.values()])
 KEYS = st.sampled_from([*LEAVES]) | mutations([*LEAVES], st.text(max_size=2))
 TEXTS = st.one_of(
-    mutations([path.read_text() for path in CONFIGS.rglob("*.yaml")], st.sampled_from(MARKS) | st.text(max_size=4)),
+    mutations(
+        [path.read_text() for path in CONFIGS.rglob("*.yaml")],
+        st.sampled_from(MARKS) | st.text(max_size=4),
+    ),
     st.lists(st.sampled_from(MARKS) | st.text(max_size=3), max_size=12).map("".join),
     st.tuples(KEYS, VALUES).map(
-        lambda pair: f"{pair[0].replace('.', ': {')}: {json.dumps(pair[1])}" + "}" * pair[0].count(".")
+        lambda pair: (
+            f"{pair[0].replace('.', ': {')}: {json.dumps(pair[1])}" + "}" * pair[0].count(".")
+        )
     ),
 )
 PAIRS = st.lists(st.tuples(KEYS, st.sampled_from(MARKS) | st.text() | VALUES.map(str)), max_size=2)
@@ -102,10 +143,14 @@ def test_configurations(tmp_path, fuzz):
         except UserError:
             return
         leaves = dict(flatten(cfg))
-        assert {key: type(value) for key, value in leaves.items()} == {key: type(LEAVES[key]) for key in LEAVES}
+        assert {key: type(value) for key, value in leaves.items()} == {
+            key: type(LEAVES[key]) for key in LEAVES
+        }
         assert saved_config(cfg.dump()) == leaves
         changed = {key for key in LEAVES if leaves[key] != LEAVES[key]}
-        assert changed <= {key for key in LEAVES if key.split(".")[-1] in text} | {key for key, _ in pairs}
+        assert changed <= {key for key in LEAVES if key.split(".")[-1] in text} | {
+            key for key, _ in pairs
+        }
 
     fuzz(st.tuples(st.just("") | TEXTS, st.just([]) | PAIRS), check, "configurations", examples=600)
 
@@ -160,12 +205,19 @@ def test_checkpoints(tmp_path, fuzz):
 
 # --- memos ----------------------------------------------------------------------------------------------------------
 
-MEMO = dict(dataset="digits", teacher="resnet14", num_keys=50, num_classes=2, dtype="float32", row_bytes=8)
+MEMO = dict(
+    dataset="digits", teacher="resnet14", num_keys=50, num_classes=2, dtype="float32", row_bytes=8
+)
 ABOUTS = st.one_of(
     st.binary(max_size=50),
     JSON.map(lambda value: json.dumps(value).encode()),
-    st.tuples(st.sampled_from([*MEMO]), JSON).map(lambda entry: json.dumps(MEMO | dict([entry])).encode()),
-    mutations([json.dumps(MEMO).encode()], st.sampled_from([b"{", b'"', b"\\ud800", b"\\n", b"1e999", 5000 * b"["])),
+    st.tuples(st.sampled_from([*MEMO]), JSON).map(
+        lambda entry: json.dumps(MEMO | dict([entry])).encode()
+    ),
+    mutations(
+        [json.dumps(MEMO).encode()],
+        st.sampled_from([b"{", b'"', b"\\ud800", b"\\n", b"1e999", 5000 * b"["]),
+    ),
 )
 
 
@@ -196,7 +248,9 @@ def test_memos(tmp_path, fuzz):
             assert {path.name for path in damaged} == strange
         read, found = Store(tmp_path, folder.name, MEMO, 1e9, lambda line: None).read(keys)
         assert not read[~found].any()
-        if all(path in strange or content == whole for path, content in written):  # but for forged names
+        if all(
+            path in strange or content == whole for path, content in written
+        ):  # but for forged names
             assert (read[found] == rows[found]).all()
 
     written = st.lists(segments, max_size=3, unique_by=lambda pair: pair[0])
@@ -218,19 +272,25 @@ def test_command_lines(tmp_path, monkeypatch, fuzz):
     """In an empty folder; nothing is trained, evaluated or fetched."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("edkd.engine.run.train", lambda *args: None)
-    monkeypatch.setattr("edkd.engine.run.evaluate_checkpoint", lambda *args: {"top1": 1.0, "top5": 1.0, "loss": 1.0})
+    monkeypatch.setattr(
+        "edkd.engine.run.evaluate_checkpoint", lambda *args: {"top1": 1.0, "top5": 1.0, "loss": 1.0}
+    )
     monkeypatch.setattr("edkd.download.fetch", lambda *args, **options: None)
     mains = {name: runpy.run_path(str(TOOLS / f"{name}.py"))["main"] for name in WORDS}
     word = st.text(max_size=8) | st.binary(max_size=4).map(os.fsdecode)
     word = word.filter(lambda text: "\0" not in text)  # which no system hands over
     lines = st.sampled_from([*WORDS]).flatmap(
-        lambda name: st.tuples(st.just(name), st.lists(st.sampled_from(WORDS[name].split()) | word, max_size=6))
+        lambda name: st.tuples(
+            st.just(name), st.lists(st.sampled_from(WORDS[name].split()) | word, max_size=6)
+        )
     )
 
     def check(data):
         name, words = data
         out = io.TextIOWrapper(io.BytesIO(), "utf-8")
-        err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")  # as Python makes them
+        err = io.TextIOWrapper(
+            io.BytesIO(), "utf-8", errors="backslashreplace"
+        )  # as Python makes them
         code = 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:

@@ -45,7 +45,10 @@ class DrawsAndRemembers(Distiller):
             self.bank.mul_(0.9).add_(logits.mean(0))
         noise = random.random() + np.random.rand() + torch.rand(())
         loss_kd = (logits * self.temperature - logits_teacher - noise * self.bank).square().mean()
-        return logits, {"loss_ce": F.cross_entropy(F.dropout(logits, 0.2), target), "loss_kd": 1e-4 * loss_kd}
+        return logits, {
+            "loss_ce": F.cross_entropy(F.dropout(logits, 0.2), target),
+            "loss_kd": 1e-4 * loss_kd,
+        }
 
 
 METHODS = {**distiller_dict, "ODD": DrawsAndRemembers}
@@ -70,7 +73,10 @@ def test_a_stopped_run_goes_on_bit_by_bit(train, tmp_path, monkeypatch, extent, 
         again = train(name, "DISTILLER.TYPE", method, "--resume")
         assert again.code == 0, again.err
         assert outcome(tmp_path / "distill" / name) == outcome(tmp_path / "distill/whole")
-    figure("R3", f"{method}: {len(steps)} of {len(steps)} runs stopped twice equal the one that was not, bit by bit")
+    figure(
+        "R3",
+        f"{method}: {len(steps)} of {len(steps)} runs stopped twice equal the one that was not, bit by bit",
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,14 +129,24 @@ class Commands:
     """tools/train.py as processes of their own, on one thread each."""
 
     def __init__(self, words, folder, method="KD"):
-        self.words, self.prefix, self.method = [sys.executable, TRAIN, *words], folder, ["DISTILLER.TYPE", method]
+        self.words, self.prefix, self.method = (
+            [sys.executable, TRAIN, *words],
+            folder,
+            ["DISTILLER.TYPE", method],
+        )
         self.plugin = folder / "plugin.py"
         self.plugin.write_text(PLUGIN)
         self.env = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
     def start(self, name, *opts, **env):
         """Begin the run of that name, or go on with it."""
-        words = [*self.words, name, *self.method, "TEACHER_MEMO.FOLDER", self.prefix / f"memo {name}"]
+        words = [
+            *self.words,
+            name,
+            *self.method,
+            "TEACHER_MEMO.FOLDER",
+            self.prefix / f"memo {name}",
+        ]
         resume = ["--resume"] if (self.prefix / "distill" / name / "config.yaml").exists() else []
         plugin = ["--plugin", self.plugin] if env else []
         command = [str(word) for word in (*words, *FREQUENT, *opts, *resume, *plugin)]
@@ -158,7 +174,10 @@ def test_killed_at_any_time_costs_no_bit(commands, extent, figure):
     assert commands.run("whole") == 0
     duration, draw = time.monotonic() - start, random.Random(0)
     places = [("step", 1), ("evaluation", 1), ("memo", 1), ("save", 2), ("replace", 20), ("log", 2)]
-    places += [(place, draw.randint(1, {"step": 27, "replace": 60}.get(place, 3))) for place, _ in places * 4]
+    places += [
+        (place, draw.randint(1, {"step": 27, "replace": 60}.get(place, 3)))
+        for place, _ in places * 4
+    ]
     rows = [[place] for place in places] + [[None]] * 14 + [[("step", 5), None, ("step", 3)]] * 3
     rows += [[("replace", 9), ("replace", 11), ("memo", 1)]] * 3
     rows = extent([rows[0], rows[1], rows[2], rows[4], rows[-4]], rows)
@@ -169,8 +188,13 @@ def test_killed_at_any_time_costs_no_bit(commands, extent, figure):
         for instant in rows[i]:
             if instant:
                 place, call = instant
-                code = commands.run(name, PLACE=place, CALL=str(call), SIGNAL=str(int(signal.SIGKILL)))
-                assert code in (-signal.SIGKILL, 0)  # a run that goes on may not come to that call again
+                code = commands.run(
+                    name, PLACE=place, CALL=str(call), SIGNAL=str(int(signal.SIGKILL))
+                )
+                assert code in (
+                    -signal.SIGKILL,
+                    0,
+                )  # a run that goes on may not come to that call again
             else:
                 process = commands.start(name)
                 time.sleep(times[i])
@@ -181,7 +205,10 @@ def test_killed_at_any_time_costs_no_bit(commands, extent, figure):
 
     with ThreadPoolExecutor(2) as pool:
         equal = list(pool.map(kill, range(len(rows))))
-    figure("R2", f"{sum(equal)} of {len(equal)} runs that were killed, up to three times, equal the one that was not")
+    figure(
+        "R2",
+        f"{sum(equal)} of {len(equal)} runs that were killed, up to three times, equal the one that was not",
+    )
     assert all(equal)
 
 
@@ -200,15 +227,23 @@ def test_sigterm_to_the_group_saves_and_ends_soon(commands, extent, figure):
         os.killpg(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         seconds.append(time.monotonic() - start)
-        if process.returncode == -signal.SIGTERM:  # before or after Python listened; a shell calls this 143 too
+        if (
+            process.returncode == -signal.SIGTERM
+        ):  # before or after Python listened; a shell calls this 143 too
             folder = commands.prefix / "distill" / name
             assert not folder.exists() or (folder / "result.json").exists()
         elif process.returncode:
-            assert (process.returncode, err) == (143, b"edkd: stopped; --resume goes on from here\n")
+            assert (process.returncode, err) == (
+                143,
+                b"edkd: stopped; --resume goes on from here\n",
+            )
         assert commands.run(name, *wandb) == 0
         equal += commands.outcome(name) == commands.outcome("whole")
     p95 = statistics.quantiles(seconds, n=20)[-1]
-    figure("R4", f"{equal} of {instants} saved, ended with 143 and went on bit by bit; p95 {p95:.1f} s from the signal")
+    figure(
+        "R4",
+        f"{equal} of {instants} saved, ended with 143 and went on bit by bit; p95 {p95:.1f} s from the signal",
+    )
     assert equal == instants
     assert p95 <= extent(15, 5)  # the short form may run beside other work
 
@@ -243,7 +278,9 @@ def test_a_second_signal_ends_at_once(words, tmp_path):
 
 def test_a_signal_to_the_whole_group_with_data_workers(image_folder, tmp_path):
     """As Ctrl-C or a scheduler sends it: the run saves although its workers belong to it, and goes on."""
-    commands = Commands([*image_folder, "DATASET.NUM_WORKERS", "2", "EXPERIMENT.NAME"], tmp_path, "NONE")
+    commands = Commands(
+        [*image_folder, "DATASET.NUM_WORKERS", "2", "EXPERIMENT.NAME"], tmp_path, "NONE"
+    )
     assert commands.run("whole") == 0
     assert commands.run("a", PLACE="step", CALL="4", SIGNAL="15", GROUP="") == 143
     assert load_checkpoint(tmp_path / "distill/a/latest")["progress"]["step"] == 1
@@ -260,5 +297,9 @@ def test_a_signal_while_torch_is_loaded_is_one_line():
         if b"torch.version" in line:
             process.send_signal(signal.SIGINT)
             break
-    rest = [line for line in process.communicate()[1].splitlines() if not line.startswith(b"import time")]
+    rest = [
+        line
+        for line in process.communicate()[1].splitlines()
+        if not line.startswith(b"import time")
+    ]
     assert (process.returncode, rest) == (130, [b"edkd: stopped; --resume goes on from here"])

@@ -43,7 +43,9 @@ def bits(value):
         return value.dtype, value.shape, value.flatten().view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
         return {key: bits(item) for key, item in value.items()}
-    return [bits(item) for item in value] if isinstance(value, (list, tuple)) else (type(value), value)
+    return (
+        [bits(item) for item in value] if isinstance(value, (list, tuple)) else (type(value), value)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,17 @@ def small(tmp_path_factory):
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     network(torch.ones(1, 4)).sum().backward()
     optimizer.step()
-    state = {"epoch": 1, "model": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": {}}
+    state = {
+        "epoch": 1,
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": {},
+    }
     path = tmp_path_factory.mktemp("small") / "latest"
-    save_checkpoint(state | {"history": [{"epoch": 1, "test_top1": 0.5}], "config": "SOLVER:\n  LR: 0.1\n"}, path)
+    save_checkpoint(
+        state | {"history": [{"epoch": 1, "test_top1": 0.5}], "config": "SOLVER:\n  LR: 0.1\n"},
+        path,
+    )
     return path
 
 
@@ -118,7 +128,12 @@ def arrays(state):
 def floats(state, change):
     """The weights of a state with something done to those that are no counters."""
     return saved(
-        {"model": {key: change(value) if value.is_floating_point() else value for key, value in state.items()}}
+        {
+            "model": {
+                key: change(value) if value.is_floating_point() else value
+                for key, value in state.items()
+            }
+        }
     )
 
 
@@ -128,7 +143,9 @@ FOREIGN = {  # name -> the bytes of a file, made of a model's state; {}: a folde
     "zeros": lambda state: bytes(4096),
     "a picture": lambda state: picture(),
     "a page of a server": lambda state: b"<!DOCTYPE html><html><title>404 Not Found</title></html>",
-    "a pointer of Git LFS": lambda state: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a pointer of Git LFS": lambda state: (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    ),
     "JSON": lambda state: json.dumps({"model": {"conv1.weight": [0.0]}}).encode(),
     "YAML": lambda state: (CONFIGS / "cifar100/kd.yaml").read_bytes(),
     "a folder": lambda state: {},
@@ -142,9 +159,15 @@ FOREIGN = {  # name -> the bytes of a file, made of a model's state; {}: a folde
     "a number": lambda state: saved(3),
     "numbers in place of tensors": lambda state: saved({"model": dict.fromkeys(state, 0.0)}),
     "the older format, cut short": lambda state: older({"model": state})[:-1000],
-    "another architecture": lambda state: saved({"model": get_model("cifar", "vgg8", 10).state_dict()}),
-    "another depth": lambda state: saved({"model": get_model("cifar", "resnet14", 10).state_dict()}),
-    "another number of classes": lambda state: saved({"model": get_model("cifar", "resnet8", 100).state_dict()}),
+    "another architecture": lambda state: saved(
+        {"model": get_model("cifar", "vgg8", 10).state_dict()}
+    ),
+    "another depth": lambda state: saved(
+        {"model": get_model("cifar", "resnet14", 10).state_dict()}
+    ),
+    "another number of classes": lambda state: saved(
+        {"model": get_model("cifar", "resnet8", 100).state_dict()}
+    ),
     "complex numbers": lambda state: floats(state, lambda value: value.to(torch.complex64)),
     "floats of 8 bits": lambda state: floats(state, lambda value: value.to(torch.float8_e4m3fn)),
     "integers": lambda state: floats(state, lambda value: value.to(torch.int32)),
@@ -205,7 +228,9 @@ CALLS = {
 }
 HIDDEN = {
     "alone": lambda evil: evil,
-    "among weights": lambda evil: {"model": {"conv1.weight": torch.ones(3), "bn1.weight": evil, "fc": torch.ones(2)}},
+    "among weights": lambda evil: {
+        "model": {"conv1.weight": torch.ones(3), "bn1.weight": evil, "fc": torch.ones(2)}
+    },
     "as a key": lambda evil: {"model": torch.ones(3), "opt": [({"lr": 0.1}, evil)]},
     "in a Namespace": lambda evil: {"model": {}, "opt": argparse.Namespace(lr=evil)},
     "in what looks like one": lambda evil: {"model": {}, "opt": Options(lr=evil)},
@@ -224,7 +249,9 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, figure):
             load_checkpoint(path)
         if mark.exists():
             executed.append((call, hidden, kind))
-        pickle.loads(path.read_bytes()) if kind == "pickle" else torch.load(path, weights_only=False)
+        pickle.loads(path.read_bytes()) if kind == "pickle" else torch.load(
+            path, weights_only=False
+        )
         assert mark.exists(), "a loader that believes it does run it: the attack is one"
         mark.unlink()
     figure("R6", f"{len(executed)} of {tried} malicious checkpoints executed")
@@ -283,9 +310,15 @@ def test_the_name_of_a_run_leads_nowhere_else(tmp_path, tool, figure):
     (prefix / "distill" / "link").symlink_to(outside)
     (prefix / "project").symlink_to(outside)
     names = [
-        *(("NAME", name) for name in ("../../x", "..", ".", str(outside), "a/../../../outside", "link", "link/x")),
+        *(
+            ("NAME", name)
+            for name in ("../../x", "..", ".", str(outside), "a/../../../outside", "link", "link/x")
+        ),
         *(("TAG", name) for name in ("../../outside/x", str(outside / "x"))),
-        *(("PROJECT", name) for name in ("..", "../outside", str(outside), "project", "distill/../..")),
+        *(
+            ("PROJECT", name)
+            for name in ("..", "../outside", str(outside), "project", "distill/../..")
+        ),
     ]
     before, accepted = tree(tmp_path), []
     for key, name in names:
@@ -311,8 +344,14 @@ ARCHIVES = {
     "a member above, after a harmless one": [member("good"), member("good/../../evil")],
     "an absolute member": [member("{outside}/evil")],
     "a folder above": [member("../evil", tarfile.DIRTYPE)],
-    "a link, and a file through it": [member("link", tarfile.SYMTYPE, "{outside}"), member("link/evil")],
-    "a relative link, and a file through it": [member("link", tarfile.SYMTYPE, "../outside"), member("link/evil")],
+    "a link, and a file through it": [
+        member("link", tarfile.SYMTYPE, "{outside}"),
+        member("link/evil"),
+    ],
+    "a relative link, and a file through it": [
+        member("link", tarfile.SYMTYPE, "../outside"),
+        member("link/evil"),
+    ],
     "a link to a file, and a file of its name": [
         member("x", tarfile.SYMTYPE, "{outside}/thesis.tex"),
         member("x"),
@@ -339,14 +378,22 @@ def test_an_archive_unpacks_nowhere_else(tmp_path, figure):
             with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
                 for info in members:
                     info = info.replace(
-                        name=info.name.format(outside=outside), linkname=info.linkname.format(outside=outside)
+                        name=info.name.format(outside=outside),
+                        linkname=info.linkname.format(outside=outside),
                     )
                     tar.addfile(info, io.BytesIO(b"evil"))
         with suppress(UserError):  # an absolute name may become one inside
             download.unpack(archive, folder, {})
-        plain = all(path.is_dir() or path.is_file() for path in folder.rglob("*") if not path.is_symlink())
+        plain = all(
+            path.is_dir() or path.is_file() for path in folder.rglob("*") if not path.is_symlink()
+        )
         linked = any(path.is_symlink() for path in folder.rglob("*"))
-        if tree(outside) != before or sorted(tmp_path.iterdir()) != [folder, outside] or linked or not plain:
+        if (
+            tree(outside) != before
+            or sorted(tmp_path.iterdir()) != [folder, outside]
+            or linked
+            or not plain
+        ):
             escaped.append(name)
     figure("R6", f"{len(escaped)} of {len(ARCHIVES)} malicious archives wrote outside")
     assert escaped == []
@@ -354,11 +401,17 @@ def test_an_archive_unpacks_nowhere_else(tmp_path, figure):
 
 def test_a_malicious_memo_or_run_touches_nothing_else(tmp_path, tool, figure):
     """A segment that is a link elsewhere; code where JSON belongs."""
-    mark, outside, about = tmp_path / "executed", tmp_path / "outside", {"num_keys": 9, "row_bytes": 4}
+    mark, outside, about = (
+        tmp_path / "executed",
+        tmp_path / "outside",
+        {"num_keys": 9, "row_bytes": 4},
+    )
     code = f"__import__('os').system('touch {mark}')"
     write(outside, {"thesis.tex": 64 * "x"})
     folder = tmp_path / "memos" / "memo_0123456789abcdef"
-    Store(folder.parent, folder.name, about, 1e9, print).add(np.array([1]), np.ones((1, 4), np.uint8))
+    Store(folder.parent, folder.name, about, 1e9, print).add(
+        np.array([1]), np.ones((1, 4), np.uint8)
+    )
     (folder / ("0" * 32)).symlink_to(outside / "thesis.tex")
     (folder / ("1" * 32)).symlink_to(outside)
     Store(folder.parent, folder.name, about, 1e9, lambda line: None).read(np.arange(9))
@@ -366,7 +419,9 @@ def test_a_malicious_memo_or_run_touches_nothing_else(tmp_path, tool, figure):
     (folder / ("0" * 32)).symlink_to(outside / "thesis.tex")
     for content in (
         code,
-        json.dumps({"row_bytes": code, "num_keys": 9, "teacher": code, "dataset": "x", "dtype": "y"}),
+        json.dumps(
+            {"row_bytes": code, "num_keys": 9, "teacher": code, "dataset": "x", "dtype": "y"}
+        ),
     ):
         (folder / "about.json").write_text(content)
         with pytest.raises(UserError, match=r"about.json is damaged; delete the folder"):
@@ -375,7 +430,14 @@ def test_a_malicious_memo_or_run_touches_nothing_else(tmp_path, tool, figure):
     delete_memo(folder)
     run = tmp_path / "run"
     for name in ("result.json", "metrics.jsonl"):
-        write(run, {"result.json": '{"last_test_top1": 1}', "metrics.jsonl": '{"test_top1": 1}', "config.yaml": "{}"})
+        write(
+            run,
+            {
+                "result.json": '{"last_test_top1": 1}',
+                "metrics.jsonl": '{"test_top1": 1}',
+                "config.yaml": "{}",
+            },
+        )
         (run / name).write_text(code)
         assert "holds no finished run" in tool("report", run).err
     figure("R6", f"{int(mark.exists())} of 6 malicious memos and runs executed")
@@ -397,12 +459,18 @@ def wrongly_taken(tool, tmp_path, recwarn):
             done = tool(*words)
         except Exception as error:  # what a user would see as a traceback
             return f"{words}: traceback of {error!r}"
-        lines = done.err.splitlines() + [str(warning.message) for warning in recwarn if warning.category is UserWarning]
+        lines = done.err.splitlines() + [
+            str(warning.message) for warning in recwarn if warning.category is UserWarning
+        ]
         if done.code != 2 or len(lines) != 1 or not lines[0].startswith("edkd: error: "):
             return f"{words}: {done.code}, {lines}"
         if lacking := [word for word in named if word not in lines[0]]:
             return f"{words}: {lines} does not say {lacking}"
-        return "" if (tree(tmp_path), sorted(tmp_path.rglob("*"))) == before else f"{words}: something was written"
+        return (
+            ""
+            if (tree(tmp_path), sorted(tmp_path.rglob("*"))) == before
+            else f"{words}: something was written"
+        )
 
     return run
 
@@ -455,7 +523,10 @@ PAIRS = [
     (["SOLVER.NESTEROV", "True", "SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV"),
     (["DATASET.VAL_SPLIT", "0.999"], "DATASET.VAL_SPLIT"),
     (["DATASET.TYPE", "imagenet"], "DISTILLER.STUDENT is 'resnet8'"),
-    (["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet20", "DISTILLER.TEACHER_CKPT", ""], "DISTILLER.TEACHER"),
+    (
+        ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet20", "DISTILLER.TEACHER_CKPT", ""],
+        "DISTILLER.TEACHER",
+    ),
     (["EXPERIMENT.NAME", 300 * "x"], "EXPERIMENT.NAME"),
     (["EXPERIMENT.PROJECT", 300 * "x"], "EXPERIMENT.PROJECT"),
     (["EXPERIMENT.NAME", "a\0b"], "EXPERIMENT.NAME"),
@@ -476,7 +547,10 @@ def test_mistakes_in_configurations(tmp_path, words, wrongly_taken, figure):
 
 
 def report(wrong, what, figure):
-    figure("R7", f"{len(wrong) - wrong.count('')} of {len(wrong)} malformed {what} not refused in one line")
+    figure(
+        "R7",
+        f"{len(wrong) - wrong.count('')} of {len(wrong)} malformed {what} not refused in one line",
+    )
     assert [line for line in wrong if line] == []
 
 
@@ -499,7 +573,10 @@ TEACHERS = [  # what is done to the teacher's weights, what the line names besid
     (lambda state: saved({"epoch": 3}), "it lacks bn1.bias"),
     (lambda state: saved([state]), "holds list"),
     (lambda state: saved({"model": state | {"fc.bias": torch.ones(11)}}), "fc.bias is (11,) there"),
-    (lambda state: saved({"model": {key: state[key] for key in state if key != "fc.bias"}}), "lacks fc.bias"),
+    (
+        lambda state: saved({"model": {key: state[key] for key in state if key != "fc.bias"}}),
+        "lacks fc.bias",
+    ),
     (lambda state: saved({"model": state | {"extra.weight": torch.ones(1)}}), "has extra.weight"),
     (lambda state: saved({"model": {f"backbone.{key}": state[key] for key in state}}), "backbone"),
     (lambda state: FOREIGN["sparse tensors"](state), "conv1.weight"),
@@ -517,17 +594,33 @@ LATEST = [  # what is done to `latest` and the one before it, what the line name
     (lambda state: saved(without(state, "history")), "'latest' in"),
     (lambda state: saved(without(state, "optimizer")), "'latest' in"),
     (lambda state: saved(state | {"history": 3}), "'latest' in"),
-    (lambda state: saved(state | {"history": 4 * state["history"]}), "SOLVER.EPOCHS is 3, but 4 are done"),
-    (lambda state: saved(state | {"model": get_model("cifar", "resnet14", 10).state_dict()}), "'latest' in"),
-    (lambda state: saved(state | {"identity": state["identity"] | {"precision": "float16"}}), "precision float16"),
-    (lambda state: saved(state | {"identity": state["identity"] | {"number of training images": 7}}), "images 7"),
+    (
+        lambda state: saved(state | {"history": 4 * state["history"]}),
+        "SOLVER.EPOCHS is 3, but 4 are done",
+    ),
+    (
+        lambda state: saved(state | {"model": get_model("cifar", "resnet14", 10).state_dict()}),
+        "'latest' in",
+    ),
+    (
+        lambda state: saved(state | {"identity": state["identity"] | {"precision": "float16"}}),
+        "precision float16",
+    ),
+    (
+        lambda state: saved(
+            state | {"identity": state["identity"] | {"number of training images": 7}}
+        ),
+        "images 7",
+    ),
     (lambda state: saved(state | {"progress": {"step": 3}}), "'latest' in"),
 ]
 
 
 def test_mistakes_in_checkpoints(tmp_path, words, train, wrongly_taken, figure):
     wrong, evaluate = [], ["eval", "-m", "resnet8", "-d", "digits", "-c"]
-    student, teacher = (get_model("cifar", name, 10).state_dict() for name in ("resnet8", "resnet14"))
+    student, teacher = (
+        get_model("cifar", name, 10).state_dict() for name in ("resnet8", "resnet14")
+    )
     for number, (name, named) in enumerate(EVALUATED):
         write(tmp_path / f"{number}.pth", FOREIGN[name](student))
         wrong.append(wrongly_taken([*evaluate, tmp_path / f"{number}.pth"], named, f"{number}.pth"))
@@ -553,7 +646,10 @@ def test_mistakes_in_checkpoints(tmp_path, words, train, wrongly_taken, figure):
     report(wrong, "checkpoints", figure)
 
 
-FINISHED = {"result.json": '{"last_test_top1": 1, "best_test_top1": 1, "parameters": 3}', "config.yaml": "LOG: {}\n"}
+FINISHED = {
+    "result.json": '{"last_test_top1": 1, "best_test_top1": 1, "parameters": 3}',
+    "config.yaml": "LOG: {}\n",
+}
 FINISHED |= {"metrics.jsonl": '{"epoch": 1, "test_top1": 1.0}\n'}
 RUNS = [  # what a finished run holds in place of the above
     {"result.json": "{"},
@@ -578,7 +674,9 @@ def test_mistakes_in_runs_to_report(tmp_path, tool, wrongly_taken, figure):
     for content in RUNS:
         write(tmp_path / "run", FINISHED | content)
         wrong.append(
-            wrongly_taken(["report", tmp_path / "run", "--picture", tmp_path / "x.png"], str(tmp_path / "run"))
+            wrongly_taken(
+                ["report", tmp_path / "run", "--picture", tmp_path / "x.png"], str(tmp_path / "run")
+            )
         )
     report(wrong, "runs", figure)
 
@@ -597,7 +695,11 @@ SETS = [  # DATASET.TYPE, what DATASET.ROOT holds (`write`), what the line names
     ),
     ("cifar10", {"cifar-10-batches-py": {"data_batch_1": {}}}, "cifar-10-batches-py is damaged"),
     ("cifar100", {"cifar-10-batches-py": {}}, "no data set at"),
-    ("cifar100", {"cifar-100-python": {"train": b"", "test": b"", "meta": b""}}, "cifar-100-python is damaged"),
+    (
+        "cifar100",
+        {"cifar-100-python": {"train": b"", "test": b"", "meta": b""}},
+        "cifar-100-python is damaged",
+    ),
     ("imagenet", "a file", "no folder"),
     ("imagenet", {"val": IMAGES}, "/train"),
     ("imagenet", {"train": IMAGES}, "/val"),
@@ -607,9 +709,18 @@ SETS = [  # DATASET.TYPE, what DATASET.ROOT holds (`write`), what the line names
     ("imagenet", {"train": IMAGES["a"], "val": IMAGES}, "/train"),
     ("imagenet", {"train": {"a": {"1.txt": "a picture"}}, "val": IMAGES}, "/train"),
     ("imagenet", {"train": IMAGES, "val": {"a": IMAGES["a"]}}, "only one holds 'b'"),
-    ("imagenet", {"train": IMAGES, "val": {"a": IMAGES["a"], "B": IMAGES["b"]}}, "only one holds 'B'"),
+    (
+        "imagenet",
+        {"train": IMAGES, "val": {"a": IMAGES["a"], "B": IMAGES["b"]}},
+        "only one holds 'B'",
+    ),
 ]
-PICTURES = [b"", b"a picture", picture()[:60], picture()[:16] + b"\x7f\xff\xff\xff" + picture()[20:]]
+PICTURES = [
+    b"",
+    b"a picture",
+    picture()[:60],
+    picture()[:16] + b"\x7f\xff\xff\xff" + picture()[20:],
+]
 """What a file of an image may hold: it is read when its turn comes."""
 
 
@@ -660,7 +771,12 @@ def test_mistakes_in_command_lines(tmp_path, monkeypatch, words, wrongly_taken, 
     monkeypatch.chdir(tmp_path)
     commands = [(line.split(), named) for line, named in LINES]
     wrong = [
-        wrongly_taken([*command, *words, "a"] if command[0] == "train" and command[-1] != "--cfg" else command, named)
+        wrongly_taken(
+            [*command, *words, "a"]
+            if command[0] == "train" and command[-1] != "--cfg"
+            else command,
+            named,
+        )
         for command, named in commands
     ]
     report(wrong, "command lines", figure)
@@ -672,8 +788,12 @@ def test_mistakes_in_command_lines(tmp_path, monkeypatch, words, wrongly_taken, 
 def edits(word, letters):
     """All words at a distance of one edit: a deletion, a transposition, a replacement or an insertion."""
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    changed = {a + b[1:] for a, b in halves} | {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
-    return changed.union(*({a + letter + b[1:], a + letter + b} for a, b in halves for letter in letters)) - {word}
+    changed = {a + b[1:] for a, b in halves} | {
+        a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1
+    }
+    return changed.union(
+        *({a + letter + b[1:], a + letter + b} for a, b in halves for letter in letters)
+    ) - {word}
 
 
 def typo(word, known, draw):
@@ -682,7 +802,9 @@ def typo(word, known, draw):
         i = draw.choice([i for i, letter in enumerate(word) if letter.isalpha()])
         letter, rest = word[i], word[i + 1 :]
         other = draw.choice(string.ascii_uppercase if letter.isupper() else string.ascii_lowercase)
-        wrong = word[:i] + draw.choice([rest, letter + letter + rest, rest[:1] + letter + rest[1:], other + rest])
+        wrong = word[:i] + draw.choice(
+            [rest, letter + letter + rest, rest[:1] + letter + rest[1:], other + rest]
+        )
         if wrong not in known and edits(wrong, {*"".join(known)}) & {*known} == {word}:
             return wrong
 
@@ -692,7 +814,11 @@ def typos(draw):
     keys, models = [key for key, _ in flatten(load_cfg())], model_names("cifar")
     for key in draw.sample(keys, 10):
         *group, name = key.split(".")
-        siblings = {other.split(".")[len(group)] for other in keys if other.split(".")[: len(group)] == group}
+        siblings = {
+            other.split(".")[len(group)]
+            for other in keys
+            if other.split(".")[: len(group)] == group
+        }
         wrong = typo(name, siblings, draw)
         yield [".".join([*group, wrong]), "1"], key
     for group in draw.sample(sorted({key.split(".")[0] for key in keys}), 4):
@@ -711,5 +837,8 @@ def test_a_typo_is_answered_with_the_word_that_was_meant(tmp_path, tool, figure)
         done = tool("train", "LOG.PREFIX", tmp_path / "o", *pair)
         if done.code != 2 or f"did you mean '{meant}'?" not in done.err:
             missed.append((pair, done.err))
-    figure("R13", f"{len(asked) - len(missed)} of {len(asked)} typos answered with the word that was meant")
+    figure(
+        "R13",
+        f"{len(asked) - len(missed)} of {len(asked)} typos answered with the word that was meant",
+    )
     assert missed == []

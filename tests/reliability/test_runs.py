@@ -54,8 +54,16 @@ def test_of_two_runs_at_once_in_one_folder_one_is_refused(words, tmp_path, exten
         (*_, complaint) = pool.submit(train_at, 0, [*words, "whole"]).result()
         assert complaint == ""
         for i in range(pairs):
-            command = [*words, f"pair {i // 2}", "LOG.SAVE_CHECKPOINT_FREQ", "1", *(["--resume"] if i % 2 else [])]
-            if i % 2:  # what is gone on with is the run of the pair before, as it was after its first epoch
+            command = [
+                *words,
+                f"pair {i // 2}",
+                "LOG.SAVE_CHECKPOINT_FREQ",
+                "1",
+                *(["--resume"] if i % 2 else []),
+            ]
+            if (
+                i % 2
+            ):  # what is gone on with is the run of the pair before, as it was after its first epoch
                 folder = tmp_path / "distill" / f"pair {i // 2}"
                 (folder / "latest").write_bytes((folder / "epoch_1").read_bytes())
             moment = time.time() + (5 if i == 0 else 0.3)
@@ -65,8 +73,13 @@ def test_of_two_runs_at_once_in_one_folder_one_is_refused(words, tmp_path, exten
             slowest = max(slowest, seconds)
             assert (code, refused) == (0, 2), complaint
             assert "already holds a run" in complaint or "is in use by another process" in complaint
-            unharmed += outcome(tmp_path / "distill" / f"pair {i // 2}") == outcome(tmp_path / "distill/whole")
-    figure("R9", f"{unharmed} of {pairs} pairs begun at once: one refused, within {slowest:.1f} s, the other unharmed")
+            unharmed += outcome(tmp_path / "distill" / f"pair {i // 2}") == outcome(
+                tmp_path / "distill/whole"
+            )
+    figure(
+        "R9",
+        f"{unharmed} of {pairs} pairs begun at once: one refused, within {slowest:.1f} s, the other unharmed",
+    )
     assert unharmed == pairs
     assert slowest < extent(10, 2)
 
@@ -95,15 +108,22 @@ def test_a_file_system_without_locks_is_warned_of(train, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     done = train("a", "SOLVER.EPOCHS", "1")
     assert done.code == 0
-    assert "cannot be locked (No locks available): a second process in it is not noticed" in done.err
+    assert (
+        "cannot be locked (No locks available): a second process in it is not noticed" in done.err
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_standard_output_that_is_full_or_closed_ends_no_run(words, tmp_path):
     command = [sys.executable, TRAIN, *words]
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*command, "full"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
-    assert "cannot write standard output: No space left on device; the run goes on without" in done.stderr
+        done = subprocess.run(
+            [*command, "full"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
+        )
+    assert (
+        "cannot write standard output: No space left on device; the run goes on without"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert (tmp_path / "distill/full/result.json").exists()
 
@@ -114,7 +134,9 @@ class Grows(Distiller):
     def forward_train(self, image, target, **kwargs):
         logits, _ = self.student(image)
         losses = {"loss_ce": F.cross_entropy(logits, target)}
-        return logits, losses | ({"loss_late": 0.1 * logits.square().mean()} if kwargs["epoch"] > 1 else {})
+        return logits, losses | (
+            {"loss_late": 0.1 * logits.square().mean()} if kwargs["epoch"] > 1 else {}
+        )
 
 
 def test_a_method_may_have_other_terms_in_other_epochs(train, tmp_path, monkeypatch):
@@ -140,9 +162,13 @@ def test_another_number_of_threads_is_warned_of(train):
 PLACES = {
     "an image": lambda batch, student: batch.image[3, 1, 4, 4].fill_(torch.nan),
     "a weight": lambda batch, student: student.fc.weight.data[0, 0].fill_(torch.inf),
-    "a gradient": lambda batch, student: student.fc.bias.register_hook(lambda gradient: gradient * torch.nan),
+    "a gradient": lambda batch, student: student.fc.bias.register_hook(
+        lambda gradient: gradient * torch.nan
+    ),
     "a logit": lambda batch, student: student.fc.register_forward_hook(lambda m, i, out: out / 0),
-    "a feature": lambda batch, student: student.bn1.register_forward_hook(lambda m, i, out: out * torch.inf),
+    "a feature": lambda batch, student: student.bn1.register_forward_hook(
+        lambda m, i, out: out * torch.inf
+    ),
 }
 
 
@@ -154,7 +180,9 @@ def test_nothing_is_learned_from_what_is_not_finite(train, tmp_path, monkeypatch
         calls, weights = [], []
 
         def remember(self, weights=weights):
-            weights.append({key: value.clone() for key, value in self.distiller.student.named_parameters()})
+            weights.append(
+                {key: value.clone() for key, value in self.distiller.student.named_parameters()}
+            )
 
         def broken(self, epoch, *inputs, calls=calls, step=step, remember=remember):
             calls.append(1)
@@ -193,7 +221,10 @@ def test_nothing_is_learned_from_what_is_not_finite(train, tmp_path, monkeypatch
         about = json.loads((folder / "nonfinite.json").read_text())
         assert (about["epoch"], about["step"], len(about["index"])) == (epoch + 1, within + 1, 100)
         assert (folder / "latest").exists() == (epoch > 0)
-    figure("R10", f"{place} that is not finite, at {len(steps)} of {len(steps)} steps: no update after it, exit 3")
+    figure(
+        "R10",
+        f"{place} that is not finite, at {len(steps)} of {len(steps)} steps: no update after it, exit 3",
+    )
 
 
 WORKERS = {
@@ -247,7 +278,9 @@ def test_a_worker_that_dies_during_a_step_costs_nothing(image_folder, tmp_path):
         "Trainer.train_step = kills\n"
     )
     command = [sys.executable, TRAIN, *image_folder, "DATASET.NUM_WORKERS", "2", "EXPERIMENT.NAME"]
-    done = subprocess.run([*command, "a", "--plugin", plugin], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [*command, "a", "--plugin", plugin], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 4, done.stderr
     assert "a data worker died" in done.stderr
     assert load_checkpoint(tmp_path / "distill/a/latest")["progress"]["step"] == 1
@@ -256,7 +289,9 @@ def test_a_worker_that_dies_during_a_step_costs_nothing(image_folder, tmp_path):
     assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 
-@pytest.mark.parametrize("method", [name for name, cls in distiller_dict.items() if cls.needs_teacher])
+@pytest.mark.parametrize(
+    "method", [name for name, cls in distiller_dict.items() if cls.needs_teacher]
+)
 def test_a_teacher_is_never_changed(train, teacher, monkeypatch, figure, method):
     """Weights and statistics in memory, and the file; with its answers remembered and without."""
     run, prints, file = Trainer.train, [], teacher.read_bytes()
@@ -273,7 +308,10 @@ def test_a_teacher_is_never_changed(train, teacher, monkeypatch, figure, method)
     monkeypatch.setattr(Trainer, "train", train_between)
     for i, memo in enumerate(("True", "False")):
         assert train(f"run {i}", "DISTILLER.TYPE", method, "TEACHER_MEMO.ENABLED", memo).code == 0
-    figure("R14", f"{method}: {len(prints)} hashes of the teacher before and after training, {len(set(prints))} value")
+    figure(
+        "R14",
+        f"{method}: {len(prints)} hashes of the teacher before and after training, {len(set(prints))} value",
+    )
     assert len(prints) == 4
     assert len(set(prints)) == 1
     assert teacher.read_bytes() == file
@@ -330,9 +368,15 @@ def test_no_logger_changes_what_is_trained(train, tmp_path, monkeypatch, figure)
         assert (done.code, done.err) == (0, ""), done
         results[name] = outcome(tmp_path / "distill" / name)
         if name.endswith("hangs"):
-            assert f"{'Wandb' if 'wandb' in name else 'TensorBoard'} is off: no answer for 0.5 s" in done.out
+            assert (
+                f"{'Wandb' if 'wandb' in name else 'TensorBoard'} is off: no answer for 0.5 s"
+                in done.out
+            )
     equal = sum(result == results["off"] for result in results.values())
-    figure("R15", f"loggers {', '.join(results)}: {equal} of {len(results)} with the same weights and figures")
+    figure(
+        "R15",
+        f"loggers {', '.join(results)}: {equal} of {len(results)} with the same weights and figures",
+    )
     assert equal == len(results)
 
 
@@ -341,14 +385,18 @@ def read_only(*args, **kwargs):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_number_of_workers_does_not_change_what_is_trained(image_folder, tmp_path, tool, figure):
+def test_the_number_of_workers_does_not_change_what_is_trained(
+    image_folder, tmp_path, tool, figure
+):
     names = [f"{workers} workers" for workers in (0, 1, 2)]
     for name in names:
         words = [*image_folder, "EXPERIMENT.NAME", name, "DATASET.NUM_WORKERS", name[0]]
         assert tool("train", *words).code == 0
     results = [outcome(tmp_path / "distill" / name) for name in names]
     equal = sum(result == results[0] for result in results)
-    figure("R15", f"{', '.join(names)}: {equal} of {len(results)} with the same weights and figures")
+    figure(
+        "R15", f"{', '.join(names)}: {equal} of {len(results)} with the same weights and figures"
+    )
     assert equal == len(results)
 
 
@@ -364,9 +412,14 @@ class Scatters(Distiller):
 
 def test_deterministic_refuses_what_is_not(train, monkeypatch):
     monkeypatch.setitem(distiller_dict, "NONE", Scatters)
-    refused = train("a", "DISTILLER.TYPE", "NONE", "SOLVER.DETERMINISTIC", "True", "SOLVER.AMP", "off")
+    refused = train(
+        "a", "DISTILLER.TYPE", "NONE", "SOLVER.DETERMINISTIC", "True", "SOLVER.AMP", "off"
+    )
     assert refused.code == 2
-    assert "SOLVER.DETERMINISTIC: put_ has no deterministic form here; set it False, in a run of another" in refused.err
+    assert (
+        "SOLVER.DETERMINISTIC: put_ has no deterministic form here; set it False, in a run of another"
+        in refused.err
+    )
     assert not torch.are_deterministic_algorithms_enabled()
 
 

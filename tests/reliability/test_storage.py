@@ -16,20 +16,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import outcome, tree
 
 from edkd.engine import checkpoint
 from edkd.engine.checkpoint import load_checkpoint, load_latest, save_checkpoint
 from edkd.engine.trainer import Trainer
 from edkd.errors import StorageError
 from edkd.models import get_model
+from tests.runs import outcome, tree
 
 
 def student_state(name):
     """What a run with SGD saves of a student for CIFAR-100."""
     torch.manual_seed(0)
     model = get_model("cifar", name, 100)
-    momentum = {i: {"momentum_buffer": torch.randn_like(p)} for i, p in enumerate(model.parameters())}
+    momentum = {
+        i: {"momentum_buffer": torch.randn_like(p)} for i, p in enumerate(model.parameters())
+    }
     return {"epoch": 1, "model": model.state_dict(), "optimizer": {"state": momentum}}
 
 
@@ -53,29 +55,53 @@ def save_and_die(folder, call):
 
     checkpoint.open = lambda path, mode: Watched(io.FileIO(path, mode))
     sys.setprofile(watch)
-    save_checkpoint({"epoch": 2, "model": torch.arange(9)}, folder / "latest", keep=folder / "latest.previous")
+    state = {"epoch": 2, "model": torch.arange(9)}
+    save_checkpoint(state, folder / "latest", keep=folder / "latest.previous")
     sys.setprofile(None)
     os._exit(0)
 
 
+def killed_at(folder, call):
+    """Whether a save was killed at that call; False where it ended before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            save_and_die(folder, call)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+    return os.WIFSIGNALED(status)
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_a_kill_at_any_call_of_a_save_leaves_a_checkpoint(tmp_path, figure):
+def test_a_kill_at_any_call_of_a_save_leaves_a_checkpoint(tmp_path, extent, figure):
+    """In the short form, at every 9th call and at the last ones, which rename."""
+    stride = extent(9, 1, all_=1)
     loads = kills = 0
-    while True:
+    calls = itertools.chain(range(1, 10_000, stride))
+    for call in calls:
         for epoch in (0, 1):
-            save_checkpoint({"epoch": epoch}, tmp_path / "latest", keep=tmp_path / "latest.previous")
-        if (child := os.fork()) == 0:
-            try:
-                save_and_die(tmp_path, kills + 1)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
+            save_checkpoint(
+                {"epoch": epoch}, tmp_path / "latest", keep=tmp_path / "latest.previous"
+            )
+        if not killed_at(tmp_path, call):
             break
         kills += 1
         loads += load_latest(tmp_path)["epoch"] in (1, 2)
-    assert os.WEXITSTATUS(status) == 0
     assert load_checkpoint(tmp_path / "latest")["epoch"] == 2
+
+    # Between two strides there is the end of the save: its renamings are all tried.
+    for late in range(call - stride + 1, call):
+        for epoch in (0, 1):
+            save_checkpoint(
+                {"epoch": epoch}, tmp_path / "latest", keep=tmp_path / "latest.previous"
+            )
+        if not killed_at(tmp_path, late):
+            break
+        kills += 1
+        loads += load_latest(tmp_path)["epoch"] in (1, 2)
+
     figure("R1", f"{loads} of {kills} kills at an I/O call of a save leave a checkpoint that loads")
     assert loads == kills >= 20
 
@@ -92,18 +118,23 @@ def room_for(size):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, figure):
-    old, new = student_state("resnet8"), student_state("resnet8") | {"epoch": 2}
+    old = student_state("resnet8")
+    new = student_state("resnet8") | {"epoch": 2}
     save_checkpoint(old, tmp_path / "latest", keep=tmp_path / "latest.previous")
-    before, kept = tree(tmp_path), 0
-    size = len(before["latest"])
+    before = tree(tmp_path)
+    size = (tmp_path / "latest").stat().st_size
+
+    kept = 0
+    message = r"latest: File too large; it takes .* MB; the old file is kept"
     for offset in range(0, size, -(-size // 200)):
-        with (
-            room_for(offset),
-            pytest.raises(StorageError, match=r"latest: File too large; it takes .* MB; the file as it was is kept"),
-        ):
+        with room_for(offset), pytest.raises(StorageError, match=message):
             save_checkpoint(new, tmp_path / "latest", keep=tmp_path / "latest.previous")
         kept += tree(tmp_path) == before
-    figure("R8", f"{kept} of 200 saves on a disk that fills in the middle leave the last good checkpoint, and no rest")
+    figure(
+        "R8",
+        f"{kept} of 200 saves on a disk that fills in the middle leave the last good checkpoint, "
+        "and no rest",
+    )
     assert kept == 200
 
 
@@ -115,13 +146,14 @@ def test_a_disk_that_turns_read_only(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(StorageError, match="latest: Read-only file system; the file as it was is kept"):
+    with pytest.raises(StorageError, match="latest: Read-only file system; the old file is kept"):
         save_checkpoint({"epoch": 1}, tmp_path / "latest")
 
 
 def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
     assert train("whole").code == 0
-    save, calls = Trainer.save, []
+    save = Trainer.save_epoch
+    calls = []
 
     def full(self, epoch):
         calls.append(1)
@@ -129,7 +161,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
             save(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save", full)
+        patch.setattr(Trainer, "save_epoch", full)
         stopped = train("a")
     assert stopped.code == 5
     assert "File too large; it takes" in stopped.err
@@ -137,36 +169,44 @@ def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
     assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 
-def test_a_disk_that_is_full_at_the_start(train, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_the_start(tool, digits, tmp_path, monkeypatch):
     before = tree(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1_000_000))
-    refused = train("a")
+    usage = namedtuple("Usage", "free")(1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    refused = tool("train", *digits, "a")
     assert refused.code == 5
     assert "the run's checkpoints take up to 3.8 MB, and 1.0 MB are free" in refused.err
     assert tree(tmp_path) == before
     assert not (tmp_path / "distill").exists()
 
 
-def test_the_room_that_is_asked_for_is_enough_and_not_much_more(train, tmp_path, monkeypatch):
-    asked, used = [], []
-    monkeypatch.setattr("edkd.engine.run.check_room", lambda folder, size: asked.append(size))
+@pytest.mark.parametrize(
+    ("solver", "method", "keep"),
+    [("SGD", "KD", 0), ("Adam", "KD", 0), ("SGD", "NONE", 1), ("SGD", "DML", 1)],
+)
+def test_the_required_room_is_enough_and_not_much_more(
+    train, tmp_path, monkeypatch, extent, solver, method, keep
+):
+    required = []
+    most = [0]
     replace = os.replace
 
-    def measure(source, target):  # just before a new file takes the place of an old one, most is used
+    def measure(source, target):
+        """Just before a new file takes the place of an old one, most is used."""
         files = Path(source).parent.iterdir()
-        used[-1] = max(used[-1], sum(path.stat().st_size for path in files if path.is_file()))
+        most[0] = max(most[0], sum(path.stat().st_size for path in files if path.is_file()))
         replace(source, target)
 
+    monkeypatch.setattr("edkd.engine.run.check_room", lambda folder, size: required.append(size))
     monkeypatch.setattr(os, "replace", measure)
-    for solver, method, keep in (("SGD", "KD", 0), ("Adam", "KD", 0), ("SGD", "NONE", 1), ("SGD", "DML", 1)):
-        used.append(0)
-        opts = ["SOLVER.TYPE", solver, "DISTILLER.TYPE", method, "LOG.SAVE_CHECKPOINT_FREQ", "1", "LOG.KEEP", keep]
-        assert train(f"{solver} {method} {keep}", *opts).code == 0
-    for most, size in zip(used, asked, strict=True):
-        assert most < size < 2 * most
+    opts = ["SOLVER.TYPE", solver, "DISTILLER.TYPE", method]
+    opts += ["LOG.SAVE_CHECKPOINT_FREQ", "1", "LOG.KEEP", keep]
+    opts += extent(["DISTILLER.STUDENT", "heavy"], [])
+    assert train("a", *opts).code == 0
+    assert most[0] < required[0] < 2 * most[0]
 
 
-def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(train, tmp_path):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(train, tmp_path):
     assert train("whole").code == train("a", "SOLVER.EPOCHS", "2").code == 0
     latest = tmp_path / "distill/a/latest"
     os.truncate(latest, latest.stat().st_size // 2)
@@ -178,25 +218,30 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(train, tmp_path):
     assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
 
 
-def test_numbered_checkpoints_are_kept_as_asked(train, tmp_path):
+def test_the_newest_numbered_checkpoints_are_kept(train, tmp_path):
     assert train("a", "LOG.SAVE_CHECKPOINT_FREQ", "1", "LOG.KEEP", "2").code == 0
     names = {path.name for path in (tmp_path / "distill/a").iterdir()}
-    assert {name for name in names if name[-1].isdigit()} == {"epoch_2", "epoch_3", "student_2", "student_3"}
+    numbered = {name for name in names if name[-1].isdigit()}
+    assert numbered == {"epoch_2", "epoch_3", "student_2", "student_3"}
 
 
-def test_what_a_verified_save_costs(tmp_path, extent, figure):
+def test_the_cost_of_a_verified_save(tmp_path, extent, figure):
     for name in ("resnet20", "resnet8x4"):
-        state, plain, verified = student_state(name), [], []
+        state = student_state(name)
+        plain = []
+        verified = []
         for _ in range(extent(5, 41)):
             for save, seconds in ((torch.save, plain), (verified_save, verified)):
                 start = time.perf_counter()
                 save(state, tmp_path / save.__name__)
                 seconds.append(time.perf_counter() - start)
+
         a, b = statistics.median(plain), statistics.median(verified)
         size = (tmp_path / "save").stat().st_size / 1e6
         figure(
             "R16",
-            f"{name}, {size:.1f} MB: {b / a:.2f} times a plain torch.save, {1e3 * b:.0f} against {1e3 * a:.0f} ms",
+            f"{name}, {size:.1f} MB: {b / a:.2f} times a plain torch.save, "
+            f"{1e3 * b:.0f} instead of {1e3 * a:.0f} ms",
         )
         assert b < extent(5, 2) * a  # the short form may run beside other work
 

@@ -1,0 +1,341 @@
+"""The contract of a method: what it is given, what it returns, what it must leave alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edkd.distillers import (
+    Distiller,
+    distiller_dict,
+    edkd_loss,
+    find_method,
+    method_names,
+    register,
+)
+from edkd.distillers._math import mean_prediction, warmup_factor
+from edkd.errors import UserError
+from edkd.keys import flatten
+from edkd.registry import METHODS
+from edkd.types import Batch, Output
+from tests.small import TinyNet, batch, config, info, make_distiller
+
+METHOD_NAMES = sorted(method_names())
+COHORTS = [name for name in METHOD_NAMES if find_method(name).is_cohort]
+SINGLE = [name for name in METHOD_NAMES if not find_method(name).is_cohort]
+TAUGHT = [name for name in SINGLE if find_method(name).needs_teacher]
+
+
+def total(distiller) -> float:
+    _, losses = distiller.train().training_step(batch())
+    return sum(loss.item() for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_step_trains_the_student_and_leaves_the_teacher(name):
+    distiller = make_distiller(name).train()
+    before = {key: value.clone() for key, value in distiller.teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), lr=0.1)
+
+    logits, losses = distiller.training_step(batch())
+    assert logits.shape == (8, 4)
+    assert all(loss.isfinite() and loss.requires_grad for loss in losses.values())
+    assert {key[:7] for key in losses} == {"loss_ce", "loss_kd"}
+    sum(losses.values()).backward()
+    optimizer.step()
+
+    assert all(parameter.grad is not None for parameter in distiller.student.parameters())
+    assert not distiller.teacher.training
+    after = distiller.teacher.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    assert not any(parameter.requires_grad for parameter in distiller.teacher.parameters())
+    assert distiller.get_extra_parameters() == 0
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_each_network_runs_once(name):
+    distiller = make_distiller(name).train()
+    calls = []
+    for network in (distiller.student, distiller.teacher):
+        network.register_forward_hook(lambda module, *_: calls.append(module))
+    distiller.training_step(batch())
+    assert calls == [distiller.student, distiller.teacher]
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_the_published_calls_work(name):
+    distiller = make_distiller(name)
+    about = batch()
+    logits, losses = distiller.train()(
+        image=about.image, target=about.target, index=about.index, epoch=1
+    )
+    assert logits.shape == (8, 4)
+    assert "loss_ce" in losses
+    distiller.eval()
+    with torch.no_grad():
+        expected = distiller.student(about.image)[0]
+        assert torch.equal(distiller(image=about.image), expected)
+
+
+CHANGES = [
+    ("KD", "KD.TEMPERATURE", 2),
+    ("KD", "KD.LOSS.CE_WEIGHT", 0.5),
+    ("KD", "KD.LOSS.KD_WEIGHT", 0.5),
+    *[
+        (method, f"{method}.{key}", value)
+        for method in ("DKD", "EDKD")
+        for key, value in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2), ("T", 1), ("WARMUP", 5)]
+    ],
+    ("EDKD", "EDKD.FORM", "reference"),
+    *[
+        (method, f"{method}.{key}", value)
+        for method in COHORTS
+        for key, value in [("CE_WEIGHT", 0.5), ("KD_WEIGHT", 0.5), ("T", 5)]
+    ],
+    ("DML", "DML.UPDATE", "alternating"),
+    ("ONE", "ONE.WARMUP", 5),
+    ("KDCL", "KDCL.ENSEMBLE", "naive"),
+    ("KDCL", "KDCL.ENSEMBLE", "linear"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CHANGES)
+def test_every_hyper_parameter_changes_the_loss(name, key, value):
+    assert total(make_distiller(name, key, value)) != total(make_distiller(name))
+
+
+def test_all_hyper_parameters_are_tested_above():
+    tested = {key for _, key, _ in CHANGES}
+    counted = {f"{name}.{key}" for name in COHORTS for key in ("STUDENTS", "NUM_STUDENTS")}
+    declared = {
+        key for name in METHOD_NAMES for key, _ in flatten(find_method(name).defaults, f"{name}.")
+    }
+    assert tested == declared - counted
+
+
+def test_warmup():
+    assert [warmup_factor(epoch, 4) for epoch in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
+    assert warmup_factor(1, 0) == 1.0
+    assert warmup_factor(torch.tensor(1.0), 4) == 0.25
+
+
+def test_an_unknown_form_is_refused():
+    logits = torch.randn(4, 5)
+    target = torch.zeros(4, dtype=torch.long)
+    with pytest.raises(UserError, match=r"form is 'Paper'.*did you mean 'paper'"):
+        edkd_loss(logits, logits, target, 1.0, 8.0, 4.0, form="Paper")
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(UserError, match="'KD'.*already registered by .*kd.py"):
+
+        @register("KD")
+        class Other(Distiller):
+            def losses(self, student, teacher, batch):
+                raise AssertionError
+
+    assert distiller_dict["KD"].__name__ == "KD"
+
+
+def test_a_class_that_defines_no_loss_is_refused():
+    with pytest.raises(UserError, match="must be a Distiller that defines losses or forward_train"):
+        METHODS.add("NOTHING", type("Nothing", (Distiller,), {}))
+    with pytest.raises(UserError, match="must be a class derived from Distiller"):
+        METHODS.add("NOTHING", TinyNet)
+
+
+class Published(Distiller):
+    """As in mdistiller: networks passed on, own modules, no `epoch` in the signature."""
+
+    def __init__(self, student, teacher, cfg):
+        super(Published, self).__init__(student, teacher)  # noqa: UP008
+        self.connector = nn.Linear(6, 12)
+
+    def forward_train(self, image, target, **kwargs):
+        logits_student, features_student = self.student(image)
+        with torch.no_grad():
+            _, features_teacher = self.teacher(image)
+        pooled = self.connector(features_student["pooled_feat"])
+        loss = (pooled - features_teacher["pooled_feat"]).square().mean()
+        return logits_student, {"loss_feat": loss}
+
+    def get_learnable_parameters(self):
+        return super().get_learnable_parameters() + list(self.connector.parameters())
+
+    def get_extra_parameters(self):
+        return sum(p.numel() for p in self.connector.parameters())
+
+
+def test_a_method_in_the_published_style_works():
+    distiller = make_distiller(Published).train()
+    _, losses = distiller.training_step(batch())
+    losses["loss_feat"].backward()
+    assert distiller.connector.weight.grad is not None
+    assert {key.split(".")[0] for key in distiller.trained_state()} == {"student", "connector"}
+
+    (group,) = distiller.parameter_groups()
+    assert len(group["params"]) == len({id(parameter) for parameter in group["params"]})
+    assert len(group["params"]) == len(list(distiller.student.parameters())) + 2
+
+
+class HoldsTheTeacherTwice(Distiller):
+    """Keeps the teacher, and a part of it, under names of its own."""
+
+    def __init__(self, student, teacher, cfg, data=None):
+        super().__init__(student, teacher, cfg, data)
+        self.guide = teacher
+        self.head = teacher.fc
+        self.project = nn.Linear(6, 12)
+
+    def losses(self, student, teacher, batch):
+        hint = self.head(self.project(student.features["pooled_feat"]))
+        return {"loss_kd": F.mse_loss(hint, teacher.logits)}
+
+
+def test_the_saved_state_is_without_the_teacher_under_whatever_name():
+    """It was dropped by the name `teacher.` alone, so a second name was saved."""
+    distiller = make_distiller(HoldsTheTeacherTwice)
+    assert {key.split(".")[0] for key in distiller.trained_state()} == {"student", "project"}
+    learnable = {id(p) for p in distiller.get_learnable_parameters()}
+    assert not learnable & {id(p) for p in distiller.teacher.parameters()}
+    assert distiller.get_extra_parameters() == 6 * 12 + 12
+
+
+class WithFactor(Distiller):
+    learning_rate_factors = {"project": 10.0}
+
+    def __init__(self, student, teacher, cfg, data=None):
+        super().__init__(student, teacher, cfg, data)
+        size = self.feature_shapes(student).pooled_feat[1]
+        self.project = nn.Linear(size, self.feature_shapes(teacher).pooled_feat[1])
+
+    def losses(self, student, teacher, batch):
+        hint = self.project(student.features["pooled_feat"])
+        return {"loss_kd": F.mse_loss(hint, teacher.features["pooled_feat"])}
+
+
+def test_a_child_can_have_a_factor_of_the_learning_rate():
+    distiller = make_distiller(WithFactor)
+    factors = {group["lr_factor"]: group["params"] for group in distiller.parameter_groups()}
+    assert factors.keys() == {1.0, 10.0}
+    assert {id(p) for p in factors[10.0]} == {id(p) for p in distiller.project.parameters()}
+
+
+def test_feature_shapes_are_found_without_touching_the_network():
+    distiller = make_distiller("KD")
+    teacher = distiller.teacher
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    shapes = distiller.feature_shapes(teacher)
+    assert shapes.feats == [(1, 12, 8, 8), (1, 12, 8, 8)]
+    assert shapes.pooled_feat == (1, 12)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not teacher.training
+
+
+class TwoViews(Distiller):
+    views = ("weak", "strong")
+
+    def losses(self, student, teacher, batch):
+        assert set(student) == set(teacher) == {"weak", "strong"}
+        across = F.mse_loss(student["strong"].logits, teacher["weak"].logits)
+        return {"loss_kd": across}
+
+
+def test_a_method_may_read_several_views():
+    from edkd.types import View
+
+    distiller = make_distiller(TwoViews).train()
+    weak, strong = batch(), batch(seed=2)
+    views = {"weak": View(weak.image, None), "strong": View(strong.image, None)}
+    logits, losses = distiller.training_step(Batch(weak.image, weak.target, views=views))
+    with torch.no_grad():
+        expected = [
+            F.cross_entropy(distiller.student(v.image)[0], weak.target) for v in views.values()
+        ]
+    assert losses["loss_ce"].item() == pytest.approx(sum(expected).item(), rel=1e-4)
+    assert logits.shape == (8, 4)
+
+
+def test_methods_add_up():
+    """KD+DKD: each network once, one task loss, the terms of both."""
+    combined = make_distiller("KD+DKD", "COMBINED.WEIGHTS", "[0.5,2.0]").train()
+    calls = []
+    combined.student.register_forward_hook(lambda *_: calls.append(1))
+    _, losses = combined.training_step(batch())
+    assert calls == [1]
+    assert list(losses) == ["loss_ce", "loss_kd_KD", "loss_kd_DKD"]
+
+    alone = {name: make_distiller(name).train().training_step(batch())[1] for name in ("KD", "DKD")}
+    assert losses["loss_ce"].item() == pytest.approx(alone["DKD"]["loss_ce"].item())
+    assert losses["loss_kd_KD"].item() == pytest.approx(0.5 * alone["KD"]["loss_kd"].item())
+    assert losses["loss_kd_DKD"].item() == pytest.approx(2 * alone["DKD"]["loss_kd"].item())
+    assert {key.split(".")[0] for key in combined.trained_state()} == {"student"}
+
+
+def test_parts_of_a_combination_keep_their_modules():
+    METHODS.add("TEST_FACTOR", WithFactor)
+    try:
+        combined = make_distiller("KD+TEST_FACTOR").train()
+        _, losses = combined.training_step(batch())
+        sum(losses.values()).backward()
+    finally:
+        METHODS.remove("TEST_FACTOR")
+    assert combined.parts[1].project.weight.grad is not None
+    factors = {group["lr_factor"] for group in combined.parameter_groups()}
+    assert factors == {1.0, 10.0}
+    assert combined.get_extra_parameters() == 6 * 12 + 12
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("KD+DML", "DML trains several students and cannot be combined"),
+        ("KD+KD", "names a method twice"),
+        ("KD+TEST_PUBLISHED", "TEST_PUBLISHED runs the networks itself"),
+        ("KD+DKDD", "unknown method 'DKDD', did you mean 'DKD'"),
+    ],
+)
+def test_what_cannot_be_combined_is_named(name, message):
+    METHODS.add("TEST_PUBLISHED", Published)
+    try:
+        with pytest.raises(UserError, match=message):
+            find_method(name)
+    finally:
+        METHODS.remove("TEST_PUBLISHED")
+
+
+def test_several_teachers_are_averaged_after_softening():
+    """The target is the weighted mean of softmax(z / T), at the method's own temperature."""
+    teachers = ["DISTILLER.TEACHER", "[TinyNet,TinyNet]", "DISTILLER.TEACHER_WEIGHTS", "[1.0,3.0]"]
+    cfg = config("DISTILLER.TYPE", "KD", *teachers)
+    torch.manual_seed(0)
+    teachers = nn.ModuleList([TinyNet(), TinyNet(channels=12)])
+    distiller = find_method("KD")(TinyNet(), teachers, cfg, info()).train()
+    assert not any(p.requires_grad for p in teachers.parameters())
+    assert not teachers[0].training
+
+    about = batch()
+    merged = distiller.run_teachers(about)
+    with torch.no_grad():
+        z = [teacher(about.image)[0] for teacher in teachers]
+    expected = 0.25 * (z[0] / 4).softmax(1) + 0.75 * (z[1] / 4).softmax(1)
+    torch.testing.assert_close((merged.logits / 4).softmax(1), expected)
+    with pytest.raises(UserError, match="several teachers have no common features"):
+        merged.features["pooled_feat"]
+
+
+def test_the_mean_prediction_of_equal_networks_is_theirs():
+    logits = torch.randn(5, 7)
+    merged = mean_prediction([logits, logits], [1.0, 2.0], 3.0)
+    torch.testing.assert_close((merged / 3).softmax(1), (logits / 3).softmax(1))
+
+
+def test_features_of_an_output_are_computed_once():
+    from edkd.types import LazyFeatures
+
+    calls = []
+    output = Output(torch.zeros(1), LazyFeatures(lambda: calls.append(1) or {"a": 1, "b": 2}))
+    logits, features = output
+    assert calls == []
+    assert (features["a"], features["b"], list(features), len(features)) == (1, 2, ["a", "b"], 2)
+    assert calls == [1]

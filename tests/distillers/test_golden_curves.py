@@ -1,0 +1,41 @@
+"""Each method reproduces its golden loss curve: 20 steps on the digits in float64."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+spec = importlib.util.spec_from_file_location("make_curves", GOLDEN / "make_curves.py")
+make_curves = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_curves)
+
+TOLERANCE = 1e-6
+"""Relative; rounding differs between processors, and 20 steps of SGD amplify it."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", make_curves.CASES)
+def test_the_curve_is_reproduced(case):
+    expected = make_curves.from_text((make_curves.CURVES / f"{case}.txt").read_text())
+    rows = make_curves.curve(case)
+    assert len(rows) == len(expected) == make_curves.STEPS
+    for number, (row, golden) in enumerate(zip(rows, expected, strict=True), 1):
+        for name, value in golden.items():
+            assert row[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-12), f"step {number}"
+
+
+def test_every_method_has_a_curve():
+    from edkd.distillers import method_names
+
+    shipped = {name for name in method_names() if not name.startswith("TEST_")}
+    assert shipped <= {words[0] for words in make_curves.CASES.values()}

@@ -1,0 +1,98 @@
+"""The golden loss curves: 20 steps of each method on the digits, in float64 on one thread.
+
+python tests/golden/make_curves.py    writes tests/golden/curves/*.txt
+
+The committed curves were made by the code before its restructuring; a change of the code must
+reproduce them, unless its commit says why the result changes.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from edkd.engine.build import build_data, build_distiller, build_trainer
+from edkd.engine.checkpoint import save_checkpoint
+from edkd.engine.config.load import load_config
+from edkd.models import get_model
+
+CURVES = Path(__file__).parent / "curves"
+STEPS = 20
+
+CASES = {
+    "NONE": ["NONE"],
+    "KD": ["KD"],
+    "DKD": ["DKD"],
+    "EDKD": ["EDKD"],
+    "EDKD_reference": ["EDKD", "EDKD.FORM", "reference"],
+    "DML": ["DML"],
+    "DML_alternating": ["DML", "DML.UPDATE", "alternating"],
+    "ONE": ["ONE"],
+    "OKDDip": ["OKDDip"],
+    "KDCL": ["KDCL"],
+    "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
+    "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+}
+
+
+def curve(case: str) -> list[dict[str, float]]:
+    """The terms of the loss in each of the first steps."""
+    method, *opts = CASES[case]
+    device = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        weights = Path(folder, "teacher")
+        save_checkpoint({"model": get_model("cifar", "resnet14", 10).state_dict()}, weights)
+        words = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", method]
+        words += ["DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8"]
+        words += ["DISTILLER.TEACHER_CKPT", str(weights), "SOLVER.AMP", "off", *opts]
+        cfg = load_config(opts=words)
+        data = build_data(cfg, device)
+        distiller = build_distiller(cfg, data).double()
+        trainer = build_trainer(cfg, data, distiller, Path(folder), device)
+
+    distiller.train()
+    rows: list[dict[str, float]] = []
+    epoch = 0
+    while len(rows) < STEPS:
+        epoch += 1
+        for inputs in data.train.inputs(epoch):
+            batch = data.train.batch(*inputs)
+            rows.append(one_step(trainer, replace(batch, image=batch.image.double(), epoch=epoch)))
+    return rows[:STEPS]
+
+
+def one_step(trainer, batch) -> dict[str, float]:
+    """The terms of the loss of a step, summed over its updates."""
+    total: dict[str, float] = {}
+    for turn in range(trainer.distiller.turns):
+        losses, _ = trainer.forward(batch, turn)
+        trainer.update.backward(losses)
+        trainer.update.step(losses, ends_step=turn + 1 == trainer.distiller.turns)
+        for name, loss in losses.items():
+            if name != "loss":
+                total[name] = total.get(name, 0.0) + loss.item()
+    return total
+
+
+def as_text(rows: list[dict[str, float]]) -> str:
+    """A line of names, then a line for each step."""
+    lines = [" ".join(["step", *rows[0]])]
+    for number, row in enumerate(rows, 1):
+        lines.append(" ".join([str(number), *map(repr, row.values())]))
+    return "\n".join(lines) + "\n"
+
+
+def from_text(text: str) -> list[dict[str, float]]:
+    """The reverse."""
+    names, *lines = [line.split() for line in text.splitlines()]
+    return [dict(zip(names[1:], map(float, line[1:]), strict=True)) for line in lines]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for case in CASES:
+        (CURVES / f"{case}.txt").write_text(as_text(curve(case)))
+        sys.stdout.write(f"{case}\n")

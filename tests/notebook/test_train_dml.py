@@ -1,0 +1,314 @@
+"""train_dml(config), its files, and its parts."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from edkd.errors import UserError
+from edkd.models import get_model
+from edkd.notebook import (
+    DEFAULT_CONFIG,
+    compute_dml_loss,
+    create_dml_config,
+    evaluate_dml_models,
+    evaluate_ensemble,
+    load_dml_models,
+    prepare_dataloaders,
+    train_dml,
+    train_epoch_dml,
+    validate_dml,
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Three epochs of two ResNet20; the rate falls after the second."""
+    return create_dml_config(
+        save_dir=str(tmp_path / "checkpoints"),
+        log_dir=str(tmp_path / "logs"),
+        device="cpu",
+        model="ResNet20",
+        epochs=3,
+        lr=0.05,
+        step_size=2,
+        save_freq=1,
+        num_classes=4,
+        experiment_name="x",
+    )
+
+
+def weights(models):
+    return [value for model in models for value in model.state_dict().values()]
+
+
+def momenta(folder, name):
+    state = torch.load(folder / f"{name}_model0_final.pth", weights_only=True)
+    return [slot["momentum_buffer"] for slot in state["optimizer_state_dict"]["state"].values()]
+
+
+def equal(some, others):
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def test_the_documented_results_and_files(config, images, tmp_path, capsys):
+    result = train_dml(config | {"print_freq": 3}, *images, images[1])
+    printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["epoch 1/3", "epoch 3/3"]
+
+    # The result.
+    assert set(result) == {
+        "models",
+        "best_accuracies",
+        "avg_best_accuracy",
+        "training_history",
+        "test_results",
+        "config",
+        "experiment_name",
+    }
+    history = result["training_history"]
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert [record["lr"] for record in history] == pytest.approx([0.05, 0.05, 0.005])
+    keys = {"model_idx", "train_loss", "train_acc", "val_loss", "val_acc"}
+    assert all([set(row) for row in record["models"]] == 2 * [keys] for record in history)
+    best = [max(record["models"][i]["val_acc"] for record in history) for i in (0, 1)]
+    assert result["best_accuracies"] == best
+    assert result["avg_best_accuracy"] == pytest.approx(sum(best) / 2)
+    assert set(result["test_results"]) == {"test_losses", "test_accs", "avg_test_acc"}
+    last = [row["val_acc"] for row in history[-1]["models"]]
+    assert result["test_results"]["test_accs"] == pytest.approx(last)
+
+    # The files.
+    folder = tmp_path / "checkpoints"
+    tags = ("best", "final", "epoch_1", "epoch_2", "epoch_3")
+    files = {f"x_model{i}_{tag}.pth" for i in (0, 1) for tag in tags}
+    assert {path.name for path in folder.iterdir()} == files | {"runs"}
+    assert (folder / "runs/x/result.json").is_file()
+    logs = {path.name for path in (tmp_path / "logs").iterdir()}
+    assert logs == {"x.log", "x_summary.json", "x"}
+    assert list((tmp_path / "logs/x").glob("events.*"))
+    assert len((tmp_path / "logs/x.log").read_text().splitlines()) == 3
+    summary = json.loads((tmp_path / "logs/x_summary.json").read_text())
+    assert summary["best_accuracies"] == best
+    assert summary["training_history"] == history
+
+    # The models from the files.
+    models, configs, device = load_dml_models([folder / f"x_model{i}_best.pth" for i in (0, 1)])
+    assert configs[0]["model"] == "ResNet20"
+    results = evaluate_dml_models(models, images[1], device, configs[0])
+    assert [row["accuracy"] for row in results[:2]] == pytest.approx(best)
+    assert [row["model_idx"] for row in results] == [0, 1, "ensemble"]
+    assert {row["total_samples"] for row in results} == {16}
+    assert not any(model.training for model in models)
+
+    # The ensemble is the mean of the probabilities.
+    models, _, _ = load_dml_models(str(folder / "x_model0_final.pth"), "cpu")
+    assert equal(weights(models), weights(result["models"][:1]))
+    alone = evaluate_ensemble(models, images[1], "cpu")
+    assert alone["accuracy"] == pytest.approx(last[0])
+    inputs, targets = images[1].dataset.tensors
+    both = [model.eval() for model in result["models"]]
+    with torch.no_grad():
+        mean = torch.stack([model(inputs)[0].softmax(1) for model in both]).mean(0)
+    together = evaluate_ensemble(both, images[1], "cpu")
+    assert together["loss"] == pytest.approx(F.nll_loss(mean.log(), targets).item(), rel=1e-4)
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path):
+    """Also where it continues from an earlier file, in another folder, with fewer files."""
+    whole = train_dml(config, *images)
+    folder = tmp_path / "checkpoints"
+    parts = config | {"experiment_name": "parts"}
+    train_dml(parts | {"epochs": 2}, *images)
+
+    second = {"resume": str(folder / "parts_model1_epoch_2.pth")}
+    first = {"resume": folder / "parts_model0_epoch_1.pth"}
+    elsewhere = {"save_dir": tmp_path / "elsewhere", "log_dir": tmp_path / "elsewhere"}
+    for more in (second, first, first | elsewhere):
+        torch.rand(7)
+        again = train_dml(parts | more, *images)
+        assert again["training_history"] == whole["training_history"]
+        assert again["best_accuracies"] == whole["best_accuracies"]
+        assert equal(weights(whole["models"]), weights(again["models"]))
+        assert equal(momenta(folder, "x"), momenta(more.get("save_dir", folder), "parts"))
+
+    # From the final file, without numbered checkpoints of the engine.
+    final = parts | {"resume": folder / "parts_model0_final.pth", "epochs": 4}
+    for file in (folder / "runs/parts").glob("epoch_*"):
+        file.unlink()
+    assert len(train_dml(final, *images)["training_history"]) == 4
+
+
+def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
+    folder = tmp_path / "checkpoints"
+    train_dml(config | {"epochs": 2}, *images)
+    resume = config | {"resume": folder / "x_model1_epoch_2.pth"}
+    for other, message in (
+        ({"model": "ResNet32"}, "resume: model was 'ResNet20' and is 'ResNet32'; give the same"),
+        ({"lr": 0.1}, "resume: lr was 0.05 and is 0.1"),
+        ({"model_num": 3}, "resume: model_num was 2 and is 3"),
+        ({"epochs": 1}, "resume: epochs is 1, but 2 are done"),
+        ({"resume": folder / "x_model0_best.pth"}, "is not <experiment>_model<i>_epoch_<n>.pth"),
+        ({"resume": folder / "y_model0_epoch_2.pth"}, "no checkpoint at .*y_model0_epoch_2.pth"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_dml(resume | other, *images)
+
+    with pytest.raises(UserError, match="x_summary.json exists already; resume"):
+        train_dml(config, *images)
+    fewer = DataLoader(TensorDataset(*(part[:8] for part in images[0].dataset.tensors)), 8)
+    with pytest.raises(UserError, match="resume: the training set was .*16.* and is .*8"):
+        train_dml(resume, fewer, images[1])
+
+    # The engine's run has moved on, and the checkpoint of the file is gone or damaged.
+    (folder / "runs/x/epoch_1").unlink()
+    with pytest.raises(UserError, match="runs/x has no checkpoint of epoch 1"):
+        train_dml(config | {"resume": folder / "x_model1_epoch_1.pth"}, *images)
+    (folder / "runs/x/epoch_2").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(UserError, match="runs/x/epoch_2 is damaged"):
+        train_dml(resume, *images)
+
+    # The file itself is damaged, or another one.
+    path = folder / "x_model0_epoch_1.pth"
+    torch.save({"epoch": 1}, folder / "z_model0_epoch_1.pth")
+    for file in (path, folder / "z_model0_epoch_1.pth"):
+        if file is path:
+            path.write_bytes(b"PK\3\4 and no more")
+        with pytest.raises(UserError, match=file.name):
+            train_dml(config | {"resume": file}, *images)
+        with pytest.raises(UserError, match=file.name):
+            load_dml_models([file], "cpu")
+
+
+def test_a_failed_first_epoch_does_not_block_the_name(config, images):
+    """Here an image has a NaN."""
+    images[0].dataset.tensors[0][3] = math.nan
+    with pytest.raises(ArithmeticError):
+        train_dml(config | {"epochs": 1}, *images)
+    images[0].dataset.tensors[0][3] = 0.0
+    assert train_dml(config | {"epochs": 1}, *images)["experiment_name"] == "x"
+
+
+def test_classes_that_are_not_there(config, images):
+    with pytest.raises(UserError, match="class number 3, but there are 3 classes"):
+        train_dml(config | {"num_classes": 3}, *images)
+    with pytest.raises(UserError, match="names no classes; give num_classes"):
+        train_dml(config | {"num_classes": None}, *images)
+    with pytest.raises(UserError, match="needs a val_loader"):
+        train_dml(config, images[0])
+
+
+def test_settings_of_other_types_become_plain(config, images, tmp_path):
+    """So that a checkpoint, which is read without running code, can hold them."""
+    settings = dict(save_dir=tmp_path / "there", lr=np.float64(0.1), epochs=np.int64(1))
+    result = train_dml(config | settings | {"num_classes": np.int64(4)}, *images)
+    kinds = {type(value) for value in result["config"].values()}
+    assert kinds <= {str, int, float, bool, type(None)}
+    _, configs, _ = load_dml_models([tmp_path / "there/x_model0_final.pth"], "cpu")
+    assert configs[0] == result["config"]
+
+
+def test_the_parts_of_train_dml(images):
+    models = [get_model("cifar", "resnet8", 4) for _ in range(2)]
+    x, y = next(iter(images[0]))
+    loss, numbers = compute_dml_loss(models, x, y, 1)
+    assert numbers["total_loss"] == pytest.approx(numbers["ce_loss"] + numbers["kl_loss"])
+    assert loss.item() == numbers["total_loss"]
+    loss.backward()
+    assert all(p.grad is None for p in models[0].parameters())
+    assert all(p.grad is not None for p in models[1].parameters())
+
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+    before = [value.clone() for value in weights(models)]
+    losses, accuracies = train_epoch_dml(models, optimizers, images[0], "cpu", DEFAULT_CONFIG)
+    assert len(losses) == len(accuracies) == 2
+    assert all(0 <= accuracy.avg <= 100 for accuracy in accuracies)
+    assert not equal(before, weights(models))
+
+    losses, accuracies = validate_dml(models, images[1], "cpu", DEFAULT_CONFIG)
+    assert all(loss.avg > 0 for loss in losses)
+    assert all(model.training for model in models)
+
+    with pytest.raises(UserError, match="models has 1 network"):
+        compute_dml_loss([nn.Linear(2, 2)], torch.zeros(1, 2), torch.zeros(1).long(), 0)
+    with pytest.raises(UserError, match="no models"):
+        evaluate_dml_models([], images[1], "cpu")
+    with pytest.raises(UserError, match="class number 3, but there are 3 classes"):
+        validate_dml(models, images[1], "cpu", {"num_classes": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modle": "ResNet20"}, "unknown setting modle, did you mean 'model'"),
+        ({"model": "ResNet21"}, "model is 'ResNet21', not one of ResNet20"),
+        ({"model_num": 1}, "model_num is 1, but must be at least 2"),
+        ({"epochs": 0}, "epochs is 0, but must be at least 1"),
+        ({"epochs": "many"}, "epochs is 'many', not of type int"),
+        ({"epochs": 1.5}, "epochs is 1.5, not of type int"),
+        ({"lr": "0.1"}, "lr is '0.1', not of type float"),
+        ({"lr": [1]}, r"lr is \[1\], not of type float"),
+        ({"seed": None}, "seed is None, not of type int"),
+        ({"experiment_name": "../x"}, "experiment_name is '../x', but must be a name without"),
+        ({"lr": math.nan}, "lr is nan, but must be at least 0"),
+        ({"num_workers": -1}, "num_workers is -1, but must be at least 0"),
+    ],
+)
+def test_settings_that_are_rejected(settings, message):
+    with pytest.raises(UserError, match=message):
+        create_dml_config(**settings)
+
+
+def test_the_default_configuration_is_the_published_one():
+    published = dict(
+        model="ResNet32",
+        batch_size=32,
+        num_workers=4,
+        augment=False,
+        epochs=200,
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        step_size=60,
+        gamma=0.1,
+        model_num=2,
+        device="auto",
+        print_freq=10,
+        save_freq=10,
+        save_dir="checkpoints",
+        log_dir="logs",
+        experiment_name=None,
+        resume=None,
+    )
+    assert published.items() <= create_dml_config().items()
+    assert create_dml_config() is not DEFAULT_CONFIG
+
+
+def test_image_folders(tmp_path, config):
+    from PIL import Image
+
+    for part in ("train", "val", "test"):
+        for i in range(6):
+            folder = tmp_path / "images" / part / f"c{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 50), (40 * i, 0, 90)).save(folder / f"{i}.png")
+
+    settings = dict(data_dir=str(tmp_path / "images"), num_workers=0, augment=True, epochs=1)
+    result = train_dml(config | settings | {"num_classes": None})
+    assert result["config"]["num_classes"] == 2
+    assert result["test_results"]["avg_test_acc"] >= 0
+
+    loaders = prepare_dataloaders(tmp_path / "images", 4, False, num_workers=0)
+    assert next(iter(loaders[0]))[0].shape == (4, 3, 32, 32)
+    (tmp_path / "images/test").rename(tmp_path / "images/other")
+    assert prepare_dataloaders(tmp_path / "images", num_workers=0)[2] is None
+    (tmp_path / "images/val/c1").rename(tmp_path / "images/val/c2")
+    with pytest.raises(UserError, match="val has other classes than .*train"):
+        prepare_dataloaders(tmp_path / "images")
+    with pytest.raises(UserError, match="no images in .*nowhere"):
+        prepare_dataloaders(tmp_path / "nowhere")

@@ -1,0 +1,122 @@
+"""Small parts for tests: a network of 300 parameters, 40 images of 3x8x8, a trainer of both."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edkd.dataset import DataSet
+from edkd.dataset.augment import CropFlip
+from edkd.dataset.resident import Images, resident_dataset
+from edkd.distillers import Distiller, construct, find_method
+from edkd.engine.build import build_trainer
+from edkd.engine.config.load import load_config
+from edkd.engine.memo.cache import attach
+from edkd.engine.trainer import Trainer
+from edkd.types import Batch, DataInfo
+
+CPU = torch.device("cpu")
+CLASSES = 4
+IMAGE_SHAPE = (3, 8, 8)
+
+
+class TinyNet(nn.Module):
+    """A network under the contract, with a batch norm: two feature maps, four classes."""
+
+    def __init__(self, channels: int = 6, num_classes: int = CLASSES) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        stem = self.conv(x)
+        preact = self.bn(stem)
+        feat = F.relu(preact)
+        pooled = feat.mean((2, 3))
+        features = {"feats": [stem, feat], "preact_feats": [stem, preact], "pooled_feat": pooled}
+        return self.fc(pooled), features
+
+
+def tiny_images(number: int = 40, seed: int = 0) -> Images:
+    """Images whose class shows in the brightness of a channel."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.arange(number) % CLASSES
+    image = torch.randint(0, 160, (number, *IMAGE_SHAPE), generator=generator)
+    image[:, 0] += 30 * target[:, None, None]
+    return Images(image.clamp(max=255).byte(), target)
+
+
+def config(*opts: object):
+    """A configuration of two short epochs in float32, without wandb."""
+    words = ["SOLVER.EPOCHS", 2, "SOLVER.BATCH_SIZE", 16, "SOLVER.LR_DECAY_STAGES", "[1]"]
+    words += ["SOLVER.AMP", "off", "LOG.WANDB", "False", "DISTILLER.STUDENT", "TinyNet", *opts]
+    names = {"student": ["TinyNet"] * 4, "teacher": ["TinyNet"]}
+    return load_config(opts=[str(word) for word in words], networks=names)
+
+
+def tiny_data(cfg, augmentations=None, device=CPU) -> DataSet:
+    """40 images to train on, 24 to test on."""
+    views = augmentations or CropFlip(padding=1)
+    shape = dict(mean=(0.5,) * 3, std=(0.25,) * 3)
+    return resident_dataset(cfg, device, tiny_images(40), tiny_images(24, seed=1), views, **shape)
+
+
+def info(num_images: int = 40) -> DataInfo:
+    """Facts about these images."""
+    return DataInfo(CLASSES, num_images, torch.arange(num_images) % CLASSES, IMAGE_SHAPE)
+
+
+def batch(number: int = 8, epoch: int = 1, seed: int = 1) -> Batch:
+    """A batch of random images."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(number, *IMAGE_SHAPE, generator=generator)
+    target = torch.randint(CLASSES, (number,), generator=generator)
+    return Batch(image, target, torch.arange(number), epoch)
+
+
+def make_distiller(method: str | type[Distiller], *opts: object) -> Distiller:
+    """A method with tiny networks; the teacher is wider than the student."""
+    kind = method if isinstance(method, str) else "NONE"
+    cfg = config("DISTILLER.TYPE", kind, *opts)
+    cls = find_method(method) if isinstance(method, str) else method
+
+    torch.manual_seed(0)
+    student = TinyNet()
+    if cls.is_cohort:
+        number = len(cls.student_names(cfg))
+        student = nn.ModuleList([student, *(TinyNet() for _ in range(number - 1))])
+    teacher = TinyNet(channels=12) if cls.needs_teacher else None
+    return construct(cls, student, teacher, cfg, info())
+
+
+def make_trainer(
+    method: str,
+    folder: Path,
+    *opts: object,
+    change: Callable[[Distiller], None] = lambda distiller: None,
+    checkpoint: dict | None = None,
+    cached: bool = True,
+    device: torch.device = CPU,
+) -> Trainer:
+    """A trainer of a method with tiny networks, ready for `train_step`.
+
+    Args:
+        change: called with the distiller before the trainer is made.
+        cached: whether it has a teacher cache, filled for the first epoch.
+    """
+    cfg = config("DISTILLER.TYPE", method, "LOG.PREFIX", folder, *opts)
+    data = tiny_data(cfg, device=device)
+    distiller = make_distiller(method, *opts)
+    change(distiller)
+    trainer = build_trainer(cfg, data, distiller, folder, device, checkpoint)
+    if cached and distiller.needs_teacher:
+        trainer.cache = attach(
+            distiller, data.train, cfg, device, trainer.amp, range(1, 2), lambda line: None
+        )
+        if trainer.cache:
+            trainer.cache.prepare(1, lambda line: None)
+    distiller.train()
+    return trainer
