@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from _common import in_turn, machine, make_trainer, say, with_cache
-from edkd.engine.memo.memo import TeacherMemo
 from torch.utils.data import DataLoader, Dataset
 
 from edkd.commands._command_line import ArgumentParser, run_command
 from edkd.distillers import Distiller
 from edkd.engine.device import keep_freed_memory, pick_device, precision_name
+from edkd.engine.memo.memo import TeacherMemo
 from edkd.engine.meter import Meter
 from edkd.engine.trainer import Trainer
 

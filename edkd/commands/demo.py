@@ -1,5 +1,6 @@
 """The command demo."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.main([*folders, "--picture", f"{project}/curves.png"])
 
 
-def _arguments(project: Path, name: str, seed: int, args: object) -> list[str]:
+def _arguments(project: Path, name: str, seed: int, args: Namespace) -> list[str]:
     """The command line of a run."""
     folder = project / f"{name},seed={seed}"
     keys = {

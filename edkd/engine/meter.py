@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class Meter:
-    """Means over the images seen so far, of each term of the loss and of top-1 in percent."""
+    """Means over the images seen so far: each term of the loss, and top-1 in percent.
+
+    With several students, `top1` is the mean over them, and `student1_top1`, ... are their own.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -23,12 +26,16 @@ class Meter:
             target: (N,), class numbers; (N,C), class probabilities.
         """
         classes = target.argmax(1) if target.dim() == 2 else target
-        hits = logits.argmax(-1) == classes
-        top1 = hits.float().mean() * 100
-        terms = [loss.float() for loss in losses.values()]
+        hits = (logits.argmax(-1) == classes).float()
+        accuracies = {"top1": hits.mean() * 100}
+        if logits.dim() == 3:
+            for number, of_student in enumerate(hits, 1):
+                accuracies[f"student{number}_top1"] = of_student.mean() * 100
 
-        self.names = [*losses, "top1"]
-        self.sums = self.sums + torch.stack([*terms, top1]) * len(target)
+        figures = losses | accuracies
+        terms = [figure.float() for figure in figures.values()]
+        self.names = list(figures)
+        self.sums = self.sums + torch.stack(terms) * len(target)
         self.count += len(target)
 
     def read(self) -> dict[str, float]:

@@ -1,16 +1,14 @@
 """Any classifier under the contract of `Network`: its features are recorded while it runs."""
 
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edkd.errors import UserError
 from edkd.models._base import Network
-
-_FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+from edkd.models._recording import Plan, Recorder, Search, hooks
 
 
 def as_network(module: nn.Module) -> nn.Module:
@@ -54,29 +52,33 @@ class HookedNetwork(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        if _is_compiled(self.module):
-            return self._checked(self.module(x), {"feats": []})
+        """Logits (N,C) and features for images (N,3,H,W).
 
-        # Find out what to observe.
+        Raises:
+            UserError: the module returned neither logits nor (logits, features).
+        """
         case = (*x.shape[1:], self.module.training)
         plan = self._plans.get(case)
-        observed = self.module.named_modules() if plan is None else self._find(plan)
 
-        # Run.
-        recorder = _Recorder(x, observed)
-        with recorder:
-            output = self.module(x)
-
-        # Keep what later passes need to observe.
+        # The first such images: find the features.
         if plan is None:
-            plan = recorder.plan()
-            if isinstance(output, tuple):
-                plan = _Plan((), frozenset())
+            search = Search(x)
+            modules = self.module.named_modules() if _takes_hooks(self.module) else ()
+            with hooks(modules, search.finished, search.started):
+                output = self.module(x)
+            plan = search.plan() if isinstance(output, Tensor) else Plan((), None)
             self._plans[case] = plan
-        return self._checked(output, recorder.features(plan))
+            return self._checked(output, search.features())
+
+        # Later: observe only the modules that give them.
+        recorder = Recorder(plan)
+        observed = [(name, self.module.get_submodule(name)) for name in plan.names()]
+        with hooks(observed, recorder.finished):
+            output = self.module(x)
+        return self._checked(output, recorder.features())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own state dict."""
@@ -89,9 +91,10 @@ class HookedNetwork(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Within the state dict of a larger module: hand the keys on to the wrapped module."""
+        """As part of a larger module: pass the keys on to the wrapped module."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
-            state_dict[f"{prefix}module.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+            inner = f"{prefix}module.{key.removeprefix(prefix)}"
+            state_dict[inner] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -99,12 +102,10 @@ class HookedNetwork(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "module" or name.startswith("__"):  # being copied or unpickled
+            # These are looked up while a module is copied or unpickled, before it has children.
+            if name == "module" or name.startswith("__"):
                 raise
         return getattr(self.module, name)
-
-    def _find(self, plan: "_Plan") -> list[tuple[str, nn.Module]]:
-        return [(name, self.module.get_submodule(name)) for name in plan.names]
 
     def _checked(self, output: Any, recorded: dict[str, Any]) -> tuple[Tensor, Any]:
         """Logits and features; UserError if the module returned anything else."""
@@ -126,7 +127,7 @@ class _Features(dict[str, Any]):
     """Recorded features. Reading an absent one is an error of the user."""
 
     def __init__(self, network: str, recorded: dict[str, Any]) -> None:
-        super().__init__({"feats": [], "preact_feats": []} | recorded)
+        super().__init__({"preact_feats": []} | recorded)
         self.network = network
 
     def __missing__(self, name: str) -> Any:
@@ -136,124 +137,10 @@ class _Features(dict[str, Any]):
         )
 
 
-class _Plan(NamedTuple):
-    """What a forward pass needs to observe."""
-
-    names: tuple[str, ...]
-    """Of the modules whose outputs or inputs become features."""
-    sizes: frozenset[tuple[int, int]]
-    """(H,W) of the feature maps."""
-
-
-class _Map(NamedTuple):
-    """The last output at a spatial resolution."""
-
-    name: str
-    """Of the module."""
-    output: Tensor
-    is_stage: bool
-    """Whether a convolution ran at this resolution; else it is the pooled stage before."""
-
-
-class _Recorder:
-    """Observes modules during a forward pass.
-
-    Feature maps are kept on a stack with falling resolution. An output that is larger than the top
-    of the stack removes it: the smaller map belonged to a side branch, as squeeze-and-excitation.
-
-    Args:
-        image: the input of the network (N,3,H,W).
-        modules: what to observe, by name.
-    """
-
-    def __init__(self, image: Tensor, modules: Iterable[tuple[str, nn.Module]]) -> None:
-        self.image = image
-        self.modules = list(modules)
-        self.maps: list[_Map] = []
-        self.head: str | None = None
-        self.pooled: Tensor | None = None
-        self._hooks: list[Any] = []
-
-    def __enter__(self) -> None:
-        for name, module in self.modules:
-            hook = module.register_forward_hook(self._hook(name))
-            self._hooks.append(hook)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def plan(self) -> _Plan:
-        """What the next pass for such images needs to observe; all modules were observed now."""
-        stages = [each for each in self.maps if each.is_stage]
-        names = [each.name for each in stages]
-        if self.head is not None:
-            names.append(self.head)
-
-        sizes = frozenset(_size(each.output) for each in stages)
-        return _Plan(tuple(dict.fromkeys(names)), sizes)
-
-    def features(self, plan: _Plan) -> dict[str, Any]:
-        """The features of this pass; without `pooled_feat` if nothing was found for it."""
-        feats = [each.output for each in self.maps if _size(each.output) in plan.sizes]
-        if self.pooled is not None:
-            return {"feats": feats, "pooled_feat": self.pooled.flatten(1)}
-        if feats:
-            return {"feats": feats, "pooled_feat": feats[-1].mean((2, 3))}
-        return {"feats": feats}
-
-    def _hook(self, name: str) -> Any:
-        def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if isinstance(module, nn.Linear):
-                self.head = name
-                self.pooled = inputs[0]
-            elif self._is_map(module, output):
-                self._add_map(name, module, output)
-
-        return record
-
-    def _is_map(self, module: nn.Module, output: Any) -> bool:
-        """Whether an output is (N,D,H,W), with H and W in the proportion of the image.
-
-        Pooling to a fixed size belongs to the head.
-        """
-        if not isinstance(output, Tensor) or isinstance(module, _FIXED_SIZE):
-            return False
-        if output.dim() != 4 or self.image.dim() != 4:
-            return False
-
-        height, width = _size(self.image)
-        proportional = output.shape[3] * height / width
-        return abs(output.shape[2] - proportional) <= 1
-
-    def _add_map(self, name: str, module: nn.Module, output: Tensor) -> None:
-        is_stage = isinstance(module, nn.Conv2d)
-        size = _size(output)
-
-        while self.maps and _area(self.maps[-1].output) <= _area(output):
-            before = self.maps.pop()
-            # Convolutions after global pooling belong to the head.
-            if _size(before.output) == size:
-                is_stage = before.is_stage or (is_stage and size != (1, 1))
-        self.maps.append(_Map(name, output, is_stage))
-
-
-def _size(feature: Tensor) -> tuple[int, int]:
-    return feature.shape[2], feature.shape[3]
-
-
-def _area(feature: Tensor) -> int:
-    return feature.shape[2] * feature.shape[3]
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether a module ignores hooks of its children: TorchScript, or `torch.compile`."""
-    return isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules
+def _takes_hooks(module: nn.Module) -> bool:
+    """False for TorchScript and `torch.compile`, whose inner modules do not run hooks."""
+    is_compiled = "_orig_mod" in module._modules
+    return not (is_compiled or isinstance(module, torch.jit.ScriptModule))
 
 
 def _describe(output: Any) -> str:

@@ -129,13 +129,19 @@ class EntryUnitV2(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        short = self.bn1(self.conv1(x))
-        short = self.bn2(self.conv2(short))
+        # The short branch.
+        short = self.conv1(x)
+        short = self.bn1(short)
+        short = self.conv2(short)
+        short = self.bn2(short)
 
-        long = self.bn3(self.conv3(x))
-        long = F.relu(long)
-        long = self.bn4(self.conv4(long))
-        long = self.bn5(self.conv5(long))
+        # The long branch.
+        long = self.conv3(x)
+        long = F.relu(self.bn3(long))
+        long = self.conv4(long)
+        long = self.bn4(long)
+        long = self.conv5(long)
+        long = self.bn5(long)
 
         preact = torch.cat([short, long], dim=1)
         out = F.relu(preact)

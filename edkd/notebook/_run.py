@@ -1,13 +1,9 @@
 """A run of the engine in which students learn from one another."""
 
-import io
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
@@ -22,50 +18,19 @@ METHOD = "MutualLearning"
 
 
 class MutualLearning(Cohort):
-    """For each student: CE(student, target) + the mean divergence from its peers.
-
-    It also counts the correct predictions of each student in training: the engine reports their
-    mean. The counts are part of the checkpoints.
-    """
+    """For each student: CE(student, target) + the mean divergence from its peers."""
 
     defaults = dict(COHORT_KEYS)
-    divergence: ClassVar[Divergence]
-    instances: ClassVar[list["MutualLearning"]]
-    hits: Tensor
-    images: Tensor
-    counted_epoch: Tensor
-
-    def __init__(self, student: nn.ModuleList, *args: Any, **kwargs: Any) -> None:
-        super().__init__(student, *args, **kwargs)
-        self.register_buffer("hits", torch.zeros(len(student), dtype=torch.long))
-        self.register_buffer("images", torch.zeros((), dtype=torch.long))
-        self.register_buffer("counted_epoch", torch.zeros((), dtype=torch.long))
-        self.instances.append(self)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Start to count, unless a resumed run is within this epoch."""
-        if int(self.counted_epoch) != epoch:
-            self.hits.zero_()
-            self.images.zero_()
-            self.counted_epoch.fill_(epoch)
+    divergence: ClassVar[Any]
+    """See `Divergence`."""
 
     def losses(self, students: list[Output], teacher: None, batch: Batch) -> dict[str, Tensor]:
         """See `Cohort`."""
         logits = [student.logits for student in students]
-        self._count(logits, batch.target)
-
-        numbers = range(len(logits))
-        return {f"loss_kd_student{i + 1}": peer_loss(logits, i, self.divergence) for i in numbers}
-
-    @torch.no_grad()
-    def _count(self, logits: list[Tensor], target: Tensor) -> None:
-        classes = target.argmax(1) if target.dim() == 2 else target
-        self.hits += torch.stack([(row.argmax(1) == classes).sum() for row in logits])
-        self.images += len(classes)
-
-    def accuracies(self) -> list[float]:
-        """Top-1 of each student in the present epoch of training, in percent."""
-        return (100 * self.hits.cpu().double() / self.images.cpu()).tolist()
+        divergence = type(self).divergence
+        return {
+            f"loss_kd_student{i + 1}": peer_loss(logits, i, divergence) for i in range(len(logits))
+        }
 
 
 class Epoch(NamedTuple):
@@ -105,19 +70,23 @@ def train_together(
     train_loader, test_loader = loaders
     method = _method_with(divergence)
     folder = folder.absolute()
-    settings = {
+    own: dict[str, Any] = {
         "output": folder.parent.parent,
         "EXPERIMENT.PROJECT": folder.parent.name,
         "name": folder.name,
         "SOLVER.AMP": "off",
-    } | settings
+        "LOG.PRINT": False,
+    }
 
-    with _shown_epochs(epochs) as show:
+    # In Jupyter, where the engine shows no progress bar, a bar counts the epochs.
+    bar = tqdm(total=epochs, desc="epochs", leave=False, disable=not in_notebook())
 
-        def report(record: Record) -> None:
-            epoch = _epoch_of(record, method.instances[-1].accuracies())
-            show(epoch, on_epoch)
+    def report(record: Record) -> None:
+        epoch = _epoch_of(record, len(students))
+        bar.update(epoch.number - bar.n)
+        on_epoch(epoch)
 
+    with bar:
         try:
             distill(
                 student=students,
@@ -128,7 +97,7 @@ def train_together(
                 epochs=epochs,
                 optimizer=optimizers,
                 on_epoch=report,
-                **settings,
+                **(own | settings),
             )
         finally:
             if METHOD in METHODS:
@@ -148,41 +117,22 @@ def unused_folder(parent: Path, name: str) -> Path:
 
 
 def _method_with(divergence: Divergence) -> type[MutualLearning]:
-    """The method for a run; it keeps the distiller that the engine creates."""
-    own = {"divergence": staticmethod(divergence), "instances": []}
-    return type(METHOD, (MutualLearning,), own)
+    """The method for a run."""
+    return type(METHOD, (MutualLearning,), {"divergence": staticmethod(divergence)})
 
 
-def _epoch_of(record: Record, accuracies: Sequence[float]) -> Epoch:
+def _epoch_of(record: Record, num_students: int) -> Epoch:
     students = []
-    for number, top1 in enumerate(accuracies, 1):
+    for number in range(1, num_students + 1):
         loss_ce = record[f"train_loss_ce_student{number}"]
         loss_kd = record[f"train_loss_kd_student{number}"]
         figures = {
             "loss": loss_ce + loss_kd,
             "loss_ce": loss_ce,
             "loss_kd": loss_kd,
-            "top1": top1,
+            "top1": record[f"train_student{number}_top1"],
             "test_loss": record[f"test_student{number}_loss"],
             "test_top1": record[f"test_student{number}_top1"],
         }
         students.append(figures)
     return Epoch(int(record["epoch"]), record["lr"], students, record["test_ensemble_top1"])
-
-
-@contextmanager
-def _shown_epochs(epochs: int) -> Iterator[Callable[..., None]]:
-    """Show lines of `on_epoch` instead of the engine's, which stay in `worklog.txt`.
-
-    In Jupyter, where the engine has no progress bar, a bar counts the epochs.
-    """
-    screen = sys.stdout
-    bar = tqdm(total=epochs, desc="epochs", leave=False, disable=not in_notebook())
-
-    def show(epoch: Epoch, on_epoch: Callable[[Epoch], None]) -> None:
-        bar.update(epoch.number - bar.n)
-        with redirect_stdout(screen):
-            on_epoch(epoch)
-
-    with bar, redirect_stdout(io.StringIO()):
-        yield show

@@ -260,6 +260,6 @@ def _row(number: int, figures: dict[str, float]) -> dict[str, Any]:
 
 def _described(loader: Any) -> dict[str, Any]:
     """The number of images and the class names of a loader's data set."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     images = len(dataset) if hasattr(dataset, "__len__") else None
     return {"images": images, "classes": list(dataset_classes(dataset))}

@@ -89,6 +89,9 @@ def create_dml_config(**kwargs: Any) -> dict[str, Any]:
             "setting for the folder"
         )
 
+    if name and len(name.encode()) > 200:
+        raise UserError(f"experiment_name is too long ({name[:40]!r}...); give a shorter one")
+
     for name, low in LOWEST.items():
         value = config[name]
         if value is not None and not value >= low:

@@ -335,7 +335,7 @@ def test_features_of_an_output_are_computed_once():
 
     calls = []
     output = Output(torch.zeros(1), LazyFeatures(lambda: calls.append(1) or {"a": 1, "b": 2}))
-    logits, features = output
+    _, features = output
     assert calls == []
     assert (features["a"], features["b"], list(features), len(features)) == (1, 2, ["a", "b"], 2)
     assert calls == [1]

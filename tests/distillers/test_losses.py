@@ -1,12 +1,13 @@
-"""The losses against golden values in float64, by gradcheck, and where numbers get large."""
+"""The losses: golden values in float64, gradcheck, large numbers."""
 
-import json
+import doctest
+import importlib
 
-import numpy as np
 import pytest
 import torch
 
-from edkd.distillers import dkd_loss, edkd_loss, kd_loss
+from edkd.distillers import dkd_loss, dml_loss, edkd_loss, kd_loss
+from tests.golden.values import loss_cases
 
 LOSSES = {"kd": kd_loss, "dkd": dkd_loss, "edkd": edkd_loss}
 
@@ -23,28 +24,49 @@ EVERY = pytest.mark.parametrize("name", ["kd", "dkd", "paper", "reference"])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("name", LOSSES)
-def test_golden(golden, name, dtype, tolerance):
-    arrays = np.load(golden / "losses.npz")
-    cases = [
-        case for case in json.loads((golden / "losses.json").read_text()) if case["loss"] == name
-    ]
-    assert len(cases) >= 10
-    for case in cases:
-        tensors = {key: torch.from_numpy(arrays[file]) for key, file in case["inputs"].items()}
-        tensors = {
-            key: value.to(dtype) if value.is_floating_point() else value
-            for key, value in tensors.items()
-        }
-        student = tensors["logits_student"].requires_grad_()
-        parameters = dict(case["params"])
+@pytest.mark.parametrize(("name", "cases"), [("kd", 3), ("dkd", 4), ("edkd", 4)])
+def test_golden(name, cases, dtype, tolerance):
+    found = loss_cases(name)
+    assert len(found) == cases
+    for case in found:
+        inputs = {key: as_type(value, dtype) for key, value in case.inputs.items()}
+        student = inputs["logits_student"].requires_grad_()
+        parameters = dict(case.params)
         if parameters.pop("weighting", None) == "batch":
             parameters["form"] = "reference"
-        loss = LOSSES[name](**tensors, **parameters)
+
+        loss = LOSSES[name](**inputs, **parameters)
         (gradient,) = torch.autograd.grad(loss, student)
-        expected = torch.from_numpy(arrays[case["grads"][0]]).to(dtype)
-        assert loss.item() == pytest.approx(case["value"], rel=tolerance)
+        expected = case.grads[0].to(dtype)
+        assert loss.item() == pytest.approx(case.value, rel=tolerance)
         assert (gradient - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_golden_of_mutual_learning(dtype, tolerance):
+    found = loss_cases("dml")
+    assert len(found) == 6
+    for case in found:
+        logits = [row.to(dtype).requires_grad_() for row in case.inputs["logits_students"]]
+        loss = dml_loss(logits, case.inputs["target"])
+        gradients = torch.autograd.grad(loss, logits)
+        assert loss.item() == pytest.approx(case.value, rel=tolerance)
+        for gradient, expected in zip(gradients, case.grads, strict=True):
+            torch.testing.assert_close(gradient, expected.to(dtype), rtol=tolerance, atol=1e-9)
+
+
+def as_type(value, dtype):
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+MODULES = ["kd", "dkd", "edkd", "dml", "kdcl"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_the_docstrings(module):
+    failed, tried = doctest.testmod(importlib.import_module(f"edkd.distillers.{module}"))
+    assert tried > 0
+    assert failed == 0
 
 
 @EVERY
@@ -60,17 +82,14 @@ def test_gradcheck(name):
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_finite_up_to_1e4(name, classes, temperature, dtype):
-    """A student that is confidently wrong, which published implementations answer with inf or NaN."""
+    """A confidently wrong student, for which published implementations give inf or NaN."""
     torch.manual_seed(0)
     logits = 2e4 * torch.rand(64, classes) - 1e4
     target = torch.randint(classes, (64,))
     extreme = torch.full((64, classes), -1e4).scatter(1, target[:, None], 1e4)
-    for teacher, student in [
-        (logits, -logits),
-        (logits, logits.flip(0)),
-        (extreme, -extreme),
-        (-extreme, extreme),
-    ]:
+    pairs = [(logits, -logits), (logits, logits.flip(0))]
+    pairs += [(extreme, -extreme), (-extreme, extreme)]
+    for teacher, student in pairs:
         student = student.to(dtype).requires_grad_()
         loss = by_name(name, student, teacher.to(dtype), target, temperature)
         (gradient,) = torch.autograd.grad(loss, student)
@@ -93,35 +112,28 @@ def test_zero_where_student_and_teacher_agree(name, scale):
 
 @EVERY
 def test_adding_a_constant_to_the_logits_changes_nothing(name):
-    student, teacher, target = (
-        torch.randn(8, 5).double(),
-        torch.randn(8, 5).double(),
-        torch.randint(5, (8,)),
-    )
+    student = torch.randn(8, 5).double()
+    teacher = torch.randn(8, 5).double()
+    target = torch.randint(5, (8,))
     expected = by_name(name, student, teacher, target)
     torch.testing.assert_close(by_name(name, student + 100, teacher - 50, target), expected)
 
 
 def test_two_classes_have_no_others_to_compare():
     """With one other class NCKD is 0, so DKD with alpha 1 is KD, as KD = TCKD + (1 - p_t) NCKD."""
-    student, teacher, target = (
-        torch.randn(8, 2).double(),
-        torch.randn(8, 2).double(),
-        torch.randint(2, (8,)),
-    )
-    torch.testing.assert_close(
-        dkd_loss(student, teacher, target, 1.0, 8.0, 4.0), kd_loss(student, teacher, 4.0)
-    )
+    student = torch.randn(8, 2).double()
+    teacher = torch.randn(8, 2).double()
+    target = torch.randint(2, (8,))
+    loss = dkd_loss(student, teacher, target, 1.0, 8.0, 4.0)
+    torch.testing.assert_close(loss, kd_loss(student, teacher, 4.0))
 
 
 def test_edkd_paper_form_by_the_formula():
     """The definition, sample by sample, with probabilities."""
     torch.manual_seed(1)
-    student, teacher, target = (
-        torch.randn(6, 5).double(),
-        3 * torch.randn(6, 5).double(),
-        torch.randint(5, (6,)),
-    )
+    student = torch.randn(6, 5).double()
+    teacher = 3 * torch.randn(6, 5).double()
+    target = torch.randint(5, (6,))
     alpha, beta, temperature = 0.7, 3.0, 2.0
     total = 0.0
     for s, t, y in zip(student / temperature, teacher / temperature, target.tolist(), strict=True):
@@ -132,9 +144,8 @@ def test_edkd_paper_form_by_the_formula():
         nckd = (q_t * (q_t / q_s).log()).sum()
         total += alpha * tckd + beta * torch.exp(-(1 - p_t[y])) * nckd
     expected = temperature**2 * total / 6
-    torch.testing.assert_close(
-        edkd_loss(student, teacher, target, alpha, beta, temperature), expected
-    )
+    loss = edkd_loss(student, teacher, target, alpha, beta, temperature)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_edkd_forms_and_weights_are_live():

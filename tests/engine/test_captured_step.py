@@ -1,4 +1,4 @@
-"""A captured step: what it needs, shown without a GPU as far as possible; with one, the step itself."""
+"""A captured step: what it needs, shown without a GPU; with one, the step itself."""
 
 import contextlib
 import dataclasses

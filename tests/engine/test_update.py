@@ -1,6 +1,7 @@
 """Update rules: DOT by its equations, and the seam for rules of one's own."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -200,7 +201,7 @@ def test_rules_of_ones_own_fit_the_seam(tmp_path, rule):
             weights.append(trainer.distiller.student.fc.weight.clone())
     finally:
         UPDATES.remove(name)
-    changed = [not torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
+    changed = [not torch.equal(a, b) for a, b in pairwise(weights)]
     assert changed == ([True, True, True] if rule is SharpnessAware else [False, True, False])
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from edkd.distillers import dml_loss
 from edkd.errors import NonFiniteError, StorageError, UserError
 from edkd.notebook import DML, MLP
+from edkd.notebook._loop import kl_from_peer
 from edkd.notebook.cohort import loss_figure
 from edkd.registry import METHODS
 
@@ -140,6 +141,37 @@ def test_two_calls_equal_one(data):
     assert all(torch.equal(a, b) for a, b in zip(of_whole, of_parts, strict=True))
 
 
+def test_an_interrupted_call_is_continued_from_the_last_epoch(data):
+    """As with Ctrl-C or the stop button, here in the second epoch."""
+
+    class Interrupting:
+        calls = 0
+        at = 0
+
+        def __call__(self, logits_student, logits_peer):
+            self.calls += 1
+            if self.calls == self.at:
+                raise KeyboardInterrupt
+            return kl_from_peer(logits_student, logits_peer)
+
+    runs = []
+    for at in (0, 15):
+        students, optimizers = cohort(2)
+        distiller = DML(students, *data, optimizers, loss_fn=Interrupting())
+        distiller.loss_fn.at = at
+        if at:
+            with pytest.raises(KeyboardInterrupt):
+                distiller.train_students(3, **QUIET)
+            assert len(distiller.history) == 1
+            assert all(student.training for student in students)
+        history = distiller.train_students(3 - len(distiller.history), **QUIET)
+        runs.append((history, weights(students)))
+
+    (whole, of_whole), (parts, of_parts) = runs
+    assert whole == parts
+    assert all(torch.equal(a, b) for a, b in zip(of_whole, of_parts, strict=True))
+
+
 def test_the_best_student_is_that_of_the_best_epoch(data, tmp_path):
     """Later epochs that are not better do not change the saved weights."""
     students, optimizers = cohort(2)
@@ -168,9 +200,18 @@ def test_the_temporary_run_folder_is_removed(data):
 
 
 def test_only_one_line_per_epoch_is_printed(data, capsys):
+    """And what the user's own code prints."""
+
+    def divergence(logits_student, logits_peer):
+        print("called")
+        return kl_from_peer(logits_student, logits_peer)
+
     students, optimizers = cohort(2)
-    DML(students, *data, optimizers).train_students(2, **QUIET)
-    lines = capsys.readouterr().out.splitlines()
+    distiller = DML(students, *data, optimizers, loss_fn=divergence)
+    distiller.train_students(2, **QUIET)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.count("called") == 20
+    lines = [line for line in printed if line != "called"]
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"]
     assert "student 2" in lines[0]
     assert "ensemble" in lines[0]

@@ -255,6 +255,7 @@ def test_the_parts_of_train_dml(images):
         ({"lr": [1]}, r"lr is \[1\], not of type float"),
         ({"seed": None}, "seed is None, not of type int"),
         ({"experiment_name": "../x"}, "experiment_name is '../x', but must be a name without"),
+        ({"experiment_name": 300 * "x"}, "experiment_name is too long"),
         ({"lr": math.nan}, "lr is nan, but must be at least 0"),
         ({"num_workers": -1}, "num_workers is -1, but must be at least 0"),
     ],

@@ -37,6 +37,12 @@ KEYS = {
         free_on_resume=True,
         names_run=False,
     ),
+    "LOG.PRINT": Key(
+        True,
+        "print the lines of the log and the progress bar; worklog.txt has the lines in any case",
+        free_on_resume=True,
+        names_run=False,
+    ),
     "LOG.WANDB": Key(
         True,
         "also log to wandb; offline where there are no credentials",
@@ -88,10 +94,11 @@ class Logger:
         self.folder = folder
         self.history = history
         self.frequency = cfg.LOG.TENSORBOARD_FREQ
+        self.prints = cfg.LOG.PRINT
         self.bar = tqdm(
             total=total_steps,
             initial=done_steps,
-            disable=None,  # shown on a terminal only
+            disable=None if self.prints else True,  # None: shown on a terminal only
             unit="step",
             dynamic_ncols=True,
         )
@@ -128,7 +135,8 @@ class Logger:
 
         A target that cannot be written is skipped, with one warning.
         """
-        self._print(line)
+        if self.prints:
+            self._print(line)
 
         worklog = self.folder / "worklog.txt"
         now = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -19,7 +19,7 @@ RECORD = {"epoch": 1, "lr": 0.05, "train_loss": 1.25, "train_loss_ce": 1.0, "tes
 
 
 def config(frequency=2, wandb=False):
-    log = {"TENSORBOARD_FREQ": frequency, "WANDB": wandb}
+    log = {"TENSORBOARD_FREQ": frequency, "WANDB": wandb, "PRINT": True}
     return CfgNode({"LOG": log, "EXPERIMENT": {"PROJECT": "", "TAG": "a,b"}})
 
 
@@ -128,6 +128,7 @@ def test_the_keys():
     assert defaults == {
         "LOG.PREFIX": "./output",
         "LOG.TENSORBOARD_FREQ": 500,
+        "LOG.PRINT": True,
         "LOG.WANDB": True,
     }
     assert all(key.free_on_resume and not key.names_run for key in KEYS.values())
@@ -236,3 +237,12 @@ def test_a_stopped_run_waits_less_for_its_sinks(make, error, seconds):
         if error:
             raise error
     assert logger.sinks[0].seconds == seconds
+
+
+def test_lines_can_be_kept_off_the_screen(tmp_path, capsys):
+    cfg = config(0)
+    cfg.LOG.PRINT = False
+    with Logger(tmp_path, cfg, [], 1, 0, sinks={}) as logger:
+        logger.say("a line")
+    assert capsys.readouterr().out == ""
+    assert "a line" in (tmp_path / "worklog.txt").read_text()

@@ -17,7 +17,7 @@ from edkd.engine.log.wandb import Wandb
 
 CONFIG = {
     "EXPERIMENT": {"PROJECT": "digits", "TAG": f"kd,,{'x' * 99}", "NAME": "run"},
-    "LOG": {"TENSORBOARD_FREQ": 1, "WANDB": True},
+    "LOG": {"TENSORBOARD_FREQ": 1, "WANDB": True, "PRINT": True},
     "SOLVER": {"LR_DECAY_STAGES": (1, 2)},
 }
 

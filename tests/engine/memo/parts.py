@@ -5,6 +5,7 @@ from torch import nn
 
 from edkd.dataset.augment import CropFlip, Normalize
 from edkd.dataset.resident import TrainLoader
+from edkd.distillers import Distiller
 from edkd.engine.memo.memo import MemoSettings, TeacherMemo
 from tests.small import CPU, TinyNet, tiny_images
 
@@ -55,3 +56,63 @@ def make_memo(folder, teacher=None, loader=None, view="weak", amp=None, lines=No
 
 def quiet(line):
     """A log that drops its lines."""
+
+
+# An augmentation, and methods that run the networks themselves.
+
+
+class Roll:
+    """A custom augmentation; its default repr differs from instance to instance."""
+
+    num_views = 3
+
+    def __init__(self, step=1):
+        self.step = step
+
+    def identity(self):
+        return f"Roll(step={self.step})"
+
+    def __call__(self, image, number):
+        rolled = [image[i].roll(self.step * int(n), -1) for i, n in enumerate(number)]
+        return torch.stack(rolled)
+
+
+class Published(Distiller):
+    """A method in the published style; `distil` is the part that differs."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+
+    def forward_train(self, image, target, **kwargs):
+        with torch.no_grad():
+            loss = self.distil(image, **kwargs)
+        logits, _ = self.student(image)
+        return logits, {"loss": logits.mean() * (1 + loss)}
+
+
+class ReadsLogits(Published):
+    def distil(self, image, **kwargs):
+        logits, _ = self.teacher(image)
+        return logits.mean()
+
+
+class HoldsTheTeacherTwice(Published):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher, cfg)
+        self.networks = torch.nn.ModuleList([student, teacher])
+
+    def distil(self, image, **kwargs):
+        return self.networks[1](image)[0].mean()
+
+
+class OwnStep(Distiller):
+    """Overrides the step of the preferred style."""
+
+    def training_step(self, batch, turn=0):
+        logits, _ = self.student(batch.image)
+        return logits, {"loss": logits.mean() * self.teacher(batch.image)[0].mean()}
+
+
+class ReadsFeatures(Published):
+    def distil(self, image, **kwargs):
+        return self.teacher(image)[1]["pooled_feat"].mean()

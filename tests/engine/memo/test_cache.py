@@ -12,9 +12,16 @@ from edkd.engine.checkpoint import fingerprint
 from edkd.engine.memo.cache import attach, detach
 from edkd.engine.memo.stand_in import StandIn
 from edkd.types import Batch
-from tests.engine.memo.parts import counting, make_loader, quiet
-from tests.engine.memo.test_memo import Roll
-from tests.engine.memo.test_probe import HoldsTheTeacherTwice, OwnStep, ReadsFeatures, ReadsLogits
+from tests.engine.memo.parts import (
+    HoldsTheTeacherTwice,
+    OwnStep,
+    ReadsFeatures,
+    ReadsLogits,
+    Roll,
+    counting,
+    make_loader,
+    quiet,
+)
 from tests.small import CPU, TinyNet, batch, config, info, make_distiller
 
 

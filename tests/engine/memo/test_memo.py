@@ -7,8 +7,8 @@ import torch
 from edkd.dataset.augment import CropFlip
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.memo.files import segment_files
-from edkd.engine.memo.memo import TeacherMemo, memo_settings, safe_name
-from tests.engine.memo.parts import make_loader, make_memo, make_teacher, quiet
+from edkd.engine.memo.memo import memo_settings, safe_name
+from tests.engine.memo.parts import Roll, make_loader, make_memo, make_teacher, quiet
 from tests.small import CPU, config
 
 
@@ -137,22 +137,6 @@ def test_auto_stores_the_type_that_the_teacher_computes(tmp_path):
 # What the cache depends on.
 
 
-class Roll:
-    """A custom augmentation; its default repr differs from instance to instance."""
-
-    num_views = 3
-
-    def __init__(self, step=1):
-        self.step = step
-
-    def identity(self):
-        return f"Roll(step={self.step})"
-
-    def __call__(self, image, number):
-        rolled = [image[i].roll(self.step * int(n), -1) for i, n in enumerate(number)]
-        return torch.stack(rolled)
-
-
 def test_a_custom_augmentation_is_identified_by_its_identity(tmp_path):
     folders = [
         make_memo(tmp_path, loader=make_loader(weak=Roll(step))).store.folder for step in (1, 1, 2)
@@ -177,6 +161,22 @@ def test_the_folder_depends_on_everything_that_decides_the_logits(tmp_path):
     assert len({memo.store.folder for memo in memos}) == len(memos)
     assert make_memo(tmp_path).store.folder == memos[0].store.folder
     assert make_memo(tmp_path, loader=make_loader(seed=5)).store.folder == memos[0].store.folder
+
+
+def test_differences_that_the_first_logits_do_not_show(tmp_path):
+    """A weight that decides nothing here, an image past the sample, a parameter of the views."""
+    tracked = make_teacher()
+    tracked.bn.num_batches_tracked += 1
+    changed = make_loader(130)
+    changed.images.image[-1] = 0
+    memos = [
+        make_memo(tmp_path, make_teacher(), loader=make_loader(130)),
+        make_memo(tmp_path, tracked, loader=make_loader(130)),
+        make_memo(tmp_path, make_teacher(), loader=changed),
+        make_memo(tmp_path, make_teacher(), loader=make_loader(130, weak=Roll(8))),
+        make_memo(tmp_path, make_teacher(), loader=make_loader(130, weak=Roll(16))),
+    ]
+    assert len({memo.store.folder for memo in memos}) == len(memos)
 
 
 def test_each_view_has_a_memo(tmp_path):
@@ -274,7 +274,7 @@ def test_the_teacher_is_not_changed(tmp_path):
     teacher = make_teacher()
     before = fingerprint(teacher)
     for amp in (None, torch.bfloat16):
-        TeacherMemo.prepare(make_memo(tmp_path, teacher, amp=amp), 1, quiet)
+        make_memo(tmp_path, teacher, amp=amp).prepare(1, quiet)
     assert fingerprint(teacher) == before
     assert not teacher.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())

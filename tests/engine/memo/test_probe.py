@@ -3,29 +3,17 @@
 import pytest
 import torch
 
-from edkd.distillers import Distiller
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.memo.probe import reason_against
+from edkd.types import Batch
+from tests.engine.memo.parts import (
+    HoldsTheTeacherTwice,
+    OwnStep,
+    Published,
+    ReadsFeatures,
+    ReadsLogits,
+)
 from tests.small import CPU, batch, make_distiller
-
-
-class Published(Distiller):
-    """A method in the published style; `distil` is the part that differs."""
-
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-
-    def forward_train(self, image, target, **kwargs):
-        with torch.no_grad():
-            loss = self.distil(image, **kwargs)
-        logits, _ = self.student(image)
-        return logits, {"loss": logits.mean() + loss}
-
-
-class ReadsLogits(Published):
-    def distil(self, image, **kwargs):
-        logits, _ = self.teacher(image)
-        return logits.mean()
 
 
 class RunsTheTeacherTwice(Published):
@@ -35,9 +23,7 @@ class RunsTheTeacherTwice(Published):
 
 class RunsTheTeacherThroughTheBase(Published):
     def distil(self, image, **kwargs):
-        made = batch()
-        object.__setattr__(made, "image", image)
-        return self.run_teachers(made).logits.mean()
+        return self.run_teachers(Batch(image, kwargs["index"])).logits.mean()
 
 
 class NeedsStartEpoch(ReadsLogits):
@@ -50,23 +36,6 @@ class NeedsStartEpoch(ReadsLogits):
         return super().distil(image)
 
 
-class HoldsTheTeacherTwice(Published):
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher, cfg)
-        self.networks = torch.nn.ModuleList([student, teacher])
-
-    def distil(self, image, **kwargs):
-        return self.networks[1](image)[0].mean()
-
-
-class OwnStep(Distiller):
-    """Overrides the step of the preferred style."""
-
-    def training_step(self, batch, turn=0):
-        logits, _ = self.student(batch.image)
-        return logits, {"loss": logits.mean() + self.teacher(batch.image)[0].mean()}
-
-
 SERVED = [
     ReadsLogits,
     RunsTheTeacherTwice,
@@ -75,11 +44,6 @@ SERVED = [
     HoldsTheTeacherTwice,
     OwnStep,
 ]
-
-
-class ReadsFeatures(Published):
-    def distil(self, image, **kwargs):
-        return self.teacher(image)[1]["pooled_feat"].mean()
 
 
 class TakesFeaturesForADict(Published):

@@ -1,0 +1,199 @@
+"""Finds and records the features of a classifier while it runs, with forward hooks."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+_FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+"""Their outputs do not follow the size of the image, and need not be smaller than their inputs."""
+
+
+class Call(NamedTuple):
+    """A call of a module during a forward pass."""
+
+    name: str
+    """Of the module."""
+    number: int
+    """From 1: a module may run several times."""
+
+
+class Plan(NamedTuple):
+    """The calls that give the features."""
+
+    maps: tuple[Call, ...]
+    """Their outputs are `feats`."""
+    head: Call | None
+    """Its input is `pooled_feat`."""
+
+    def names(self) -> list[str]:
+        """The modules to observe."""
+        calls = [*self.maps, self.head] if self.head else self.maps
+        return list(dict.fromkeys(call.name for call in calls))
+
+
+class Recorder:
+    """Records the calls of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.maps: list[Tensor] = []
+        self.pooled: Tensor | None = None
+        self._calls: Counter[str] = Counter()
+
+    def finished(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Hook after the call of a module."""
+        self._calls[name] += 1
+        call = Call(name, self._calls[name])
+        if call in self.plan.maps:
+            self.maps.append(output)
+        if call == self.plan.head:
+            self.pooled = inputs[0]
+
+    def features(self) -> dict[str, Any]:
+        """The features of this pass."""
+        return _features(self.maps, self.pooled)
+
+
+class _Map(NamedTuple):
+    """The last output at a spatial resolution."""
+
+    call: Call
+    output: Tensor
+    is_stage: bool
+    """Whether a convolution ran at this resolution; else it is the stage before, pooled."""
+    is_pooled: bool
+    """Whether it began with global pooling: what follows belongs to the head."""
+
+
+class Search:
+    """Observes all modules during a forward pass and finds the calls that give features.
+
+    Feature maps are kept on a stack with falling resolution. An output that is larger than the top
+    of the stack removes it: the smaller map belonged to a side branch, as squeeze-and-excitation.
+
+    Args:
+        image: the input of the network (N,3,H,W).
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+        self.maps: list[_Map] = []
+        self.head: Call | None = None
+        self.pooled: Tensor | None = None
+        self._calls: Counter[str] = Counter()
+        self._before: list[list[_Map]] = []
+
+    def started(self, name: str, module: nn.Module, inputs: Any) -> None:
+        """Hook before the call of a module."""
+        self._before.append(list(self.maps))
+
+    def finished(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Hook after the call of a module."""
+        before = self._before.pop()
+        self._calls[name] += 1
+        call = Call(name, self._calls[name])
+
+        if isinstance(module, nn.Linear) and inputs:
+            self.head = call
+            self.pooled = inputs[0]
+        elif self._is_map(module, output):
+            self._push(call, output, isinstance(module, nn.Conv2d))
+            self._restore(before, output)
+
+    def plan(self) -> Plan:
+        """What later passes need to observe."""
+        return Plan(tuple(each.call for each in self._stages()), self.head)
+
+    def features(self) -> dict[str, Any]:
+        """The features of this pass."""
+        return _features([each.output for each in self._stages()], self.pooled)
+
+    def _stages(self) -> list[_Map]:
+        return [each for each in self.maps if each.is_stage]
+
+    def _is_map(self, module: nn.Module, output: Any) -> bool:
+        """Whether an output is (N,D,H,W), with H and W in the proportion of the image."""
+        if not isinstance(output, Tensor) or output.dim() != 4 or self.image.dim() != 4:
+            return False
+        if isinstance(module, _FIXED_SIZE) and self.maps:
+            if _area(output) >= _area(self.maps[-1].output):
+                return False
+
+        height, width = _size(self.image)
+        proportional = output.shape[3] * height / width
+        return abs(output.shape[2] - proportional) <= 1
+
+    def _push(self, call: Call, output: Tensor, is_conv: bool) -> None:
+        """Put a map on the stack, in place of smaller ones and of the one of its size."""
+        size = _size(output)
+        is_stage = is_conv
+        is_pooled = not is_conv and self._pools_globally(output)
+
+        while self.maps and _area(self.maps[-1].output) <= _area(output):
+            same = self.maps.pop()
+            if _size(same.output) == size:
+                is_pooled = same.is_pooled
+                is_stage = same.is_stage or (is_conv and not is_pooled)
+        self.maps.append(_Map(call, output, is_stage, is_pooled))
+
+    def _pools_globally(self, output: Tensor) -> bool:
+        """Whether an output is 1x1 and the one before larger than 2x2."""
+        return _size(output) == (1, 1) and bool(self.maps) and _area(self.maps[-1].output) > 4
+
+    def _restore(self, before: Sequence[_Map], output: Tensor) -> None:
+        """A block that lowers the resolution does not belong to the stage before it."""
+        finished = {_size(each.output): each for each in before if each.is_stage}
+        for position, each in enumerate(self.maps):
+            if _area(each.output) > _area(output):
+                self.maps[position] = finished.get(_size(each.output), each)
+
+
+@contextmanager
+def hooks(
+    modules: Iterable[tuple[str, nn.Module]],
+    finished: Callable[..., None],
+    started: Callable[..., None] | None = None,
+) -> Iterator[None]:
+    """Observe modules during a forward pass.
+
+    Args:
+        modules: by name.
+        finished: called with name, module, inputs and output after each call.
+        started: called with name, module and inputs before each call.
+    """
+    handles = []
+
+    try:
+        for name, module in modules:
+            after = functools.partial(finished, name)
+            handles.append(module.register_forward_hook(after))
+            if started is not None:
+                before = functools.partial(started, name)
+                handles.append(module.register_forward_pre_hook(before))
+
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _features(maps: Sequence[Tensor], pooled: Tensor | None) -> dict[str, Any]:
+    """`feats` and `pooled_feat`; without the latter if there is nothing for it."""
+    feats = list(maps)
+    if pooled is not None:
+        return {"feats": feats, "pooled_feat": pooled.flatten(1)}
+    if feats:
+        return {"feats": feats, "pooled_feat": feats[-1].mean((2, 3))}
+    return {"feats": feats}
+
+
+def _size(feature: Tensor) -> tuple[int, int]:
+    return feature.shape[2], feature.shape[3]
+
+
+def _area(feature: Tensor) -> int:
+    return feature.shape[2] * feature.shape[3]
