@@ -36,6 +36,7 @@ def distill(
     val_loader: Iterable[Any],
     method: str | type[Distiller] = "DKD",
     epochs: int = 10,
+    *,
     optimizer: optim.Optimizer | Sequence[optim.Optimizer] | None = None,
     test_loader: Iterable[Any] | None = None,
     num_classes: int | None = None,

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as MODEL.mynet.WIDTH 8")
+    args = parser.parse_intermixed_args(argv)
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.engine.config.load import load_config
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "SOLVER.AMP": args.amp,
     }
     words = [word for pair in opts.items() for word in pair]
-    cfg = load_config(opts=words, plugins=args.plugin)
+    cfg = load_config(opts=[*words, *args.opts], plugins=args.plugin)
     result = evaluate_checkpoint(cfg, args.ckpt, args.device)
 
     precision = "float32" if args.amp == "off" else f"precision {args.amp}"

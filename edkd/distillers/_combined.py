@@ -1,4 +1,4 @@
-"""Several methods at once: DISTILLER.TYPE "KD+DKD"."""
+"""Methods combined: DISTILLER.TYPE "KD+DKD"."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -77,7 +77,7 @@ KEYS = {f"COMBINED.{name}": key for name, key in Combined.defaults.items()}
 
 
 def combine(names: Sequence[str]) -> type[Distiller]:
-    """The class of several methods at once.
+    """The class of several methods together.
 
     Args:
         names: of registered methods, as in "KD+DKD".
