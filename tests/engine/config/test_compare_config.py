@@ -29,6 +29,7 @@ FREE = {
     "LOG.TENSORBOARD_FREQ",
     "LOG.SAVE_CHECKPOINT_FREQ",
     "LOG.KEEP",
+    "LOG.PRINT",
     "LOG.WANDB",
 }
 
