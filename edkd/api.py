@@ -62,10 +62,11 @@ def distill(
         optimizer: one or several of your own; their learning rates are scaled by the schedule.
             Default: the one that SOLVER names.
         test_loader: evaluated once, at the end, with the last and the best weights.
-        num_classes: where the training set does not tell it.
+        num_classes: of the labels; default: found from the training set.
         output: folder of all runs.
         name: folder of this run within `<output>/distill`; default: method and networks.
-        resume: continue the run of that folder.
+        resume: continue the run of that folder. It may have more epochs if `lr_decay_stages` is
+            the same.
         device: auto, cuda, cuda:N, mps or cpu; the networks are moved there.
         plugins: Python files that register methods or update rules.
         on_epoch: called with the record of each finished epoch.

@@ -25,7 +25,7 @@ class Batch:
     target: Tensor
     """(N,), class numbers; (N,C), class probabilities."""
     index: Tensor | None = None
-    """(N,), numbers of the images in their set; None where the data loader does not tell them."""
+    """(N,), numbers of the images in their set; None where the data loader has none."""
     epoch: int | Tensor = 1
     """From 1; in a captured step a tensor without dimensions."""
     views: Mapping[str, View] = field(default_factory=dict)

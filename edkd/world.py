@@ -1,6 +1,6 @@
 """The processes that train together: which one this is, and what they must agree on.
 
-With one process, the default, every function returns at once and changes nothing.
+With one process, the default, every function returns immediately and changes nothing.
 """
 
 import os

@@ -60,7 +60,7 @@ def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = Non
     if method.needs_index and not data.train.has_index:
         raise UserError(
             f"DISTILLER.TYPE {cfg.DISTILLER.TYPE} needs the number of each image, which this data "
-            "loader does not tell; give a torch DataLoader over a data set with __getitem__"
+            "loader does not give; use a torch DataLoader over a data set with __getitem__"
         )
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))

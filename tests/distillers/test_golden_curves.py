@@ -25,11 +25,25 @@ def one_thread():
 
 
 @pytest.mark.parametrize("case", make_curves.CASES)
+def test_the_beginning_of_the_curve_is_reproduced(case):
+    compare(case, steps=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", make_curves.CASES)
 def test_the_curve_is_reproduced(case):
+    compare(case, make_curves.STEPS)
+
+
+def compare(case: str, steps: int) -> None:
+    """Compare the first steps of a method with its curve."""
     expected = make_curves.from_text((make_curves.CURVES / f"{case}.txt").read_text())
-    rows = make_curves.curve(case)
-    assert len(rows) == len(expected) == make_curves.STEPS
-    for number, (row, golden) in enumerate(zip(rows, expected, strict=True), 1):
+    assert len(expected) == make_curves.STEPS
+    rows = make_curves.curve(case, steps)
+    assert len(rows) == steps
+
+    for number, (row, golden) in enumerate(zip(rows, expected, strict=False), 1):
+        assert row.keys() == golden.keys()
         for name, value in golden.items():
             assert row[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-12), f"step {number}"
 

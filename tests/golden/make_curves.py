@@ -37,7 +37,7 @@ CASES = {
 }
 
 
-def curve(case: str) -> list[dict[str, float]]:
+def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
     """The terms of the loss in each of the first steps."""
     method, *opts = CASES[case]
     device = torch.device("cpu")
@@ -56,12 +56,14 @@ def curve(case: str) -> list[dict[str, float]]:
     distiller.train()
     rows: list[dict[str, float]] = []
     epoch = 0
-    while len(rows) < STEPS:
+    while len(rows) < steps:
         epoch += 1
         for inputs in data.train.inputs(epoch):
-            batch = data.train.batch(*inputs)
-            rows.append(one_step(trainer, replace(batch, image=batch.image.double(), epoch=epoch)))
-    return rows[:STEPS]
+            if len(rows) < steps:
+                batch = data.train.batch(*inputs)
+                batch = replace(batch, image=batch.image.double(), epoch=epoch)
+                rows.append(one_step(trainer, batch))
+    return rows
 
 
 def one_step(trainer, batch) -> dict[str, float]:
