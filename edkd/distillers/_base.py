@@ -151,22 +151,22 @@ class Distiller(nn.Module):
 
         weights = self.teacher_weights or [1.0] * len(outputs)
         logits = mean_prediction(
-            [output.logits for output in outputs], list(weights), self.temperature
+            [output.logits for output in outputs], list(weights), self.softening()
         )
         return Output(logits, LazyFeatures(_no_common_features))
 
     def task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """CE_WEIGHT times the cross-entropy with the labels, a scalar."""
-        return self.ce_weight * F.cross_entropy(at_least_float32(logits), target)
+        return self.task_weight() * F.cross_entropy(at_least_float32(logits), target)
 
-    @property
-    def ce_weight(self) -> float:
+    # Not properties: methods in the published style set attributes of these names.
+
+    def task_weight(self) -> float:
         """CE_WEIGHT of the method's node, or of its LOSS; 1 where it has none."""
         node = self.hp if self.hp is not None else {}
         return node.get("CE_WEIGHT", node.get("LOSS", {}).get("CE_WEIGHT", 1.0))
 
-    @property
-    def temperature(self) -> float:
+    def softening(self) -> float:
         """T or TEMPERATURE of the method's node; 1 where it has none."""
         node = self.hp if self.hp is not None else {}
         return node.get("T", node.get("TEMPERATURE", 1.0))

@@ -86,6 +86,7 @@ class Trainer:
         self.device = device
         self.on_epoch = on_epoch
 
+        self.config_text = cfg.dump()
         self.amp = amp_dtype(cfg.SOLVER.AMP, device)
         self.split = "val" if data.val else "test"
         self.top1 = top1_key(self.split)
@@ -371,7 +372,7 @@ class Trainer:
             **self.update.state_dict(),
             **self.state.state_dict(),
             "best_acc": best,
-            "config": self.cfg.dump(),
+            "config": self.config_text,
             "identity": self.identity,
             "threads": torch.get_num_threads(),
         }

@@ -339,3 +339,25 @@ def test_features_of_an_output_are_computed_once():
     assert calls == []
     assert (features["a"], features["b"], list(features), len(features)) == (1, 2, ["a", "b"], 2)
     assert calls == [1]
+
+
+def test_the_published_style_may_use_any_attribute():
+    """mdistiller's methods keep their hyper-parameters as attributes, learned ones as parameters."""
+
+    class Keeps(Distiller):
+        def __init__(self, student, teacher, cfg):
+            super().__init__(student, teacher)
+            self.temperature = nn.Parameter(torch.tensor(4.0))
+            self.ce_weight = cfg.KD.LOSS.CE_WEIGHT
+            self.kd_loss_weight = cfg.KD.LOSS.KD_WEIGHT
+
+        def forward_train(self, image, target, **kwargs):
+            logits, _ = self.student(image)
+            loss = self.ce_weight * F.cross_entropy(logits / self.temperature, target)
+            return logits, {"loss_ce": loss}
+
+    distiller = make_distiller(Keeps).train()
+    _, losses = distiller.training_step(batch())
+    losses["loss_ce"].backward()
+    assert distiller.temperature.grad is not None
+    assert distiller.get_extra_parameters() == 1
