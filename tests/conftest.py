@@ -1,4 +1,4 @@
-"""Where tests find the commands, golden values, real data, and a run that takes a tenth of a second.
+"""Where tests find commands, golden values, real data, and a run of a tenth of a second.
 
 The environment decides how much is run and with which data:
 

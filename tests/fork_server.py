@@ -6,12 +6,16 @@ not seconds, and is a process of its own, in a session of its own, for signals t
   python tests/fork_server.py SOCKET FOLDER
 """
 
+import atexit
+import importlib
 import json
 import os
 import signal
 import socket
 import sys
-from contextlib import redirect_stdout
+import threading
+import traceback
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -37,7 +41,6 @@ def main() -> None:
             if os.fork() == 0:
                 listener.close()
                 supervise(connection)
-                return
             connection.close()
 
 
@@ -55,17 +58,13 @@ def warm_up(folder: Path) -> None:
 
 
 def supervise(connection: socket.socket) -> None:
-    """Run a command in a child process; report its process id and how it ended.
-
-    Returns in the child only.
-    """
+    """Run a command in a child process; report its process id and how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection, connection.makefile("rw") as stream:
         request = json.loads(stream.readline())
         child = os.fork()
         if child == 0:
             run(request)
-            return
         print(child, file=stream, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), file=stream, flush=True)
@@ -73,24 +72,49 @@ def supervise(connection: socket.socket) -> None:
 
 
 def run(request: dict) -> None:
-    """The command, as in a fresh interpreter: exceptions and exit codes leave this process."""
+    """The command, as in a fresh interpreter; it does not return."""
     os.setsid()
-    for number, path in ((0, "/dev/null"), (1, request["out"]), (2, request["err"])):
-        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        handle = os.open(path, flags, 0o600)
-        os.dup2(handle, number)
-        os.close(handle)
+    redirect(0, "/dev/null", os.O_RDONLY)
+    redirect(1, request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    redirect(2, request["err"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-
     name, *words = request["command"]
     sys.argv = [f"tools/{name}.py", *words]
 
-    import importlib
+    code = 1
+    try:
+        execute(name, words)
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code
+    except BaseException:
+        traceback.print_exc()
+    leave(code)
 
+
+def redirect(number: int, path: str, flags: int) -> None:
+    """Open a file as a standard stream."""
+    handle = os.open(path, flags, 0o600)
+    os.dup2(handle, number)
+    os.close(handle)
+
+
+def execute(name: str, words: list[str]) -> None:
+    """What tools/<name>.py does."""
     from edkd.commands._command_line import run_command
 
     run_command(importlib.import_module(f"edkd.commands.{name}").main, words)
+
+
+def leave(code: int) -> None:
+    """End as an interpreter does, but do not free its modules, which takes a second."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -161,6 +162,8 @@ class Server:
             "err": str(self.folder / f"{number}.err"),
             "environment": environment,
         }
+        for path in (request["out"], request["err"]):
+            Path(path).touch()
         if fresh:
             return Fresh(request)
         self._warm()

@@ -1,139 +1,145 @@
-"""No key is dead: each is changed, and what a run leaves or says must change with it."""
+"""R12: no key is dead. Each one is changed, and something that a user can see changes with it.
+
+The hyper-parameters of methods are changed in tests/distillers/test_contract.py.
+"""
 
 import hashlib
 import json
+import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from edkd.dataset import get_dataset
-from edkd.distillers import distiller_dict
-from edkd.engine.checkpoint import save_checkpoint
-from edkd.engine.load_cfg import flatten, load_cfg
-from edkd.engine.optim import set_learning_rate
-from edkd.engine.trainer import Trainer, trainer_dict
-from edkd.models import get_model
+from edkd.distillers import method_names
+from edkd.engine.config.load import load_config
+from edkd.engine.config.table import table
+from tests.conftest import PLUGIN
+from tests.small import TinyNet
 
-ADAM = ["SOLVER.TYPE", "Adam", "SOLVER.LR", "0.001"]
-CIFAR10 = ["DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"]
-NAMED = ["EXPERIMENT.NAME", ""]
-KEYS = [  # key, another value, what it needs to have an effect
-    ("EXPERIMENT.PROJECT", "other"),
-    ("EXPERIMENT.NAME", "other"),
-    ("EXPERIMENT.TAG", "other", *NAMED),
-    ("DATASET.TYPE", "cifar10", "DATASET.ROOT", "/nowhere"),
-    ("DATASET.ROOT", "/elsewhere", *CIFAR10),
-    ("DATASET.VAL_SPLIT", "0.2"),
-    ("DISTILLER.TYPE", "NONE"),
-    ("DISTILLER.TEACHER", "resnet14"),
-    ("DISTILLER.STUDENT", "resnet14"),
-    ("DISTILLER.TEACHER_CKPT", "other teacher"),
-    ("SOLVER.TRAINER", "other"),
-    ("SOLVER.SEED", "2"),
-    ("SOLVER.BATCH_SIZE", "256"),
-    ("SOLVER.EPOCHS", "1"),
-    ("SOLVER.TYPE", "AdamW"),
-    ("SOLVER.LR", "0.01"),
-    ("SOLVER.SCHEDULE", "cosine"),
-    ("SOLVER.LR_DECAY_STAGES", "[1]"),
-    ("SOLVER.LR_DECAY_RATE", "0.5", "SOLVER.LR_DECAY_STAGES", "[1]"),
-    ("SOLVER.WARMUP_EPOCHS", "1"),
-    ("SOLVER.WEIGHT_DECAY", "0.01"),
-    ("SOLVER.MOMENTUM", "0.5"),
-    ("SOLVER.NESTEROV", "True"),
-    ("SOLVER.BETAS", "[0.5,0.9]", *ADAM),
-    ("SOLVER.CLIP_GRAD_NORM", "0.1"),
-    ("SOLVER.AMP", "bf16"),
-    ("SOLVER.DETERMINISTIC", "True"),
-    ("SOLVER.CUDA_GRAPH", "True"),
-    ("TEACHER_MEMO.ENABLED", "False"),
-    ("TEACHER_MEMO.FOLDER", "elsewhere"),
-    ("TEACHER_MEMO.DTYPE", "bf16"),
-    ("TEACHER_MEMO.MAX_GB", "0"),
-    ("LOG.PREFIX", "elsewhere"),
-    ("LOG.TENSORBOARD_FREQ", "1"),
-    ("LOG.SAVE_CHECKPOINT_FREQ", "1"),
-    ("LOG.KEEP", "1", "LOG.SAVE_CHECKPOINT_FREQ", "1"),
-    ("LOG.WANDB", "True"),
-]
+KD = {"DISTILLER.TYPE": "KD"}
+TWO_TEACHERS = {
+    **KD,
+    "DISTILLER.TEACHER": "[wide,wide]",
+    "DISTILLER.TEACHER_CKPT": "[wide.pth,other.pth]",
+}
+STAGES = {"SOLVER.LR_DECAY_STAGES": "[1]"}
+FREQUENT = {"LOG.SAVE_CHECKPOINT_FREQ": "1"}
+
+KEYS = {  # key -> another value, and the surroundings in which it has an effect
+    "EXPERIMENT.PROJECT": ("other", {}),
+    "EXPERIMENT.NAME": ("other", {}),
+    "EXPERIMENT.TAG": ("other", {"EXPERIMENT.NAME": ""}),
+    "DATASET.TYPE": ("cifar10", {"DATASET.ROOT": "/nowhere"}),
+    "DATASET.ROOT": ("/elsewhere", {"DATASET.TYPE": "cifar10", "DISTILLER.STUDENT": "resnet8"}),
+    "DATASET.VAL_SPLIT": ("0.2", {}),
+    "DISTILLER.TYPE": ("NONE", KD),
+    "DISTILLER.TEACHER": ("narrow", {**KD, "DISTILLER.TEACHER_CKPT": "narrow.pth"}),
+    "DISTILLER.STUDENT": ("wide", {}),
+    "DISTILLER.TEACHER_CKPT": ("other.pth", KD),
+    "DISTILLER.TEACHER_WEIGHTS": ("[0.9,0.1]", TWO_TEACHERS),
+    "SOLVER.TRAINER": ("dot", KD),
+    "SOLVER.DOT.DELTA": ("0.5", {**KD, "SOLVER.TRAINER": "dot"}),
+    "SOLVER.SEED": ("2", {}),
+    "SOLVER.BATCH_SIZE": ("16", {}),
+    "SOLVER.CHECKPOINT_MINUTES": ("0.000001", {"SOLVER.EPOCHS": "1"}),
+    "SOLVER.EPOCHS": ("1", {}),
+    "SOLVER.TYPE": ("AdamW", {}),
+    "SOLVER.LR": ("0.01", {}),
+    "SOLVER.SCHEDULE": ("cosine", {}),
+    "SOLVER.LR_DECAY_STAGES": ("[1]", {}),
+    "SOLVER.LR_DECAY_RATE": ("0.5", STAGES),
+    "SOLVER.WARMUP_EPOCHS": ("1", {}),
+    "SOLVER.WEIGHT_DECAY": ("0.01", {}),
+    "SOLVER.MOMENTUM": ("0.5", {}),
+    "SOLVER.NESTEROV": ("True", {}),
+    "SOLVER.BETAS": ("[0.5,0.9]", {"SOLVER.TYPE": "Adam", "SOLVER.LR": "0.001"}),
+    "SOLVER.CLIP_GRAD_NORM": ("0.1", {}),
+    "SOLVER.AMP": ("bf16", {}),
+    "SOLVER.DETERMINISTIC": ("True", {}),
+    "SOLVER.CUDA_GRAPH": ("True", {}),
+    "TEACHER_MEMO.ENABLED": ("False", KD),
+    "TEACHER_MEMO.FOLDER": ("elsewhere", KD),
+    "TEACHER_MEMO.DTYPE": ("bf16", KD),
+    "TEACHER_MEMO.MAX_GB": ("0", KD),
+    "LOG.PRINT": ("False", {}),
+    "LOG.PREFIX": ("elsewhere", {}),
+    "LOG.TENSORBOARD_FREQ": ("1", {}),
+    "LOG.SAVE_CHECKPOINT_FREQ": ("1", {}),
+    "LOG.KEEP": ("1", FREQUENT),
+    "LOG.WANDB": ("True", {}),
+    "COMBINED.CE_WEIGHT": ("0.5", {"DISTILLER.TYPE": "KD+DKD"}),
+    "COMBINED.WEIGHTS": ("[0.5,2.0]", {"DISTILLER.TYPE": "KD+DKD"}),
+}
+
+ERRORS = ("DATASET.TYPE", "DATASET.ROOT")
+"""Their effect is an error; the other runs succeed."""
+
+LOADER_KEYS = ("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE")
+"""They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
+
+BASE = {
+    "DATASET.TYPE": "tiny",
+    "DISTILLER.TYPE": "NONE",
+    "DISTILLER.TEACHER": "wide",
+    "DISTILLER.STUDENT": "narrow",
+    "DISTILLER.TEACHER_CKPT": "wide.pth",
+    "SOLVER.EPOCHS": "2",
+    "SOLVER.BATCH_SIZE": "24",
+    "SOLVER.AMP": "off",
+    "LOG.WANDB": "False",
+    "LOG.PREFIX": "o",
+    "EXPERIMENT.NAME": "run",
+}
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
+@pytest.fixture
+def observe(train_tiny, tool, tmp_path, monkeypatch):
+    """Train with these keys; return everything that a user can see of the run, but for times."""
+    monkeypatch.setitem(sys.modules, "wandb", None)  # "Wandb is off" is an effect, and a quick one
     torch.manual_seed(0)
-    for name in ("teacher", "other teacher"):
-        save_checkpoint({"model": get_model("cifar", "resnet8", 10).state_dict()}, folder / name)
-    return folder / "teacher"
+    channels = {"wide.pth": 12, "other.pth": 12, "narrow.pth": 6}
+    files = {name: TinyNet(number).state_dict() for name, number in channels.items()}
+
+    def run(**keys):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for name, state in files.items():
+            torch.save(state, folder / name)
+        monkeypatch.chdir(folder)
+
+        merged = {key: value for key, value in (BASE | keys).items() if value}
+        words = [word for pair in merged.items() for word in pair]
+        done = tool("train", "--plugin", PLUGIN, *words)
+        lines = [line for line in done.out.splitlines() if "_seconds" not in line]
+        return done.code, done.err, lines, *look_at(folder)
+
+    return run
 
 
-class OtherTrainer(Trainer):
-    """One that never learns."""
-
-    def train_step(self, epoch, *inputs):
-        set_learning_rate(self.optimizer, 0.0)
-        return super().train_step(epoch, *inputs)
+def look_at(folder):
+    """Names of files, metrics without times, hashes of weights, size of the event files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [str(path.relative_to(folder)) for path in files if "events" not in path.name]
+    events = sum(path.stat().st_size for path in files if path.name.startswith("events"))
+    weights = [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("student_latest")
+    ]
+    metrics = [
+        json.loads(line)
+        for path in folder.rglob("metrics.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    for record in metrics:
+        del record["train_seconds"], record["eval_seconds"]
+    return names, metrics, weights, events
 
 
 @pytest.fixture(scope="module")
 def unchanged():
-    """What was observed without the change, by what the key needs."""
+    """What was observed without the change, by the surroundings."""
     return {}
-
-
-@pytest.fixture
-def observe(tool, tmp_path, monkeypatch, teacher):
-    """Run with options; return all that a user can see of it, but for times."""
-
-    def run(*opts):
-        base = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8"]
-        base += [
-            "DISTILLER.STUDENT",
-            "resnet8",
-            "DISTILLER.TEACHER_CKPT",
-            teacher,
-            "SOLVER.EPOCHS",
-            "2",
-        ]
-        base += [
-            "SOLVER.BATCH_SIZE",
-            "300",
-            "SOLVER.AMP",
-            "off",
-            "LOG.WANDB",
-            "False",
-            "DATASET.TEST.BATCH_SIZE",
-            "898",
-        ]
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        pairs = [*base, "LOG.PREFIX", "o", "EXPERIMENT.NAME", "run", *opts]
-        merged = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if merged["DISTILLER.TEACHER_CKPT"] == "other teacher":
-            merged["DISTILLER.TEACHER_CKPT"] = teacher.with_name("other teacher")
-        monkeypatch.setitem(trainer_dict, "other", OtherTrainer)
-        if not merged["EXPERIMENT.NAME"]:
-            del merged["EXPERIMENT.NAME"]
-        words = [str(word) for pair in merged.items() for word in pair]
-        outcome = tool("train", *words)
-        files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        metrics = [
-            json.loads(line)
-            for path in folder.rglob("metrics.jsonl")
-            for line in path.read_text().splitlines()
-        ]
-        for record in metrics:
-            del record["train_seconds"], record["eval_seconds"]
-        weights = [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("student_latest")
-        ]
-        events = sum(path.stat().st_size for path in folder.rglob("events.*"))
-        names = [str(path) for path in files if not path.name.startswith("events")]
-        said = [line for line in outcome.out.splitlines() if "_seconds" not in line]
-        return outcome.code, outcome.err, said, names, metrics, weights, events
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -142,76 +148,47 @@ def live():
     return set()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "needs"), [(key, value, needs) for key, value, *needs in KEYS]
-)
-def test_the_key_is_live(observe, unchanged, live, key, value, needs):
-    needs = tuple(
-        word
-        for pair in zip(needs[::2], needs[1::2], strict=True)
-        if pair[0] != key
-        for word in pair
-    )
-    if needs not in unchanged:
-        unchanged[needs] = observe(*needs)
-    assert observe(*needs, key, value) != unchanged[needs]
+@pytest.mark.parametrize("key", KEYS)
+def test_the_key_is_live(observe, unchanged, live, key):
+    value, surroundings = KEYS[key]
+    name = str(surroundings)
+    if name not in unchanged:
+        unchanged[name] = observe(**surroundings)
+    changed = observe(**surroundings | {key: value})
+    assert changed != unchanged[name]
+    assert (changed[0] == 0) == (key not in ERRORS), changed
     live.add(key)
 
 
 def test_observing_twice_sees_the_same(observe, unchanged):
-    assert observe() == (unchanged.get(()) or observe())
+    """Otherwise the tests above would prove nothing."""
+    first = unchanged.get("{}") or observe()
+    assert first[0] == 0
+    assert first == observe()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_num_workers_is_live(tmp_path):
-    from PIL import Image
-
+def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
     for part in ("train", "val"):
         (tmp_path / part / "n01").mkdir(parents=True)
-        Image.new("RGB", (64, 64)).save(tmp_path / part / "n01" / "0.png")
-    for workers in (0, 3):
-        opts = [
-            "DATASET.TYPE",
-            "tiny_imagenet",
-            "DATASET.ROOT",
-            str(tmp_path),
-            "DISTILLER.STUDENT",
-            "ResNet18",
-        ]
-        data = get_dataset(
-            load_cfg(
-                opts=[*opts, "DATASET.NUM_WORKERS", str(workers), "DATASET.WORKER_TIMEOUT", "7.5"]
-            ),
-            torch.device("cpu"),
-        )
-        assert data.train.loader.num_workers == data.test.loader.num_workers == workers
-        assert data.train.loader.timeout == data.test.loader.timeout == (7.5 if workers else 0)
+        for number in (0, 1):
+            Image.new("RGB", (8, 8)).save(tmp_path / part / "n01" / f"{number}.png")
 
-
-def test_the_batch_size_of_evaluation_is_live():
-    sizes = [
-        len(
-            get_dataset(
-                load_cfg(opts=["DATASET.TYPE", "digits", "DATASET.TEST.BATCH_SIZE", n]),
-                torch.device("cpu"),
-            ).test
-        )
-        for n in ("898", "449")
-    ]
-    assert sizes == [1, 2]
+    found = []
+    for workers, timeout, size in (("0", "7.5", "2"), ("3", "7.5", "1")):
+        opts = ["DATASET.TYPE", "tiny_folder", "DATASET.ROOT", str(tmp_path)]
+        opts += ["DISTILLER.STUDENT", "narrow", "DATASET.NUM_WORKERS", workers]
+        opts += ["DATASET.WORKER_TIMEOUT", timeout, "DATASET.TEST.BATCH_SIZE", size]
+        data = get_dataset(load_config(opts=opts, plugins=[str(PLUGIN)]), torch.device("cpu"))
+        for loader in (data.train.loader, data.test.loader):
+            found.append((loader.num_workers, loader.timeout))
+        found.append(len(data.test))
+    assert found == [(0, 0), (0, 0), 1, (3, 7.5), (3, 7.5), 2]
+    live.update(LOADER_KEYS)
 
 
 def test_all_keys_are_above(live, figure):
-    """Those of the methods are changed in tests/distillers."""
-    elsewhere = {
-        "DATASET.NUM_WORKERS",
-        "DATASET.WORKER_TIMEOUT",
-        "DATASET.TEST.BATCH_SIZE",
-        "SOLVER.CHECKPOINT_MINUTES",
-    }
-    known = {key for key, _ in flatten(load_cfg()) if key.split(".")[0] not in distiller_dict}
-    assert {key for key, *_ in KEYS} | elsewhere == known
-    figure(
-        "R12",
-        f"{len(live | elsewhere)} of {len(known)} keys were changed, those of methods aside, and had an effect",
-    )
+    """Those of the methods aside."""
+    known = {key for key in table() if key.split(".")[0] not in method_names()}
+    assert set(KEYS) | set(LOADER_KEYS) == known
+    figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

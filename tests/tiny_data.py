@@ -2,8 +2,8 @@
 
   --plugin tests/tiny_data.py DATASET.TYPE tiny DISTILLER.TEACHER wide DISTILLER.STUDENT narrow
 
-An epoch of `tiny` is 71 images of 3x8x8; with a batch size of 8, it has 9 steps. `tiny_folder` reads
-an image folder of any size. Tests name this file and never import it: it would be registered twice.
+An epoch of `tiny` is 71 images of 3x8x8; with a batch size of 8, it has 9 steps. `tiny_folder`
+reads an image folder. Tests name this file and never import it: it would be registered twice.
 """
 
 from torch import nn

@@ -235,6 +235,7 @@ def test_without_layers_there_are_logits_alone():
         features["pooled_feat"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_torchscript_has_logits_alone():
     network = as_network(torch.jit.script(conv_net().eval()))
     logits, features = network(X)

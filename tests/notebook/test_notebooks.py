@@ -35,9 +35,8 @@ def check(name, folder, outputs):
         assert json.loads(result.read_text())["last_test_top1"] > 80
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs(name, tmp_path):
-    check(name, tmp_path, run(name, tmp_path))
+def test_a_notebook_runs(tmp_path):
+    check("your_own_method", tmp_path, run("your_own_method", tmp_path))
 
 
 @pytest.mark.slow

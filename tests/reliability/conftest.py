@@ -22,7 +22,7 @@ def teacher(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def digits(tmp_path, teacher) -> list[str]:
-    """The words that train on digits for three epochs of 9 steps; the name of the run comes last."""
+    """The words that train on digits for three epochs of 9 steps; the name follows."""
     return [
         *(
             "DATASET.TYPE",

@@ -61,8 +61,11 @@ def save_and_die(folder, call):
     os._exit(0)
 
 
-def killed_at(folder, call):
-    """Whether a save was killed at that call; False where it ended before."""
+def loads_after_kill(folder, call):
+    """Whether a checkpoint loads after a kill at that call; None where the save ended before it."""
+    for epoch in (0, 1):
+        save_checkpoint({"epoch": epoch}, folder / "latest", keep=folder / "latest.previous")
+
     child = os.fork()
     if child == 0:
         try:
@@ -70,40 +73,35 @@ def killed_at(folder, call):
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
-    return os.WIFSIGNALED(status)
+
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL)
+    return load_latest(folder)["epoch"] in (1, 2) if code else None
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_kill_at_any_call_of_a_save_leaves_a_checkpoint(tmp_path, extent, figure):
-    """In the short form, at every 9th call and at the last ones, which rename."""
+    """In the short form, at every 9th call, and at each of the last ones, which rename."""
     stride = extent(9, 1, all_=1)
-    loads = kills = 0
-    calls = itertools.chain(range(1, 10_000, stride))
-    for call in calls:
-        for epoch in (0, 1):
-            save_checkpoint(
-                {"epoch": epoch}, tmp_path / "latest", keep=tmp_path / "latest.previous"
-            )
-        if not killed_at(tmp_path, call):
-            break
-        kills += 1
-        loads += load_latest(tmp_path)["epoch"] in (1, 2)
+    loads = []
+
+    def kill_from(call, stride):
+        """The first call that a save does not reach."""
+        while (found := loads_after_kill(tmp_path, call)) is not None:
+            loads.append(found)
+            call += stride
+        return call
+
+    beyond = kill_from(1, stride)
+    kill_from(beyond - stride + 1, 1)
     assert load_checkpoint(tmp_path / "latest")["epoch"] == 2
 
-    # Between two strides there is the end of the save: its renamings are all tried.
-    for late in range(call - stride + 1, call):
-        for epoch in (0, 1):
-            save_checkpoint(
-                {"epoch": epoch}, tmp_path / "latest", keep=tmp_path / "latest.previous"
-            )
-        if not killed_at(tmp_path, late):
-            break
-        kills += 1
-        loads += load_latest(tmp_path)["epoch"] in (1, 2)
-
-    figure("R1", f"{loads} of {kills} kills at an I/O call of a save leave a checkpoint that loads")
-    assert loads == kills >= 20
+    kills = len(loads)
+    figure(
+        "R1",
+        f"{sum(loads)} of {kills} kills at an I/O call of a save leave a checkpoint that loads",
+    )
+    assert sum(loads) == kills >= 20
 
 
 @contextmanager
