@@ -10,16 +10,16 @@ install: .venv/ready
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt -e ".[dev]"
 	touch $@
 
-demo: install  ## a teacher, a student alone and a student taught, on digits: a table and a picture
+demo: install  ## on digits: a teacher, a student alone, a distilled student; a table and a picture
 	$(BIN)/python tools/demo.py
 
-test: install
+test: install  ## the short tests, some minutes
 	$(BIN)/python -m pytest
 
-test-all: install  ## with the tests that take minutes
-	$(BIN)/python -m pytest -m ""
+test-all: install  ## also the long ones
+	EDKD_RELIABILITY=all $(BIN)/python -m pytest -m ""
 
-reliability: install  ## the tests of what must not be lost, in full: half an hour; prints the figures of docs/reliability.md
+reliability: install  ## the figures of docs/reliability.md, half an hour
 	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""
 
 lint: install
