@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from edkd.engine.config.plugins import import_plugin
+from tests.conftest import PLUGIN
 from tests.runs import assert_refused, records
 
 
@@ -50,10 +52,11 @@ def test_keys_are_listed(tool):
     assert_refused(tool("keys", "SOLVR"), "no key or group SOLVR.*did you mean 'SOLVER'")
 
 
-def test_demo(tool, tmp_path):
-    """Its table, its picture, and what it does when it runs again; with small networks."""
+def test_demo(tool, tiny, tmp_path):
+    """Its table and its picture, and what it does when it runs again; here not on digits."""
+    import_plugin(str(PLUGIN))
     words = ["--prefix", tmp_path, "--seeds", "1", "SOLVER.EPOCHS", "1", "SOLVER.AMP", "off"]
-    words += ["DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8"]
+    words += ["DATASET.TYPE", "tiny", "DISTILLER.TEACHER", "narrow", "DISTILLER.STUDENT", "narrow"]
     first = tool("demo", *words)
     assert first.code == 0, first.err
     for name in ("teacher", "student alone", "student by EDKD"):

@@ -342,7 +342,7 @@ def test_features_of_an_output_are_computed_once():
 
 
 def test_the_published_style_may_use_any_attribute():
-    """mdistiller's methods keep their hyper-parameters as attributes, learned ones as parameters."""
+    """mdistiller's methods keep hyper-parameters as attributes, learned ones as parameters."""
 
     class Keeps(Distiller):
         def __init__(self, student, teacher, cfg):

@@ -40,7 +40,7 @@ def digits(tmp_path, teacher) -> list[str]:
 
 @pytest.fixture
 def words(tiny, digits) -> list[str]:
-    """Those of the fixture `tiny`; in the full form, those of `digits`. Both have the same steps."""
+    """Those of `tiny`; in the full form, those of `digits`. Both have the same steps."""
     return digits if FORM == "full" else tiny
 
 

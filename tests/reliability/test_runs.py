@@ -461,12 +461,11 @@ def test_no_logger_changes_the_result(train, tmp_path, monkeypatch, extent, figu
     assert equal == len(results)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_number_of_workers_does_not_change_the_result(image_folder, tmp_path, tool, figure):
+def test_the_number_of_workers_does_not_change_the_result(server, image_folder, tmp_path, figure):
     names = [f"{workers} workers" for workers in (0, 1, 2)]
     for name in names:
-        done = tool("train", *image_folder, name, "DATASET.NUM_WORKERS", name[0])
-        assert done.code == 0, done.err
+        words = [*image_folder, name, "DATASET.NUM_WORKERS", name[0]]
+        assert server.run("train", *words) == (0, "")
     results = [outcome(tmp_path / "distill" / name) for name in names]
     equal = sum(result == results[0] for result in results)
     figure(
