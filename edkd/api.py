@@ -11,19 +11,22 @@ from torch import nn, optim
 from edkd.dataset.external import external_dataset
 from edkd.distillers import Distiller, canonical_name, find_method
 from edkd.engine.build import Networks
-from edkd.engine.config.load import load_config
+from edkd.engine.config.compare import saved_config
+from edkd.engine.config.load import load_config, pairs
 from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
 from edkd.engine.log.logger import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
 from edkd.engine.run import train
-from edkd.engine.run_folder import run_folder
+from edkd.engine.run_folder import CONFIG, run_folder
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.models._hooked import as_network
 from edkd.registry import METHODS
 
 __all__ = ["distill", "evaluate", "load_config", "train"]
+
+STAGES = "SOLVER.LR_DECAY_STAGES"
 
 CUSTOM = "custom"
 """DATASET.TYPE of a run whose data the caller gives."""
@@ -65,8 +68,8 @@ def distill(
         num_classes: of the labels; default: found from the training set.
         output: folder of all runs.
         name: folder of this run within `<output>/distill`; default: method and networks.
-        resume: continue the run of that folder. It may have more epochs if `lr_decay_stages` is
-            the same.
+        resume: continue the run of that folder, perhaps up to more epochs; the stages of the
+            learning rate stay.
         device: auto, cuda, cuda:N, mps or cpu; the networks are moved there.
         plugins: Python files that register methods or update rules.
         on_epoch: called with the record of each finished epoch.
@@ -89,6 +92,8 @@ def distill(
     """
     students = _as_list(student)
     teachers = _as_list(teacher)
+    if not students:
+        raise UserError("distill: give a student")
     if not isinstance(method, str):
         METHODS.add(method.__name__, method)
         method = method.__name__
@@ -99,6 +104,9 @@ def distill(
     if isinstance(batch_size, int):
         opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
     cfg = load_config(opts=opts, plugins=plugins, networks=given)
+    if resume:
+        opts += _saved_stages(run_folder(cfg), opts)
+        cfg = load_config(opts=opts, plugins=plugins, networks=given)
     _check_networks(cfg.DISTILLER.TYPE, students, teachers)
 
     where = pick_device(str(device))
@@ -132,7 +140,7 @@ def _options(
         "DISTILLER.TYPE": kind,
         "DATASET.TYPE": CUSTOM,
         "SOLVER.EPOCHS": epochs,
-        "SOLVER.LR_DECAY_STAGES": _stages(epochs),
+        STAGES: _stages(epochs),
         "DISTILLER.STUDENT": given["student"][0],
         "LOG.PREFIX": output,
         "LOG.WANDB": False,
@@ -153,6 +161,20 @@ def _stages(epochs: int) -> list[int]:
     """The published stages, 150, 180 and 210 of 240 epochs, in a run of another length."""
     stages = {epochs * stage // 240 for stage in (150, 180, 210)}
     return sorted(stages - {0})
+
+
+def _saved_stages(folder: Path, opts: Sequence[str]) -> list[str]:
+    """The stages with which a run began, so that it can be resumed with more epochs.
+
+    Stages that the caller gave instead of the default are kept, and compared with the run's.
+    """
+    given = dict(pairs(opts))
+    is_default = given[STAGES] == str(_stages(int(given["SOLVER.EPOCHS"])))
+    try:
+        saved = saved_config((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the engine names the fault
+        return []
+    return [STAGES, str(saved[STAGES])] if is_default and STAGES in saved else []
 
 
 def _full_key(name: str, method: str) -> str:
@@ -192,8 +214,6 @@ def _check_networks(
     kind: str, students: Sequence[nn.Module], teachers: Sequence[nn.Module]
 ) -> None:
     method = find_method(kind)
-    if not students:
-        raise UserError("distill: give a student")
     if len({id(network) for network in [*students, *teachers]}) < len(students) + len(teachers):
         raise UserError("distill: one network is given twice; use copy.deepcopy for a copy of it")
     if method.needs_teacher and not teachers:

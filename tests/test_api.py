@@ -183,6 +183,8 @@ def test_wrong_settings_are_named_before_anything_is_written(distil, tmp_path, s
 
 def test_wrong_networks_are_named(distil):
     student = Plain()
+    with pytest.raises(UserError, match="give a student"):
+        distil([], Plain(), method="KD")
     with pytest.raises(UserError, match="KD needs a teacher"):
         distil(student, None, method="KD")
     with pytest.raises(UserError, match="KD trains one student, not 2"):
@@ -191,6 +193,17 @@ def test_wrong_networks_are_named(distil):
         distil(student, None, method="DML")
     with pytest.raises(UserError, match="one network is given twice"):
         distil(student, student, method="KD")
+
+
+def test_a_run_can_be_extended(distil):
+    student, teacher = Plain(), Plain(12)
+    distil(student, teacher, method="KD", epochs=2, name="longer")
+    result = distil(student, teacher, method="KD", epochs=4, name="longer", resume=True)
+    assert result["epochs"] == 4
+    with pytest.raises(UserError, match="SOLVER.LR_DECAY_STAGES was"):
+        distil(
+            student, teacher, method="KD", epochs=5, name="longer", resume=True, lr_decay_stages=[4]
+        )
 
 
 def test_a_used_folder_is_kept(distil):
