@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 
 from edkd.dataset.external import external_dataset
-from edkd.distillers import Distiller, canonical_name, find_method
+from edkd.distillers import Distiller, canonical_name, find_method, method_names
 from edkd.engine.build import Networks
 from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config, pairs
@@ -94,34 +94,32 @@ def distill(
     teachers = _as_list(teacher)
     if not students:
         raise UserError("distill: give a student")
-    if not isinstance(method, str):
-        METHODS.add(method.__name__, method)
-        method = method.__name__
-    given = {"student": _class_names(students), "teacher": _class_names(teachers)}
+    with _name_of(method) as kind:
+        given = {"student": _class_names(students), "teacher": _class_names(teachers)}
 
-    opts = _options(method, epochs, given, output, name, plugins, settings)
-    batch_size = getattr(train_loader, "batch_size", None)
-    if isinstance(batch_size, int):
-        opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
-    cfg = load_config(opts=opts, plugins=plugins, networks=given)
-    if resume:
-        opts += _saved_stages(run_folder(cfg), opts)
+        opts = _options(kind, epochs, given, output, name, plugins, settings)
+        batch_size = getattr(train_loader, "batch_size", None)
+        if isinstance(batch_size, int):
+            opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
         cfg = load_config(opts=opts, plugins=plugins, networks=given)
-    _check_networks(cfg.DISTILLER.TYPE, students, teachers)
+        if resume:
+            opts += _saved_stages(run_folder(cfg), opts)
+            cfg = load_config(opts=opts, plugins=plugins, networks=given)
+        _check_networks(cfg.DISTILLER.TYPE, students, teachers)
 
-    where = pick_device(str(device))
-    data = external_dataset(
-        train_loader, val_loader, test_loader, num_classes, where, cfg.SOLVER.SEED
-    )
-    optimizers = [optimizer] if isinstance(optimizer, optim.Optimizer) else optimizer or ()
-    networks = Networks(
-        students=[as_network(network) for network in students],
-        teachers=[as_network(network) for network in teachers],
-        optimizers=optimizers,
-    )
-    with _unchanged(teachers):
-        result = train(cfg, (), where, resume, data, networks, on_epoch)
-    return result | {"folder": str(run_folder(cfg))}
+        where = pick_device(str(device))
+        data = external_dataset(
+            train_loader, val_loader, test_loader, num_classes, where, cfg.SOLVER.SEED
+        )
+        optimizers = _optimizers(optimizer)
+        networks = Networks(
+            students=[as_network(network) for network in students],
+            teachers=[as_network(network) for network in teachers],
+            optimizers=optimizers,
+        )
+        with _modes_kept([*students, *teachers]), _flags_kept(teachers), _rates_kept(optimizers):
+            result = train(cfg, (), where, resume, data, networks, on_epoch)
+        return result | {"folder": str(run_folder(cfg))}
 
 
 def _options(
@@ -183,27 +181,68 @@ def _full_key(name: str, method: str) -> str:
     if name in known:
         return name
 
-    nodes = (*method.split("+"), "SOLVER")
-    for groups in (nodes, ("",)):
+    parts = method.split("+")
+    others = [node for node in method_names() if node not in parts]
+    outside = {key.split(".")[0] for key in known} - {*parts, *others, "SOLVER", "COMBINED"}
+    first = ["COMBINED"] if len(parts) > 1 else []
+    for groups in (first, parts, ["SOLVER"], sorted(outside)):
         alike = [key for key in known if _is_setting(key, name, groups)]
         if len(alike) == 1:
             return alike[0]
         if alike:
             raise UserError(f"distill: {name} can be {' or '.join(alike)}; give the full key")
 
-    short = [key.rsplit(".", 1)[1].lower() for key in known]
+    short = [key.rsplit(".", 1)[1].lower() for key in known if key.split(".")[0] not in others]
     raise UserError(f"distill: unknown setting {name}{hint(name, [*known, *short])}")
 
 
 def _is_setting(key: str, name: str, groups: Sequence[str]) -> bool:
-    last = key.rsplit(".", 1)[1]
-    return last.lower() == name.lower() and key.startswith(tuple(groups))
+    last = key.rsplit(".", 1)[1].lower()
+    is_temperature = {last, name.lower()} == {"t", "temperature"}
+    return (last == name.lower() or is_temperature) and key.split(".")[0] in groups
+
+
+@contextmanager
+def _name_of(method: str | type[Distiller]) -> Iterator[str]:
+    """The name of a method; a class without one is registered under its own during the block."""
+    if isinstance(method, str):
+        yield method
+        return
+
+    for entry in METHODS.entries():
+        if entry.value is method:
+            yield entry.name
+            return
+
+    METHODS.add(method.__name__, method)
+    try:
+        yield method.__name__
+    finally:
+        METHODS.remove(method.__name__)
 
 
 def _as_list(networks: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
     if networks is None:
         return []
-    return [networks] if isinstance(networks, nn.Module) else list(networks)
+    found = [networks] if isinstance(networks, (nn.Module, str)) else list(networks)
+    for network in found:
+        if not isinstance(network, nn.Module):
+            raise UserError(f"distill: a network must be a torch.nn.Module, not {network!r}")
+    return found
+
+
+def _optimizers(given: Any) -> list[optim.Optimizer]:
+    """The caller's optimizers as a list."""
+    if given is None:
+        return []
+    found = list(given) if isinstance(given, (list, tuple)) else [given]
+    for optimizer in found:
+        if not isinstance(optimizer, optim.Optimizer) or isinstance(optimizer, optim.LBFGS):
+            raise UserError(
+                f"distill: optimizer is {optimizer!r}, but must be a torch optimizer object that "
+                "steps without a closure, or a list of them"
+            )
+    return found
 
 
 def _class_names(networks: Sequence[nn.Module]) -> list[str]:
@@ -227,14 +266,34 @@ def _check_networks(
 
 
 @contextmanager
-def _unchanged(teachers: Sequence[nn.Module]) -> Iterator[None]:
-    """Give the teachers back in the mode, and with the gradient flags, that they had."""
-    modules = [(module, module.training) for teacher in teachers for module in teacher.modules()]
-    flags = [(p, p.requires_grad) for teacher in teachers for p in teacher.parameters()]
+def _modes_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Give networks back in the mode, training or evaluation, that each module had."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         yield
     finally:
-        for module, mode in modules:
+        for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _flags_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Give parameters back with their gradient flags."""
+    flags = [(p, p.requires_grad) for network in networks for p in network.parameters()]
+    try:
+        yield
+    finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _rates_kept(optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
+    """Give optimizers back with the learning rates that the schedule has scaled."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = [group["lr"] for group in groups]
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate

@@ -48,7 +48,7 @@ def any_of(flag: Tensor) -> Tensor:
 
 def check_single_process() -> None:
     """Raise UserError where a launcher started several processes: training runs in one."""
-    if int(os.environ.get("WORLD_SIZE", "1") or "1") > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise UserError(
             "training runs in one process, but the launcher started "
             f"{os.environ['WORLD_SIZE']} (WORLD_SIZE); start the command without torchrun"

@@ -38,6 +38,10 @@ FORM = os.environ.get("EDKD_RELIABILITY", "short")
 if FORM not in ("short", "all", "full"):
     raise pytest.UsageError(f"EDKD_RELIABILITY is {FORM!r}, not short, all or full")
 
+# Small tensors: with more threads, a test takes ten times as long where the cores are busy.
+CORES = torch.get_num_threads()
+torch.set_num_threads(CORES if FORM == "full" else 1)
+
 FIGURES: dict[str, list[str]] = {}
 
 
@@ -47,6 +51,15 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """As many threads as a user has, for tests of real networks in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    yield
+    torch.set_num_threads(before)
 
 
 # Golden values and real data.
@@ -108,9 +121,13 @@ def real_data(request, unpacked) -> Path:
 def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
     """Run a command in this process as tools/<name>.py would: tool("train", "--cfg", ...).
 
-    train, eval and demo get `--device cpu` where the test names no device.
+    train, eval and demo get `--device cpu` where the test names no device. But in the full form,
+    files are not synced to the disk, which only a loss of power could reveal.
     """
     from edkd.commands._command_line import run_command
+
+    if FORM != "full":
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
 
     def run(name: str, *arguments: object) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]

@@ -195,6 +195,86 @@ def test_wrong_networks_are_named(distil):
         distil(student, student, method="KD")
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "key", "value"),
+    [
+        ("KD", {"T": 8.0}, "KD.TEMPERATURE", 8.0),
+        ("KD", {"ce_weight": 0.5}, "KD.LOSS.CE_WEIGHT", 0.5),
+        ("KD+DKD", {"ce_weight": 0.5}, "COMBINED.CE_WEIGHT", 0.5),
+        ("KD+DKD", {"beta": 2.0}, "DKD.BETA", 2.0),
+    ],
+)
+def test_a_setting_reaches_the_method_that_runs(distil, method, settings, key, value):
+    """Names of other methods that begin alike (KDCL) are not meant."""
+    result = distil(Plain(), Plain(12), method=method, epochs=1, **settings)
+    assert result["settings"][key] == value
+
+
+def test_a_registered_class_keeps_its_name(distil):
+    from edkd.distillers import register
+    from edkd.registry import METHODS
+
+    temperatures = []
+    try:
+
+        @register("TEST_NAMED")
+        class Named(Distiller):
+            defaults = dict(T=1.0)
+
+            def losses(self, student, teacher, batch):
+                temperatures.append(self.hp.T)
+                return {"loss_kd": (student.logits - teacher.logits).square().mean()}
+
+        distil(Plain(), Plain(12), method=Named, epochs=1, T=7.0)
+    finally:
+        METHODS.remove("TEST_NAMED")
+    assert set(temperatures) == {7.0}
+
+
+@pytest.mark.parametrize("kind", ["sequential", "named student", "bool buffer"])
+def test_the_best_weights_of_any_module_are_evaluated(distil, kind):
+    """With a test loader they are read back from `student_best`."""
+    student = Plain()
+    if kind == "sequential":
+        layers = [nn.Flatten(), nn.Linear(3 * 64, 8), nn.ReLU(), nn.Linear(8, 4)]
+        student = nn.Sequential(*layers)
+    if kind == "named student":
+        student.student = nn.Linear(4, 4)
+        inner = student.forward
+        student.forward = lambda x: student.student(inner(x))
+    if kind == "bool buffer":
+        student.register_buffer("mask", torch.ones(3, dtype=torch.bool))
+
+    student.train()
+    result = distil(student, Plain(12), method="KD", test_loader=loaders()[1])
+    assert "best_test_top1" in result
+    assert student.training
+
+
+def test_networks_without_a_logit_for_each_class_are_named(distil, tmp_path):
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
+    with pytest.raises(UserError, match="the teacher .* returns 5 logits, but .* 4 classes"):
+        distil(Plain(), wide, method="KD")
+    with pytest.raises(UserError, match="the student .* returns 5 logits, but .* 4 classes"):
+        distil(wide, Plain(), method="KD")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, "SGD", lambda: None])
+def test_optimizers_that_cannot_be_used_are_named(distil, optimizer):
+    with pytest.raises(UserError, match="must be a torch optimizer object"):
+        distil(Plain(), Plain(12), method="KD", optimizer=optimizer)
+
+
+def test_the_rates_of_given_optimizers_are_given_back(distil):
+    student, teacher = Plain(), Plain(12)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    distil(student, teacher, method="KD", optimizer=optimizer, epochs=4)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    with pytest.raises(UserError, match="SOLVER.TRAINER dot makes its own optimizer"):
+        distil(student, teacher, method="KD", optimizer=optimizer, trainer="dot", name="dot")
+
+
 def test_a_run_can_be_extended(distil):
     student, teacher = Plain(), Plain(12)
     distil(student, teacher, method="KD", epochs=2, name="longer")

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,9 @@ def run_command(
         except EXPECTED as error:
             sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
             sys.exit(error.exit_code)
+        except BrokenPipeError:  # as in `edkd keys | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except Stopped as stopped:
             hint = f"; {stopped.hint}" if stopped.hint else ""
             sys.stderr.write(f"edkd: stopped{hint}\n")

@@ -38,7 +38,8 @@ def find_method(name: str) -> type[Distiller]:
     names = name.split(SEPARATOR)
     if len(names) == 1:
         return METHODS.find(name).value
-    return _combined(tuple(METHODS.find(part).name for part in names))
+    entries = [METHODS.find(part) for part in names]
+    return _combined(tuple((entry.name, entry.value) for entry in entries))
 
 
 def canonical_name(name: str) -> str:
@@ -47,8 +48,9 @@ def canonical_name(name: str) -> str:
 
 
 @functools.cache
-def _combined(names: tuple[str, ...]) -> type[Distiller]:
-    return combine(names)
+def _combined(methods: tuple[tuple[str, type[Distiller]], ...]) -> type[Distiller]:
+    """Made once for the same names and classes; a class that was defined again makes a new one."""
+    return combine([name for name, _ in methods])
 
 
 __all__ = [

@@ -17,6 +17,8 @@ from edkd.types import Batch, DataInfo, LazyFeatures, Output
 Views = Mapping[str, Output]
 """Outputs by the name of the view, for methods with several `views`."""
 
+_LOSSES = "a dictionary of scalar tensors by name, as {'loss_kd': loss}"
+
 
 class Distiller(nn.Module):
     """A student that learns, and a frozen teacher that is never changed.
@@ -118,8 +120,9 @@ class Distiller(nn.Module):
 
         outputs = list(student.values()) if isinstance(student, Mapping) else [student]
         loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
-        losses = {"loss_ce": loss_ce.sum()} | self.losses(student, teacher, batch)
-        return outputs[0].logits, losses
+        terms = self.losses(student, teacher, batch)
+        _check_losses(type(self).__name__, terms)
+        return outputs[0].logits, {"loss_ce": loss_ce.sum()} | terms
 
     def run_student(self, batch: Batch) -> Output | Views:
         """The student's output for the batch, or its outputs for each view."""
@@ -239,13 +242,27 @@ class Distiller(nn.Module):
 
         No parameter is in two groups, and none is a teacher's.
         """
-        given = self.get_learnable_parameters()
+        given = list(self.get_learnable_parameters())
         if given and isinstance(given[0], dict):
-            return given
+            groups = [group | {"params": _as_parameters(group["params"])} for group in given]
+        else:
+            groups = self._groups_by_factor(given)
 
+        frozen = {id(p) for teacher in self._frozen for p in teacher.parameters()}
+        seen: set[int] = set(frozen)
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in seen]
+            seen.update(id(p) for p in group["params"])
+
+        groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise UserError(f"{type(self).__name__}: neither student nor method has a parameter")
+        return groups
+
+    def _groups_by_factor(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         groups: dict[float, list[nn.Parameter]] = {}
-        for parameter in dict.fromkeys(given):
+        for parameter in dict.fromkeys(parameters):
             factor = self._learning_rate_factor(names.get(id(parameter), ""))
             groups.setdefault(factor, []).append(parameter)
         return [{"params": params, "lr_factor": factor} for factor, params in groups.items()]
@@ -285,11 +302,21 @@ def uses_published_style(cls: type[Distiller]) -> bool:
     return cls.forward_train is not Distiller.forward_train
 
 
-def check_terms(distiller: Distiller, terms: Any) -> None:
-    """Raise UserError where a method's terms of the loss break the contract."""
+def check_terms(distiller: Distiller, logits: Any, terms: Any) -> None:
+    """Raise UserError where the results of a training step break the contract."""
     name = type(distiller).__name__
-    expected = "a dictionary of scalar tensors by name, as {'loss_kd': loss}"
-    if not isinstance(terms, dict) or not terms:
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"{name} returned {type(logits).__name__} as logits, but must return a tensor (N,C)"
+        )
+    _check_losses(name, terms)
+    if not terms:
+        raise UserError(f"{name} returned no loss, but must return {_LOSSES}")
+
+
+def _check_losses(name: str, terms: Any) -> None:
+    expected = _LOSSES
+    if not isinstance(terms, dict):
         raise UserError(
             f"{name} returned {type(terms).__name__} as losses, but must return {expected}"
         )
@@ -311,12 +338,17 @@ def construct(
     parameters = inspect.signature(method).parameters.values()
     takes_data = any(p.name == "data" or p.kind is p.VAR_KEYWORD for p in parameters)
     if takes_data:
-        return method(student, teacher, cfg, data=data)
+        distiller = method(student, teacher, cfg, data=data)
+    else:
+        distiller = method(student, teacher, cfg)
 
-    distiller = method(student, teacher, cfg)
-    if distiller.hp is None:  # a constructor that passes only the networks on
+    # A constructor may pass only the networks on to the base class.
+    if distiller.hp is None:
         distiller.hp = own_node(method, cfg)
-    distiller.data = data
+    if distiller.data is None:
+        distiller.data = data
+    if cfg is not None:
+        distiller.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS
     return distiller
 
 
@@ -326,6 +358,11 @@ def own_node(cls: type[Distiller], cfg: Any) -> Any:
         if entry.value is cls and cfg is not None and entry.name in cfg:
             return cfg[entry.name]
     return None
+
+
+def _as_parameters(params: Any) -> list[nn.Parameter]:
+    """The parameters of a group: one, a list, or a generator."""
+    return [params] if isinstance(params, nn.Parameter) else list(params)
 
 
 def _teachers(teacher: nn.Module | None) -> Sequence[nn.Module]:

@@ -13,6 +13,9 @@ from edkd.types import Batch, DataInfo, Output
 
 SEPARATOR = "+"
 
+_NOT_COMBINED = ("get_learnable_parameters", "deployable", "students", "task_loss", "turns")
+"""Parts of the contract that a combination does not take over from its methods."""
+
 
 class Combined(Distiller):
     """The sum of the terms of several methods; each network runs once.
@@ -118,6 +121,10 @@ def _check_combinable(name: str, method: type[Distiller]) -> None:
             f"DISTILLER.TYPE: {name} runs the networks itself and cannot be combined; "
             "only methods that define `losses` can"
         )
+
+    for hook in _NOT_COMBINED:
+        if getattr(method, hook) is not getattr(Distiller, hook):
+            raise UserError(f"DISTILLER.TYPE: {name} overrides {hook} and cannot be combined")
 
 
 def _weights(given: list[float], names: list[str]) -> list[float]:

@@ -1,10 +1,13 @@
 """Mathematics that several losses share."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from edkd.errors import UserError
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -68,10 +71,13 @@ def mean_prediction(
         weights: K numbers >= 0 that are not all 0; they are divided by their sum.
         temperature: T > 0.
     """
-    log_p = torch.stack([log_softmax(row, temperature) for row in logits])
-    shares = torch.tensor(weights, dtype=log_p.dtype, device=log_p.device)
-    log_w = (shares / shares.sum()).log()
-    return temperature * (log_p + log_w[:, None, None]).logsumexp(0)
+    total = sum(weights)
+    weighted = [
+        log_softmax(row, temperature) + math.log(weight / total)
+        for row, weight in zip(logits, weights, strict=True)
+        if weight > 0
+    ]
+    return temperature * torch.stack(weighted).logsumexp(0)
 
 
 def decoupled_kl(
@@ -90,9 +96,19 @@ def decoupled_kl(
         NCKD (N,): the divergence of the distributions over the other classes.
         The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
     """
+    check_class_numbers(target)
     margin_s, log_p_s = _decouple(logits_student, target, temperature)
     margin_t, log_p_t = _decouple(logits_teacher, target, temperature)
     return _binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
+
+
+def check_class_numbers(target: Tensor) -> None:
+    """Raise UserError for class probabilities (N,C), which have no single target class."""
+    if target.dim() != 1:
+        raise UserError(
+            f"this loss needs class numbers (N,) as targets, not a tensor of shape "
+            f"{tuple(target.shape)}; use KD for soft targets"
+        )
 
 
 def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

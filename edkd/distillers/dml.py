@@ -118,6 +118,5 @@ class DML(Cohort):
             with torch.no_grad():
                 outputs[updated] = Output(*self.student[updated](batch.image))
 
-        is_last = self.turn + 1 == self.turns
-        self.outputs = [] if is_last else outputs
+        self.outputs = outputs if self.alternates else []
         return outputs

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edkd.distillers._cohort import COHORT_KEYS, Cohort, stack_logits
-from edkd.distillers._math import at_least_float32, log_softmax, soft_divergence
+from edkd.distillers._math import (
+    at_least_float32,
+    check_class_numbers,
+    log_softmax,
+    soft_divergence,
+)
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -41,6 +46,7 @@ def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tenso
         >>> collaborative_logits(logits, torch.tensor([0]), "minlogit").tolist()
         [[0.0, -3.0]]
     """
+    check_class_numbers(target)
     logits = at_least_float32(logits.detach())
     if ensemble == "minlogit":
         return (logits - _of_target(logits, target)).amin(0)

@@ -25,6 +25,7 @@ from edkd.invocation import command
 from edkd.models import DOWNLOADS, get_model, published_weights
 from edkd.paths import CONFIGS
 from edkd.signals import hold
+from edkd.types import DataInfo
 
 
 class Networks(NamedTuple):
@@ -100,15 +101,50 @@ def build_trainer(
         on_epoch: called with the record of each finished epoch.
         optimizers: of the distiller's parameters; empty: SOLVER names one.
     """
-    distiller = distiller.to(device).to(memory_format=torch.channels_last)
+    distiller = distiller.to(device)
+    if all(parameter.dim() < 5 for parameter in distiller.parameters()):
+        distiller = distiller.to(memory_format=torch.channels_last)
+    check_outputs(distiller, data.info, device)
+
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
-        update_rule = functools.partial(GivenOptimizers, optimizers)
+        _check_own_optimizers(cfg.SOLVER)
+        of_student = list(distiller.student.parameters())
+        update_rule = functools.partial(GivenOptimizers, optimizers, of_student)
     amp = amp_dtype(cfg.SOLVER.AMP, device)
 
     with hold():  # the optimizer imports modules, which a signal must not interrupt
         update = update_rule(distiller.parameter_groups(), cfg, device, amp)
         return Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
+
+
+@torch.no_grad()
+def check_outputs(distiller: Distiller, info: DataInfo, device: torch.device) -> None:
+    """Raise UserError where a network does not return a logit for each class."""
+    student: Any = distiller.student
+    students = list(student) if distiller.is_cohort else [student]
+    image = torch.zeros(2, *info.image_shape, device=device)
+    for role, networks in (("student", students), ("teacher", distiller.teachers())):
+        for network in networks:
+            mode = network.training
+            dtype = next((p.dtype for p in network.parameters()), image.dtype)
+            logits, _ = network.eval()(image.to(dtype))
+            network.train(mode)
+            if logits.shape[-1] != info.num_classes:
+                raise UserError(
+                    f"the {role} {type(network).__name__} returns {logits.shape[-1]} logits, but "
+                    f"the data have {info.num_classes} classes"
+                )
+
+
+def _check_own_optimizers(solver: CfgNode) -> None:
+    if find_update(solver.TRAINER) is not Update:
+        raise UserError(
+            f"SOLVER.TRAINER {solver.TRAINER} makes its own optimizer; leave `optimizer` out, or "
+            "set SOLVER.TRAINER base"
+        )
+    if solver.CUDA_GRAPH:
+        raise UserError("SOLVER.CUDA_GRAPH cannot capture optimizers of your own; set it to False")
 
 
 def build_students(cfg: CfgNode, data: DataSet) -> list[nn.Module]:

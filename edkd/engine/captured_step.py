@@ -85,6 +85,11 @@ class CapturedStep:
 
         return self._replay(self.captures[shapes], inputs)
 
+    def forget(self) -> None:
+        """Drop all graphs: what a method decides in Python has changed."""
+        self.captures.clear()
+        self.calls.clear()
+
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> Any:
         """An eager step on the stream of the captures, so that autograd's buffers belong to it."""
         before = host_random_states()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edkd.errors import StorageError, UserError, warn
 
@@ -196,6 +196,10 @@ def fingerprint(model: nn.Module) -> str:
     """A SHA-256 of a model's weights and statistics, with their names and types."""
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):  # a module's extra state
+            digest.update(f"{key} {tensor!r}".encode())
+            continue
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        content = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(content.data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from edkd.engine.optimizer import make_optimizer
 from edkd.engine.update import Losses, Update
 from edkd.errors import UserError
 
@@ -13,8 +14,11 @@ from edkd.errors import UserError
 class GivenOptimizers(Update):
     """Steps optimizers of any kind; each group keeps its own rate, scaled by the schedule.
 
+    Parameters of the method itself, which the caller cannot know, get the optimizer of SOLVER.
+
     Args:
-        optimizers: of the parameters of the groups.
+        optimizers: of the student's parameters.
+        student_parameters: each that is trained must be in one of the optimizers.
         groups: parameter groups, see `Distiller.parameter_groups`.
         cfg: SOLVER is read.
         device: of the parameters.
@@ -24,17 +28,24 @@ class GivenOptimizers(Update):
     def __init__(
         self,
         optimizers: Sequence[optim.Optimizer],
+        student_parameters: Sequence[nn.Parameter],
         groups: Sequence[dict[str, Any]],
         cfg: Any,
         device: torch.device,
         amp: torch.dtype | None,
     ) -> None:
-        self.optimizers = list(optimizers)
-        self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
         if amp == torch.float16:
             raise UserError("optimizers of your own cannot scale the loss for SOLVER.AMP fp16")
+        self.optimizers = list(optimizers)
         super().__init__(groups, cfg, device, amp)
-        self._check_parameters()
+
+        rest = self._parameters_without_optimizer()
+        of_student = {id(parameter) for parameter in student_parameters}
+        if any(id(parameter) in of_student for parameter in rest):
+            raise UserError("the optimizers lack parameters of the student")
+        if rest:
+            self.optimizers.append(make_optimizer([{"params": rest}], cfg))
+        self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
         """The first of them."""
@@ -72,8 +83,12 @@ class GivenOptimizers(Update):
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
 
-    def _check_parameters(self) -> None:
-        """Raise UserError where they do not update exactly the learnable parameters."""
+    def buffers_per_parameter(self) -> int:
+        """Enough for the optimizers of torch."""
+        return 3
+
+    def _parameters_without_optimizer(self) -> list[nn.Parameter]:
+        """Trained parameters that no optimizer holds; UserError for others than these in one."""
         groups = [group for each in self.optimizers for group in each.param_groups]
         held: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         of_optimizers = {id(parameter) for parameter in held}
@@ -81,7 +96,7 @@ class GivenOptimizers(Update):
 
         if of_optimizers - learnable:
             raise UserError("an optimizer holds parameters that are not the student's")
-        if learnable - of_optimizers:
-            raise UserError("the optimizers lack parameters of the student or of the method")
         if len(of_optimizers) < len(held):
             raise UserError("two optimizers hold the same parameter")
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        return [parameter for parameter in trained if id(parameter) not in of_optimizers]

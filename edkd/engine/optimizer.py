@@ -47,6 +47,7 @@ def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimize
 def make_plain_sgd(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimizer:
     """SGD without momentum and weight decay, for update rules that compute the direction."""
     with_factors = [_with_factor(group, cfg.SOLVER.LR) for group in groups]
+    with_factors = [{key: g[key] for key in ("params", "lr_factor")} for g in with_factors]
     device = groups[0]["params"][0].device
     fused = has_fused_update(optim.SGD, device)
     return optim.SGD(with_factors, lr=cfg.SOLVER.LR, fused=fused)

@@ -24,6 +24,7 @@ def identity_of(trainer: "Trainer") -> dict[str, Any]:
         "number of classes": info.num_classes,
         "number of training images": trainer.data.train.num_images,
         "precision": precision_name(trainer.amp),
+        "split for the best epoch": trainer.split,
         "teacher": ", ".join(fingerprint(teacher) for teacher in teachers) or "none",
     }
 

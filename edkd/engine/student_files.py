@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edkd.engine.best import is_best, is_new_record_of_all, top1_key
 from edkd.engine.checkpoint import save_checkpoint
@@ -87,7 +87,7 @@ class StudentFiles:
         """A student's weights, and the facts needed to use them."""
         state = self.students[name].state_dict()
         return {
-            "model": {key: value.cpu().contiguous() for key, value in state.items()},
+            "model": {key: _on_cpu(value) for key, value in state.items()},
             "architecture": self.architectures[name],
             "num_classes": self.data.num_classes,
             "class_names": list(self.data.class_names),
@@ -129,5 +129,10 @@ def remove_numbered(folder: Path, keep: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def _on_cpu(value: Any) -> Any:
+    """A tensor for a file; a module's extra state, which may be anything, stays as it is."""
+    return value.cpu().contiguous() if isinstance(value, Tensor) else value
+
+
 def _bytes_of(state: dict[str, Any]) -> int:
-    return sum(value.nbytes for value in state.values())
+    return sum(getattr(value, "nbytes", 0) for value in state.values())

@@ -13,7 +13,6 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import identifying
 from edkd.engine.log.logger import Record
 from edkd.engine.run_state import RunState
-from edkd.engine.weights import load_weights
 
 Evaluate = Callable[[str], dict[str, float]]
 """Figures of the distiller on a split, "val" or "test"."""
@@ -123,17 +122,18 @@ def _test_figures(distiller: Distiller, folder: Path, evaluate: Evaluate) -> dic
     students = distiller.students()
     figures = {"last": evaluate("test")}
 
-    for name, student in students.items():
-        load_weights(student, folder / f"{name}_best")
-    figures["best"] = evaluate("test")
-
+    # The ensemble is that of one epoch, the one with the best mean.
+    together: dict[str, float] = {}
     if len(students) > 1:
-        # The ensemble is that of one epoch, the one with the best mean.
         trained = load_checkpoint(folder / "best")["model"]
         distiller.load_state_dict(distiller.state_dict() | trained)
         together = evaluate("test")
-        own = tuple(students)
-        figures["best"] |= {k: v for k, v in together.items() if not k.startswith(own)}
+
+    for name, student in students.items():
+        student.load_state_dict(load_checkpoint(folder / f"{name}_best")["model"])
+    own = tuple(students)
+    figures["best"] = evaluate("test")
+    figures["best"] |= {key: value for key, value in together.items() if not key.startswith(own)}
 
     return {
         f"{which}_test_{key}": value

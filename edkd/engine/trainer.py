@@ -180,6 +180,9 @@ class Trainer:
         seed_everything(seed_for(self.cfg.SOLVER.SEED, epoch, 0))
         self.distiller.train()
         self.distiller.start_epoch(epoch)
+        has_stages = type(self.distiller).start_epoch is not Distiller.start_epoch
+        if has_stages and isinstance(self.step, CapturedStep):
+            self.step.forget()
         if self.cache:
             self.cache.prepare(epoch, self.logger.show)
         self.update.watch.reset()
@@ -232,8 +235,8 @@ class Trainer:
         """The terms of the loss and "loss", their sum; the logits."""
         with autocast(self.amp, self.device):
             logits, terms = self.distiller.training_step(batch, turn)
+        check_terms(self.distiller, logits, terms)
         if not self.terms_are_checked:
-            check_terms(self.distiller, terms)
             self.update.check_terms(terms)
             self.terms_are_checked = True
 

@@ -30,10 +30,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
             another architecture or number of classes.
     """
     checkpoint = load_checkpoint(path)
-    weights = _model_weights(checkpoint.get("model", checkpoint))
+    entries = checkpoint.get("model", checkpoint)
     wanted = model.state_dict()
+    is_own = isinstance(entries, dict) and entries.keys() == wanted.keys()
+    weights = entries if is_own else _model_weights(entries)
 
-    if weights and all(re.match(r"\d+\.", key) for key in weights):
+    if not is_own and weights and all(re.match(r"\d+\.", key) for key in weights):
         raise UserError(
             f"{path} holds several students; name the file of one beside it, as student1_best "
             "or student_best"

@@ -5,8 +5,8 @@ from edkd.dataset.augment import CropFlip
 from edkd.dataset.resident import Images, resident_dataset
 from edkd.registry import DATASETS
 
-TRAINING_IMAGES = 300
-TEST_IMAGES = 600
+TRAINING_IMAGES = 128
+TEST_IMAGES = 400
 
 
 def first(number, images):

@@ -109,6 +109,7 @@ def test_the_module_runs_in_a_fresh_interpreter():
     assert done.stderr.startswith(b"edkd: error: no teacher cache x")
 
 
+@pytest.mark.slow
 def test_a_tool_runs_in_a_fresh_interpreter(server, tiny, tmp_path):
     """All other runs are forks of a warm process, or are called in this one."""
     code, err = server.run("train", *tiny, "a", "SOLVER.EPOCHS", "1", fresh=True)

@@ -28,7 +28,7 @@ def test_the_published_teacher_on_a_part_of_cifar100(tool, real_data, part):
     done = tool("eval", *part, *words, "--root", real_data / "data")
     assert done.code == 0
     top1 = float(re.search(r"top-1 ([\d.]+) %", done.out)[1])
-    assert top1 == pytest.approx(72.61, abs=6)  # three standard errors
+    assert top1 == pytest.approx(72.61, abs=7)  # three standard errors
 
 
 @pytest.mark.needs(CIFAR, TEACHER)
@@ -36,15 +36,15 @@ def test_the_main_job_on_a_part_of_cifar100(tool, real_data, part, tmp_path):
     """EDKD from the real teacher."""
     words = ["--cfg", CHECKOUT / "configs/cifar100/edkd/res56_res20.yaml"]
     words += ["DATASET.TYPE", "cifar100_part", "DATASET.ROOT", real_data / "data"]
-    words += ["DISTILLER.TEACHER_CKPT", real_data / TEACHER, "SOLVER.BATCH_SIZE", "30"]
+    words += ["DISTILLER.TEACHER_CKPT", real_data / TEACHER, "SOLVER.BATCH_SIZE", "32"]
     words += ["SOLVER.EPOCHS", "1", "SOLVER.AMP", "off"]
     words += ["LOG.WANDB", "False", "LOG.PREFIX", tmp_path, "EXPERIMENT.NAME", "run"]
     done = tool("train", *part, *words)
     assert done.code == 0, done.err
     (record,) = records(tmp_path / "cifar100_baselines/run")
-    assert record["train_loss_ce"] > 3  # of 100 classes, after ten steps
+    assert record["train_loss_ce"] > 3  # of 100 classes, after four steps
     assert record["train_loss_kd"] > 0
-    assert "300 to compute" in done.out
+    assert "128 to compute" in done.out
 
 
 def shell(*words, data_root):

@@ -73,8 +73,9 @@ def test_demo(tool, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_distilled_student_beats_one_alone_on_digits(tool, tmp_path):
-    done = tool("demo", "--prefix", tmp_path)
+def test_a_distilled_student_beats_one_alone_on_digits(tool, all_cores, tmp_path):
+    """With one seed; the README has the mean of three, four points apart."""
+    done = tool("demo", "--prefix", tmp_path, "--seeds", "1")
     assert done.code == 0
-    best = dict(re.findall(r"\| ([\w ]+) \| [\d,]+ \| 3 \| [^|]+ \| ([\d.]+) ±", done.out))
+    best = dict(re.findall(r"\| ([\w ]+) \| [\d,]+ \| 1 \| [^|]+ \| ([\d.]+) \|", done.out))
     assert float(best["student by EDKD"]) > float(best["student alone"])

@@ -13,12 +13,12 @@ from tests.runs import assert_refused, outcome, plain, records, tree
 from tests.small import TinyNet
 
 
-def resumed_equals_whole(train, folder, *opts):
-    """One epoch, and two more in a second run; against three in one run."""
+def resumed_equals_whole(train, folder, epochs, *opts):
+    """One epoch, and the others in a second run; against all in one run."""
     stages = ["SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.CLIP_GRAD_NORM", 1.0]
-    assert train("whole", "SOLVER.EPOCHS", 3, *stages, *opts).code == 0
+    assert train("whole", "SOLVER.EPOCHS", epochs, *stages, *opts).code == 0
     assert train("parts", "SOLVER.EPOCHS", 1, *stages, *opts).code == 0
-    assert train("parts", "SOLVER.EPOCHS", 3, *stages, *opts, "--resume").code == 0
+    assert train("parts", "SOLVER.EPOCHS", epochs, *stages, *opts, "--resume").code == 0
     assert outcome(folder / "whole") == outcome(folder / "parts")
     for name in ("best", "student_latest", "student_best"):
         whole = load_checkpoint(folder / "whole" / name)["model"]
@@ -26,20 +26,20 @@ def resumed_equals_whole(train, folder, *opts):
 
 
 def test_a_longer_run(train_tiny, tiny_folder):
-    resumed_equals_whole(train_tiny, tiny_folder, "DISTILLER.TYPE", "EDKD")
+    resumed_equals_whole(train_tiny, tiny_folder, 3, "DISTILLER.TYPE", "EDKD")
 
 
 @pytest.mark.slow
-def test_a_longer_run_on_digits_in_mixed_precision(train, folder):
+def test_a_longer_run_on_digits_in_mixed_precision(train, all_cores, folder):
     """bfloat16 is emulated, slowly, where the processor lacks it."""
-    resumed_equals_whole(partial(train, "edkd/res20_res8.yaml"), folder, "SOLVER.AMP", "bf16")
+    resumed_equals_whole(partial(train, "edkd/res20_res8.yaml"), folder, 2, "SOLVER.AMP", "bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(method_names()))
-def test_a_longer_run_of_each_configuration_on_digits(train, folder, method):
+def test_a_longer_run_of_each_configuration_on_digits(train, all_cores, folder, method):
     config = ALONE if method == "NONE" else min((DIGITS / method.lower()).iterdir())
-    resumed_equals_whole(partial(train, config), folder)
+    resumed_equals_whole(partial(train, config), folder, 2)
 
 
 def test_the_run_is_found_whose_name_has_other_epochs(tool, tmp_path):

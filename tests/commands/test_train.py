@@ -22,13 +22,13 @@ def weights(run):
 
 FILES = (
     "config.yaml metrics.jsonl result.json worklog.txt environment.json train.events .lock "
-    "latest latest.previous best epoch_2 student_latest student_best student_2"
+    "latest best epoch_1 student_latest student_best student_1"
 )
 
 
 def test_a_run_leaves_the_files_of_the_design(train, folder, teacher, tool):
     before = teacher.read_bytes()
-    opts = ["SOLVER.EPOCHS", 2, "LOG.SAVE_CHECKPOINT_FREQ", 2]
+    opts = ["SOLVER.EPOCHS", 1, "LOG.SAVE_CHECKPOINT_FREQ", 1]
     done = train("edkd/res20_res8.yaml", "run", *opts)
     assert (done.code, done.err) == (0, "")
     run = folder / "run"
@@ -36,8 +36,8 @@ def test_a_run_leaves_the_files_of_the_design(train, folder, teacher, tool):
     assert teacher.read_bytes() == before
 
     # Figures.
-    first, last = records(run)
-    assert (first["epoch"], last["epoch"]) == (1, 2)
+    (last,) = records(run)
+    assert last["epoch"] == 1
     trained = {"lr", "train_loss", "train_loss_ce", "train_loss_kd", "train_top1", "train_seconds"}
     assert trained <= last.keys()
     assert {"test_top1", "test_top5", "test_loss", "eval_seconds"} <= last.keys()
@@ -50,11 +50,11 @@ def test_a_run_leaves_the_files_of_the_design(train, folder, teacher, tool):
 
     # Checkpoints.
     latest = load_checkpoint(run / "latest")
-    assert latest["epoch"] == 2
-    assert latest["best_acc"] == max(first["test_top1"], last["test_top1"])
+    assert latest["epoch"] == 1
+    assert latest["best_acc"] == last["test_top1"]
     assert not [key for key in latest["model"] if key.startswith("teacher")]
     student = load_checkpoint(run / "student_latest")
-    assert plain(student) == plain(load_checkpoint(run / "student_2"))
+    assert plain(student) == plain(load_checkpoint(run / "student_1"))
     assert (student["architecture"], student["num_classes"]) == ("resnet8", 10)
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert (saved["EDKD"]["WARMUP"], saved["SOLVER"]["BATCH_SIZE"]) == (2, 128)
@@ -169,7 +169,7 @@ def test_lines_that_cannot_be_logged_end_no_run(train_tiny, tiny_folder):
     ("kind", "names"),
     [("tiny_imagenet", "ResNet18 ShuffleV2"), ("imagenet", "ResNet18 MobileNetV1")],
 )
-def test_image_folders_train(tool, tmp_path, kind, names):
+def test_image_folders_train(tool, all_cores, tmp_path, kind, names):
     for part in ("train", "val"):
         for label in ("n01", "n02"):
             (tmp_path / "data" / part / label).mkdir(parents=True)

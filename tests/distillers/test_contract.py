@@ -361,3 +361,84 @@ def test_the_published_style_may_use_any_attribute():
     losses["loss_ce"].backward()
     assert distiller.temperature.grad is not None
     assert distiller.get_extra_parameters() == 1
+
+
+@pytest.mark.parametrize("name", ["DKD", "EDKD", "KDCL"])
+def test_soft_targets_are_refused_where_a_single_class_is_needed(name):
+    """They were compared with class numbers, without an error."""
+    hard = batch()
+    soft = Batch(hard.image, F.one_hot(hard.target, 4).float(), hard.index)
+    with pytest.raises(UserError, match="needs class numbers"):
+        make_distiller(name).train().training_step(soft)
+    make_distiller("KD").train().training_step(soft)
+
+
+@pytest.mark.parametrize("returned", [torch.zeros(1), None, 1.0])
+def test_losses_that_are_no_dictionary_are_named(returned):
+    distiller = make_distiller("KD").train()
+    distiller.losses = lambda *args: returned
+    with pytest.raises(UserError, match="KD returned .* but must return a dictionary"):
+        distiller.training_step(batch())
+
+
+def test_groups_in_torchs_own_form():
+    """Generators, one parameter alone, own rates; no parameter twice, none of the teacher's."""
+
+    class Groups(Published):
+        def get_learnable_parameters(self):
+            return [
+                {"params": self.student.parameters()},
+                {"params": self.connector.weight, "lr": 0.1},
+                {"params": [*self.connector.parameters(), *self.teacher.parameters()]},
+            ]
+
+    distiller = make_distiller(Groups)
+    sizes = [len(group["params"]) for group in distiller.parameter_groups()]
+    assert sizes == [len(list(distiller.student.parameters())), 1, 1]
+
+
+def test_a_constructor_that_passes_only_the_networks_on_gets_the_rest():
+    class OnlyNetworks(Distiller):
+        defaults = dict(T=2.0)
+
+        def __init__(self, student, teacher, cfg, **kwargs):
+            super().__init__(student, teacher)
+
+        def losses(self, student, teacher, batch):
+            return {"loss_kd": self.hp.T * student.logits.square().mean()}
+
+    METHODS.add("TEST_ONLY", OnlyNetworks)
+    try:
+        distiller = make_distiller("TEST_ONLY").train()
+        distiller.training_step(batch())
+        assert distiller.data.num_classes == 4
+    finally:
+        METHODS.remove("TEST_ONLY")
+
+
+def test_a_method_with_own_groups_cannot_be_combined():
+    class OwnGroups(Distiller):
+        def losses(self, student, teacher, batch):
+            raise AssertionError
+
+        def get_learnable_parameters(self):
+            return []
+
+    METHODS.add("TEST_OWN", OwnGroups)
+    try:
+        with pytest.raises(UserError, match="overrides get_learnable_parameters and cannot be"):
+            find_method("KD+TEST_OWN")
+    finally:
+        METHODS.remove("TEST_OWN")
+
+
+def test_a_combination_uses_a_class_that_was_defined_again():
+    first = type("Again", (WithFactor,), {"__module__": __name__, "__qualname__": "Again"})
+    second = type("Again", (WithFactor,), {"__module__": __name__, "__qualname__": "Again"})
+    METHODS.add("TEST_AGAIN", first)
+    try:
+        assert find_method("KD+TEST_AGAIN").methods["TEST_AGAIN"] is first
+        METHODS.add("TEST_AGAIN", second)
+        assert find_method("KD+TEST_AGAIN").methods["TEST_AGAIN"] is second
+    finally:
+        METHODS.remove("TEST_AGAIN")

@@ -208,7 +208,7 @@ def test_a_run_resumes_on_another_device(tmp_path):
 @pytest.mark.parametrize("returned", [None, 1.0, {}, {"loss_kd": 1.0}])
 def test_a_method_that_breaks_the_contract_is_named(tmp_path, returned):
     trainer = make_trainer("KD", tmp_path)
-    trainer.distiller.training_step = lambda batch, turn: (None, returned)
+    trainer.distiller.training_step = lambda batch, turn: (torch.zeros(1), returned)
     with pytest.raises(UserError, match="KD returned .* but must return a dictionary of scalar"):
         trainer.train_step(1, *next(trainer.data.train.inputs(1)))
 

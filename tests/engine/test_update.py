@@ -138,7 +138,8 @@ def test_dot_trains_every_kind_of_method(tmp_path, method):
     [
         (["SOLVER.TYPE", "AdamW"], "dot needs SOLVER.TYPE SGD, not AdamW"),
         (["SOLVER.NESTEROV", "True"], "dot has no Nesterov momentum"),
-        (["SOLVER.DOT.DELTA", "0.95"], "must not exceed SOLVER.MOMENTUM"),
+        (["SOLVER.DOT.DELTA", "0.95"], "the momenta would be -0.05 and 1.85"),
+        (["SOLVER.MOMENTUM", "0.95"], "the momenta would be 0.875 and 1.025"),
     ],
 )
 def test_what_dot_cannot_do_is_named(tmp_path, opts, message):
@@ -212,7 +213,8 @@ def test_given_optimizers_keep_their_rates_and_kinds():
         torch.optim.SGD(second.parameters(), 0.5),
     ]
     groups = [{"params": [*first.parameters(), *second.parameters()]}]
-    update = GivenOptimizers(optimizers, groups, config("SOLVER.LR", "0.1"), CPU, None)
+    cfg = config("SOLVER.LR", "0.1")
+    update = GivenOptimizers(optimizers, groups[0]["params"], groups, cfg, CPU, None)
     update.set_learning_rate(0.01)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     assert rates == pytest.approx([0.001, 0.05])
@@ -225,7 +227,7 @@ def test_given_optimizers_must_hold_what_learns():
 
     def given(*parameters):
         optimizers = [torch.optim.SGD(each, 0.1) for each in parameters]
-        return GivenOptimizers(optimizers, groups, cfg, CPU, None)
+        return GivenOptimizers(optimizers, list(first.parameters()), groups, cfg, CPU, None)
 
     with pytest.raises(UserError, match="parameters that are not the student's"):
         given([*first.parameters(), *second.parameters()])
@@ -233,3 +235,60 @@ def test_given_optimizers_must_hold_what_learns():
         given([first.weight])
     with pytest.raises(UserError, match="two optimizers hold the same parameter"):
         given(list(first.parameters()), [first.weight])
+
+
+def test_given_optimizers_keep_their_rates_when_they_resume():
+    layer = nn.Linear(2, 2)
+    parameters = list(layer.parameters())
+    groups = [{"params": parameters}]
+
+    def given(rate):
+        optimizer = torch.optim.SGD(parameters, rate)
+        cfg = config("SOLVER.LR", "1")
+        return GivenOptimizers([optimizer], parameters, groups, cfg, CPU, None)
+
+    first = given(0.1)
+    first.set_learning_rate(0.01)
+    second = given(0.2)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.set_learning_rate(1.0)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+def test_parameters_of_the_method_get_an_optimizer_beside_given_ones():
+    student, project = nn.Linear(2, 2), nn.Linear(2, 2)
+    student.bias.requires_grad_(False)
+    optimizer = torch.optim.AdamW([student.weight], 0.01)
+    groups = [{"params": [*student.parameters(), *project.parameters()]}]
+    of_student = list(student.parameters())
+    update = GivenOptimizers([optimizer], of_student, groups, config(), CPU, None)
+    assert [type(each).__name__ for each in update.optimizers] == ["AdamW", "SGD"]
+    held = update.optimizers[1].param_groups[0]["params"]
+    assert {id(p) for p in held} == {id(p) for p in project.parameters()}
+
+
+def test_dot_uses_the_decay_of_a_group_and_skips_frozen_parameters():
+    model = TwoLosses()
+    model.unused.requires_grad_(False)
+    groups = [
+        {"params": [model.both, model.unused], "lr_factor": 1.0},
+        {"params": [model.task, model.distilled], "weight_decay": 0.0, "momentum": 0.5},
+    ]
+    update = DOT(groups, config("SOLVER.TRAINER", "dot", "SOLVER.WEIGHT_DECAY", "0.1"), CPU, None)
+    assert update.decays == [0.1, 0.1, 0.0, 0.0]
+    assert [group["momentum"] for group in update.optimizer.param_groups] == [0, 0]
+    take_steps(update, model, 2)
+    assert update.watch.read() is None
+
+
+def test_a_rule_may_recompute_alternating_updates(tmp_path):
+    UPDATES.add("test_sam", SharpnessAware)
+    try:
+        opts = ["SOLVER.TRAINER", "test_sam", "DML.UPDATE", "alternating"]
+        trainer = make_trainer("DML", tmp_path, *opts)
+        batch = trainer.data.train.batch(*next(trainer.data.train.inputs(1)))
+        for turn in range(2):
+            losses, _ = trainer.forward(batch, turn)
+            assert trainer.recompute(batch, turn).keys() == losses.keys()
+    finally:
+        UPDATES.remove("test_sam")

@@ -56,7 +56,7 @@ METHODS |= {"ODD": [], "KD+DKD": [], "KD by DOT": ["SOLVER.TRAINER", "dot"]}
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_resumes_bit_for_bit(train, tmp_path, monkeypatch, extent, figure, method):
-    """Stopped once, and the resumed run once more."""
+    """Stopped once, and in the longer forms the resumed run once more."""
     if method == "ODD":
         monkeypatch.setitem(distiller_dict, "ODD", DrawsAndRemembers)
     opts = ["DISTILLER.TYPE", method.split()[0], *METHODS[method]]
@@ -72,9 +72,10 @@ def test_a_stopped_run_resumes_bit_for_bit(train, tmp_path, monkeypatch, extent,
         assert stopped.code == (130 if number == signal.SIGINT else 143)
         assert stopped.err == "edkd: stopped; --resume continues from here\n"
 
-        with monkeypatch.context() as patch:
-            kill_at(patch, "step", 7)
-            assert train(name, *opts, "--resume").code == 143
+        for late in extent([], [7], all_=[7]):
+            with monkeypatch.context() as patch:
+                kill_at(patch, "step", late)
+                assert train(name, *opts, "--resume").code == 143
         again = train(name, *opts, "--resume")
         assert again.code == 0, again.err
         assert outcome(tmp_path / "distill" / name) == outcome(tmp_path / "distill/whole")
@@ -84,19 +85,20 @@ def test_a_stopped_run_resumes_bit_for_bit(train, tmp_path, monkeypatch, extent,
     )
 
 
-@pytest.mark.parametrize(
-    ("place", "call"),
-    [("evaluation", 1), ("evaluation", 2), ("memo", 1), ("memo", 2), ("save", 1), ("save", 3)],
-)
-def test_stopped_between_the_steps(train, tmp_path, monkeypatch, place, call):
+def test_stopped_between_the_steps(train, tmp_path, monkeypatch, extent):
     opts = ["DISTILLER.TYPE", "KD"]
     train("whole", *opts, "TEACHER_MEMO.FOLDER", tmp_path / "elsewhere")
-    with monkeypatch.context() as patch:
-        kill_at(patch, place, call)
-        assert train("a", *opts).code == 143
-    again = train("a", *opts, "--resume")
-    assert again.code == 0, again.err
-    assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
+    every = [("evaluation", 1), ("evaluation", 2), ("memo", 1), ("memo", 2), ("save", 1)]
+    every += [("save", 3)]
+    for place, call in extent(every[1::2], every, all_=every):
+        name = f"{place} {call}"
+        memo = ["TEACHER_MEMO.FOLDER", tmp_path / f"memo {name}"]
+        with monkeypatch.context() as patch:
+            kill_at(patch, place, call)
+            assert train(name, *opts, *memo).code == 143
+        again = train(name, *opts, *memo, "--resume")
+        assert again.code == 0, again.err
+        assert outcome(tmp_path / "distill" / name) == outcome(tmp_path / "distill/whole")
 
 
 def test_an_evaluation_is_stopped(tool, teacher, monkeypatch):

@@ -49,6 +49,11 @@ class DOT(Update):
     ) -> None:
         _check_solver(cfg.SOLVER, amp)
         super().__init__(groups, cfg, device, amp)
+        self.decays = [
+            group.get("weight_decay", cfg.SOLVER.WEIGHT_DECAY)
+            for group in groups
+            for _ in group["params"]
+        ]
         self.gradients: list[tuple[Tensor | None, Tensor | None]] = []
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
@@ -103,9 +108,12 @@ class DOT(Update):
         self.gradients = []
 
     def _gradient(self, terms: list[Tensor], retain_graph: bool) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            torch.stack(terms).sum(), self.parameters, retain_graph=retain_graph, allow_unused=True
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = torch.autograd.grad(
+            torch.stack(terms).sum(), trained, retain_graph=retain_graph, allow_unused=True
         )
+        by_parameter = {id(p): gradient for p, gradient in zip(trained, found, strict=True)}
+        return tuple(by_parameter.get(id(parameter)) for parameter in self.parameters)
 
     @torch.no_grad()
     def _clip_sum(self, present: list[Tensor]) -> None:
@@ -121,7 +129,6 @@ class DOT(Update):
     @torch.no_grad()
     def _set_directions(self) -> None:
         """Update the buffers; their sum, which SGD subtracts, replaces the gradient."""
-        decay = self.cfg.SOLVER.WEIGHT_DECAY
         for number, name in enumerate(BUFFERS):
             reached = [i for i, pair in enumerate(self.gradients) if pair[number] is not None]
             if not reached:
@@ -131,7 +138,7 @@ class DOT(Update):
             gradients: list[Any] = [self.gradients[i][number] for i in reached]
             weights: list[Any] = [self.parameters[i] for i in reached]
             momenta = [self._momentum(i, number) for i in reached]
-            decays = [decay * self._decays(i, number) for i in reached]
+            decays = [self.decays[i] * self._decays(i, number) for i in reached]
 
             torch._foreach_mul_(buffers, momenta)
             torch._foreach_add_(buffers, gradients)
@@ -167,8 +174,10 @@ def _check_solver(solver: Any, amp: torch.dtype | None) -> None:
         raise UserError(
             "SOLVER.TRAINER dot cannot scale the loss for SOLVER.AMP fp16; use bf16 or off"
         )
-    if solver.MOMENTUM - solver.DOT.DELTA < 0:
+    lowest = solver.MOMENTUM - solver.DOT.DELTA
+    highest = solver.MOMENTUM + solver.DOT.DELTA
+    if lowest < 0 or highest >= 1:
         raise UserError(
-            f"SOLVER.DOT.DELTA is {solver.DOT.DELTA}, but must not exceed SOLVER.MOMENTUM "
-            f"{solver.MOMENTUM}"
+            f"SOLVER.DOT.DELTA is {solver.DOT.DELTA}: the momenta would be {lowest:g} and "
+            f"{highest:g}, but must be at least 0 and below 1"
         )
