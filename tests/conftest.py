@@ -39,8 +39,8 @@ if FORM not in ("short", "all", "full"):
     raise pytest.UsageError(f"EDKD_RELIABILITY is {FORM!r}, not short, all or full")
 
 # Small tensors: with more threads, a test takes ten times as long where the cores are busy.
-CORES = torch.get_num_threads()
-torch.set_num_threads(CORES if FORM == "full" else 1)
+if FORM != "full":
+    torch.set_num_threads(1)
 
 FIGURES: dict[str, list[str]] = {}
 
@@ -51,15 +51,6 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
-
-
-@pytest.fixture
-def all_cores() -> Iterator[None]:
-    """As many threads as a user has, for tests of real networks in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(CORES)
-    yield
-    torch.set_num_threads(before)
 
 
 # Golden values and real data.

@@ -73,7 +73,7 @@ def test_demo(tool, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_distilled_student_beats_one_alone_on_digits(tool, all_cores, tmp_path):
+def test_a_distilled_student_beats_one_alone_on_digits(tool, tmp_path):
     """With one seed; the README has the mean of three, four points apart."""
     done = tool("demo", "--prefix", tmp_path, "--seeds", "1")
     assert done.code == 0

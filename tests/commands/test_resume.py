@@ -30,14 +30,14 @@ def test_a_longer_run(train_tiny, tiny_folder):
 
 
 @pytest.mark.slow
-def test_a_longer_run_on_digits_in_mixed_precision(train, all_cores, folder):
+def test_a_longer_run_on_digits_in_mixed_precision(train, folder):
     """bfloat16 is emulated, slowly, where the processor lacks it."""
     resumed_equals_whole(partial(train, "edkd/res20_res8.yaml"), folder, 2, "SOLVER.AMP", "bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(method_names()))
-def test_a_longer_run_of_each_configuration_on_digits(train, all_cores, folder, method):
+def test_a_longer_run_of_each_configuration_on_digits(train, folder, method):
     config = ALONE if method == "NONE" else min((DIGITS / method.lower()).iterdir())
     resumed_equals_whole(partial(train, config), folder, 2)
 

@@ -169,7 +169,7 @@ def test_lines_that_cannot_be_logged_end_no_run(train_tiny, tiny_folder):
     ("kind", "names"),
     [("tiny_imagenet", "ResNet18 ShuffleV2"), ("imagenet", "ResNet18 MobileNetV1")],
 )
-def test_image_folders_train(tool, all_cores, tmp_path, kind, names):
+def test_image_folders_train(tool, tmp_path, kind, names):
     for part in ("train", "val"):
         for label in ("n01", "n02"):
             (tmp_path / "data" / part / label).mkdir(parents=True)
