@@ -40,7 +40,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DISTILLER.TEACHER_CKPT": ("other.pth", KD),
     "DISTILLER.TEACHER_WEIGHTS": ("[0.9,0.1]", TWO_TEACHERS),
     "SOLVER.TRAINER": ("dot", KD),
-    "SOLVER.DOT.DELTA": ("0.5", {**KD, "SOLVER.TRAINER": "dot"}),
+    "SOLVER.DOT.DELTA": ("0.05", {**KD, "SOLVER.TRAINER": "dot"}),
     "SOLVER.SEED": ("2", {}),
     "SOLVER.BATCH_SIZE": ("16", {}),
     "SOLVER.CHECKPOINT_MINUTES": ("0.000001", {"SOLVER.EPOCHS": "1"}),

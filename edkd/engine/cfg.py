@@ -14,9 +14,11 @@ from typing import Any
 from edkd.engine.config.table import as_node, declared, defaults
 from edkd.keys import Key, flatten
 
-CFG = as_node(defaults(declared()))
+_DECLARED = as_node(defaults(declared()))
 
-_DECLARED = CFG.clone()
+CFG = _DECLARED.clone()
+
+# Nodes written by hand go below this line.
 
 
 def written_by_hand() -> dict[str, Key]:
