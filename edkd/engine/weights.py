@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     checkpoint = load_checkpoint(path)
     entries = checkpoint.get("model", checkpoint)
     wanted = model.state_dict()
-    is_own = isinstance(entries, dict) and entries.keys() == wanted.keys()
+    is_own = _is_state_of(entries, wanted)
     weights = entries if is_own else _model_weights(entries)
 
     if not is_own and weights and all(re.match(r"\d+\.", key) for key in weights):
@@ -47,6 +47,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     for key, tensor in wanted.items():
         _check_tensor(path, key, tensor, weights[key])
     model.load_state_dict(weights)
+
+
+def _is_state_of(entries: Any, wanted: dict[str, Tensor]) -> bool:
+    """Whether the entries are tensors under exactly the model's keys."""
+    if not isinstance(entries, dict) or entries.keys() != wanted.keys():
+        return False
+    return all(isinstance(value, Tensor) for value in entries.values())
 
 
 def _is_counter(key: str) -> bool:
