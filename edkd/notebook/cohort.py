@@ -28,7 +28,7 @@ History = list[list[dict[str, float]]]
 
 
 class DML:
-    """Students that learn from the labels and from one another, all at once in each batch.
+    """Students that learn from the labels and from one another; all are updated on each batch.
 
     `edkd.distill` trains them, with a constant learning rate. Its run folder is temporary, or with
     `log` below `logdir`.

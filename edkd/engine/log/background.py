@@ -50,7 +50,7 @@ class Background:
             self._drop(self.START)
 
     def send(self, figures: Record, step: int) -> None:
-        """Queue a point; returns at once."""
+        """Queue a point and return without waiting."""
         with suppress(queue.Full):
             self._points.put_nowait((figures, step))
 
