@@ -45,6 +45,7 @@ class GivenOptimizers(Update):
             raise UserError("the optimizers lack parameters of the student")
         if rest:
             self.optimizers.append(make_optimizer([{"params": rest}], cfg))
+
         self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
@@ -63,6 +64,7 @@ class GivenOptimizers(Update):
             self.clip()
             for optimizer in self.optimizers:
                 optimizer.step()
+
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -98,5 +100,6 @@ class GivenOptimizers(Update):
             raise UserError("an optimizer holds parameters that are not the student's")
         if len(of_optimizers) < len(held):
             raise UserError("two optimizers hold the same parameter")
+
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         return [parameter for parameter in trained if id(parameter) not in of_optimizers]

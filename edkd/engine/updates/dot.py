@@ -49,6 +49,7 @@ class DOT(Update):
     ) -> None:
         _check_solver(cfg.SOLVER, amp)
         super().__init__(groups, cfg, device, amp)
+
         self.decays = [
             group.get("weight_decay", cfg.SOLVER.WEIGHT_DECAY)
             for group in groups
@@ -104,6 +105,7 @@ class DOT(Update):
         self._set_directions()
         if self.may_update(losses, ends_step):
             self.optimizer.step()
+
         self.optimizer.zero_grad(set_to_none=True)
         self.gradients = []
 
