@@ -84,3 +84,5 @@ class DataInfo:
     """Divided by after that."""
     class_names: tuple[str, ...] = ()
     """By class number; empty where they are not known."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of what the data set consists of, by a name for messages; --resume compares them."""

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from edkd.dataset._base import (
+    REPLACE,
     DataSet,
     Loader,
     NumberedLoader,
@@ -18,6 +19,7 @@ for _module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "REPLACE",
     "DataSet",
     "Loader",
     "NumberedLoader",

@@ -15,6 +15,9 @@ from edkd.keys import Key
 from edkd.registry import DATASETS, Entry, PublishedDict, place
 from edkd.types import Batch, DataInfo, View
 
+STOP = "stop"
+REPLACE = "replace"
+
 KEYS = {
     "DATASET.TYPE": Key("cifar100", "name of the data set"),
     "DATASET.ROOT": Key(
@@ -36,6 +39,13 @@ KEYS = {
         unit="seconds",
         low=1e-3,
         free_on_resume=True,
+    ),
+    "DATASET.UNREADABLE": Key(
+        STOP,
+        "images in folders that cannot be read: stop, or read another image of the same class",
+        choices=(STOP, REPLACE),
+        free_on_resume=True,
+        names_run=False,
     ),
     "DATASET.VAL_SPLIT": Key(
         0.0,

@@ -1,6 +1,6 @@
 """Loaders that a user brings: any iterable of batches (image, target), as for `edkd.distill`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
 from edkd.dataset._base import DataSet, Loader, single_view
+from edkd.dataset.identity import dataset_hash
 from edkd.dataset.inspection import (
     check_range,
     checked,
@@ -172,10 +173,21 @@ def external_dataset(
         targets=dataset_targets(dataset),
         image_shape=image_shapes[0],
         class_names=class_names if len(class_names) == num_classes else (),
+        identity=_identity(given),
     )
     if not test:
         return DataSet(train, None, val, info)
     return DataSet(train, val, test[0], info)
+
+
+def _identity(loaders: Mapping[str, Any]) -> dict[str, str]:
+    """`DataInfo.identity`, of the data sets about which something is known."""
+    found = {}
+    for name, loader in loaders.items():
+        text = dataset_hash(getattr(loader, "dataset", None))
+        if text:
+            found[f"images of {name}"] = text
+    return found
 
 
 def _source(name: str, loader: Any, seed: int) -> Source:

@@ -1,6 +1,6 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +10,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from edkd.dataset._base import DataSet, Loader, single_view
+from edkd.dataset._base import REPLACE, DataSet, Loader, single_view
 from edkd.dataset.augment import Normalize
+from edkd.dataset.images import read_image
+from edkd.dataset.listing import Listing, combined, in_threads, list_images, shown
+from edkd.dataset.readability import (
+    LIMIT,
+    BadImage,
+    bad_image,
+    contents,
+    decode_suspects,
+    probe,
+    refusal,
+    unreadable,
+)
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.dataset.workers import leave_the_group, supervise
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo
 
@@ -45,37 +57,61 @@ class Item(NamedTuple):
     """Of its random transforms; None: they are not random."""
 
 
-class BadImage(NamedTuple):
-    """The result for a file that cannot be read; an exception in a worker would lose its text."""
+class ReadImage(NamedTuple):
+    """An image that was read."""
 
-    path: str
-    reason: str
+    image: Tensor
+    target: int
+    number: int
+    replaced: BadImage | None
+    """The file that could not be read; then `image` is another one of its class."""
 
 
 class FolderImages(TorchDataset):
     """The images of a folder, by Item.
 
+    A file that cannot be read gives a BadImage: an exception in a worker would lose its text.
+
     Args:
         samples: (path, class number) of each image.
+        replaces: whether another image of the same class takes the place of an unreadable one.
     """
 
-    def __init__(self, samples: list[tuple[str, int]], transform: Transform) -> None:
+    def __init__(
+        self, samples: list[tuple[str, int]], transform: Transform, replaces: bool = False
+    ) -> None:
         self.samples = samples
         self.transform = transform
+        self.replaces = replaces
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, int, int] | BadImage:
-        from torchvision.datasets.folder import pil_loader
+    def __getitem__(self, item: Item) -> ReadImage | BadImage:
+        image = self._read(item.number, item.seed)
+        if isinstance(image, BadImage):
+            return self._instead_of(item, image) if self.replaces else image
+        return ReadImage(image, self.samples[item.number][1], item.number, None)
 
-        path, target = self.samples[item.number]
+    def _read(self, number: int, seed: int | None) -> Tensor | BadImage:
+        path, _ = self.samples[number]
         with torch.random.fork_rng(devices=[]):
-            if item.seed is not None:
+            if seed is not None:
                 # The CPU's generator alone: fork_rng restores no other one here.
-                torch.default_generator.manual_seed(item.seed)
+                torch.default_generator.manual_seed(seed)
             try:
-                image = self.transform(pil_loader(path))
+                return self.transform(read_image(path))
             except Exception as error:  # PIL raises almost any exception for damaged files
-                return BadImage(path, str(error))
-        return image, target, item.number
+                return bad_image(path, error)
+
+    def _instead_of(self, item: Item, bad: BadImage) -> ReadImage | BadImage:
+        """The next readable image of the same class, after the last one the first."""
+        _, target = self.samples[item.number]
+        same = [number for number, (_, other) in enumerate(self.samples) if other == target]
+        place = same.index(item.number)
+
+        for number in same[place + 1 :] + same[:place]:
+            image = self._read(number, item.seed)
+            if not isinstance(image, BadImage):
+                return ReadImage(image, target, item.number, bad)
+        return bad
 
 
 class Batches:
@@ -118,6 +154,7 @@ class FolderLoader(Loader):
         batches: which images, and their order.
         num_workers: processes that read; 0: this process reads.
         timeout: in seconds, after which a worker counts as hanging.
+        paths: of all images of the data set, which are checked when one cannot be read.
     """
 
     def __init__(
@@ -127,7 +164,11 @@ class FolderLoader(Loader):
         normalize: Normalize,
         num_workers: int,
         timeout: float,
+        paths: Sequence[str],
     ) -> None:
+        self.images = images
+        self.paths = paths
+        self.replaced: set[BadImage] = set()
         self.num_images = len(batches.members)
         self.normalize = normalize
         self.device = normalize.device
@@ -158,10 +199,10 @@ class FolderLoader(Loader):
         self.batches.first = first
         for batch in supervise(self.loader):
             if isinstance(batch, BadImage):
-                raise UserError(
-                    f"cannot read the image {batch.path} ({batch.reason}); repair or remove it"
-                )
-            yield tuple(part.to(self.device, non_blocking=True) for part in batch)
+                raise self._refusal(batch)
+            *parts, replaced = batch
+            self._warn_once(replaced)
+            yield tuple(part.to(self.device, non_blocking=True) for part in parts)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
@@ -170,24 +211,41 @@ class FolderLoader(Loader):
         image = self.normalize(image)
         return Batch(image, target, index, views=single_view(image))
 
+    def _refusal(self, bad: BadImage) -> UserError:
+        if self.images.replaces:
+            return UserError(f"cannot read {bad}, nor another image of its class; repair them")
+        return refusal([bad, *unreadable(self.paths)], len(self.paths))
+
+    def _warn_once(self, replaced: Sequence[BadImage]) -> None:
+        for image in replaced:
+            if image not in self.replaced:
+                self.replaced.add(image)
+                warn(f"cannot read the image {image}; another image of its class replaces it")
+
 
 def collate(
-    items: list[tuple[Tensor, int, int] | BadImage],
-) -> tuple[Tensor, Tensor, Tensor] | BadImage:
-    """Stack the images of a batch; the first bad image stands for the whole batch."""
+    items: list[ReadImage | BadImage],
+) -> tuple[Tensor, Tensor, Tensor, list[BadImage]] | BadImage:
+    """Stack the images of a batch; the first bad image stands for the whole batch.
+
+    Returns:
+        Images, targets, image numbers, and the files that others replace.
+    """
     images: list[Tensor] = []
     targets: list[int] = []
     numbers: list[int] = []
+    replaced: list[BadImage] = []
 
     for item in items:
         if isinstance(item, BadImage):
             return item
-        image, target, number = item
-        images.append(image)
-        targets.append(target)
-        numbers.append(number)
+        images.append(item.image)
+        targets.append(item.target)
+        numbers.append(item.number)
+        if item.replaced is not None:
+            replaced.append(item.replaced)
 
-    return torch.stack(images), torch.tensor(targets), torch.tensor(numbers)
+    return torch.stack(images), torch.tensor(targets), torch.tensor(numbers), replaced
 
 
 def folder_dataset(
@@ -195,42 +253,44 @@ def folder_dataset(
 ) -> DataSet:
     """The images of `{train,val}/<class>/*`; `val` becomes the test set.
 
+    Up to `readability.LIMIT` images are probed here, so that no run begins with truncated files.
+
     Args:
         cfg: DATASET.* but TYPE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
         folder: below data/, where DATASET.ROOT names none.
 
     Raises:
-        UserError: a folder is missing or empty, or the two have different classes.
+        UserError: a folder is missing or empty, the two have different classes, or images cannot be
+            read.
     """
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
-    train = _image_folder(root, "train")
-    test = _image_folder(root, "val")
-    different = set(train.classes) ^ set(test.classes)
-    if different:
-        raise UserError(
-            f"{root}: train and val must have the same classes; only one of them has "
-            f"{min(different)!r}"
-        )
+    train = _list_part(root, "train")
+    test = _list_part(root, "val")
+    _check_classes(root, train, test)
+    replaces = cfg.DATASET.UNREADABLE == REPLACE
+    identity = _check_files(train, test, replaces)
 
-    targets = torch.tensor(train.targets)
+    targets = torch.tensor([target for _, target in train.samples])
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
+    paths = _paths(train) + _paths(test)
 
-    def make(images: FolderImages, index: Tensor, size: int, seed: int | None) -> FolderLoader:
-        batches = Batches(index, len(images.samples), size, seed)
+    def make(
+        part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
+    ) -> FolderLoader:
+        images = FolderImages(part.samples, transform, replaces)
+        batches = Batches(index, len(part.samples), size, seed)
         workers = cfg.DATASET.NUM_WORKERS
-        return FolderLoader(images, batches, normalize, workers, cfg.DATASET.WORKER_TIMEOUT)
+        return FolderLoader(images, batches, normalize, workers, cfg.DATASET.WORKER_TIMEOUT, paths)
 
-    augmented = FolderImages(train.samples, preprocessing.train)
-    plain = FolderImages(train.samples, preprocessing.test)
-    test_images = FolderImages(test.samples, preprocessing.test)
     everything = torch.arange(len(test.samples))
     eval_size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
+    plain = preprocessing.test
 
     return DataSet(
-        train=make(augmented, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED),
-        val=make(plain, held_out, eval_size, None) if len(held_out) else None,
-        test=make(test_images, everything, eval_size, None),
+        train=make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED),
+        val=make(train, plain, held_out, eval_size, None) if len(held_out) else None,
+        test=make(test, plain, everything, eval_size, None),
         info=DataInfo(
             num_classes=len(train.classes),
             num_images=len(targets),
@@ -239,21 +299,61 @@ def folder_dataset(
             mean=preprocessing.mean,
             std=preprocessing.std,
             class_names=tuple(train.classes),
+            identity=identity,
         ),
     )
 
 
-def _image_folder(root: Path, part: str) -> Any:
-    """torchvision's ImageFolder of a part; UserError if it is missing or empty."""
-    from torchvision.datasets import ImageFolder
-
+def _list_part(root: Path, part: str) -> Listing:
+    """The images of train/ or val/; UserError if it is missing or empty."""
     folder = root / part
     if not folder.is_dir():
         raise UserError(
             f"no folder {folder}; store the images as {root}/{{train,val}}/<class>/*, or set "
             "DATASET.ROOT"
         )
-    try:
-        return ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: {error}") from None
+    return list_images(folder)
+
+
+def _check_classes(root: Path, train: Listing, test: Listing) -> None:
+    """Raise UserError unless train and val have the same classes."""
+    for part, own, other in (("train", train, test), ("val", test, train)):
+        only = sorted(set(own.classes) - set(other.classes))
+        if only:
+            raise UserError(
+                f"{root}: train and val must have the same classes; only {part} has "
+                f"{shown([repr(name) for name in only])}; add or remove these folders"
+            )
+
+
+def _check_files(train: Listing, test: Listing, replaces: bool) -> dict[str, str]:
+    """Refuse unreadable files, unless others replace them or there are too many to probe now.
+
+    Returns:
+        `DataInfo.identity`.
+    """
+    total = len(train.samples) + len(test.samples)
+    bad: list[BadImage] = []
+    identity = {}
+    for name, part in (("training images", train), ("test images", test)):
+        paths = _paths(part) if total <= LIMIT else _first_of_each_class(part)
+        probes = in_threads(probe, paths)
+        identity[f"names of the {name}"] = part.names
+        identity[f"files of the {name}"] = combined(part.sizes, contents(probes))
+        if not replaces:
+            bad += decode_suspects(paths, probes)
+
+    if bad:
+        raise refusal(bad, total)
+    return identity
+
+
+def _paths(part: Listing) -> list[str]:
+    return [path for path, _ in part.samples]
+
+
+def _first_of_each_class(part: Listing) -> list[str]:
+    first: dict[int, str] = {}
+    for path, target in part.samples:
+        first.setdefault(target, path)
+    return list(first.values())

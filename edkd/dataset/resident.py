@@ -17,6 +17,8 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
+from edkd.dataset.identity import tensor_hash
+from edkd.dataset.listing import combined
 from edkd.dataset.sampling import epoch_order, hold_out
 from edkd.errors import UserError
 from edkd.types import Batch, DataInfo, View
@@ -198,6 +200,7 @@ def resident_dataset(
         mean=tuple(mean),
         std=tuple(std),
         class_names=tuple(class_names),
+        identity={"training images": _hash(train), "test images": _hash(test)},
     )
 
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
@@ -215,6 +218,10 @@ def resident_dataset(
         test=EvalLoader(test, everything, normalize, eval_size),
         info=info,
     )
+
+
+def _hash(images: Images) -> str:
+    return combined(tensor_hash(images.image), tensor_hash(images.target))
 
 
 def _num_batches(num_images: int, batch_size: int) -> int:

@@ -43,6 +43,7 @@ class StudentFiles:
         architectures: what each student is, in the same order.
         data: facts about the images, kept in each file.
         split: by which the best epoch is chosen, "val" or "test".
+        dataset: DATASET.TYPE, kept in each file.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class StudentFiles:
         architectures: Sequence[str],
         data: DataInfo,
         split: str,
+        dataset: str,
     ) -> None:
         self.folder = folder
         self.students = students
         self.architectures = dict(zip(students, architectures, strict=True))
         self.keys = {name: top1_key(split, name) for name in students}
         self.data = data
+        self.dataset = dataset
 
     def save(self, history: Sequence[Record], tags: Sequence[str]) -> None:
         """Write the files of the last epoch of a history.
@@ -89,6 +92,7 @@ class StudentFiles:
         return {
             "model": {key: _on_cpu(value) for key, value in state.items()},
             "architecture": self.architectures[name],
+            "dataset": self.dataset,
             "num_classes": self.data.num_classes,
             "class_names": list(self.data.class_names),
             "image_shape": list(self.data.image_shape),

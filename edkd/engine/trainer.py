@@ -30,7 +30,7 @@ from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
 from edkd.engine.summary import headline, last_line, summarise
 from edkd.engine.update import Losses, Update
-from edkd.errors import NonFiniteError, WorkerError
+from edkd.errors import NonFiniteError, UserError, WorkerError
 from edkd.keys import Key
 from edkd.signals import Stopped, hold
 from edkd.types import Batch
@@ -96,7 +96,12 @@ class Trainer:
         self.terms_are_checked = False
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.student_files = StudentFiles(
-            folder, distiller.students(), distiller.student_names(cfg), data.info, self.split
+            folder,
+            distiller.students(),
+            distiller.student_names(cfg),
+            data.info,
+            self.split,
+            cfg.DATASET.TYPE,
         )
         keep_freed_memory(device)
 
@@ -168,7 +173,7 @@ class Trainer:
                 self.logger.epoch(epoch * len(self.data.train))
                 if self.on_epoch:
                     self.on_epoch(record)
-        except (Stopped, WorkerError):
+        except (Stopped, WorkerError, UserError):  # the last: an image cannot be read
             if self.state.step_done:
                 self.check_update(epoch)
                 self.save_latest()

@@ -1,10 +1,15 @@
 """Loaders of small images in folders, for `train_dml`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from edkd.dataset.images import read_image
+from edkd.dataset.listing import list_images
+from edkd.dataset.readability import bad_image
 from edkd.errors import UserError
 
 SIZE = 32
@@ -46,9 +51,33 @@ def prepare_dataloaders(
     )
 
 
-def _image_folder(root: Path, part: str, augment: bool = False) -> Any:
+class FolderImages(Dataset):
+    """The images of `<folder>/<class>/*`, with the attributes of torchvision's ImageFolder."""
+
+    def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
+        listing = list_images(folder)
+        self.root = folder
+        self.transform = transform
+        self.classes = listing.classes
+        self.samples = listing.samples
+        self.targets = [target for _, target in listing.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, target = self.samples[index]
+        try:
+            image = read_image(path)
+        except Exception as error:  # PIL raises almost any exception for damaged files
+            raise UserError(
+                f"data_dir: cannot read the image {bad_image(path, error)}; repair or remove it"
+            ) from None
+        return self.transform(image), target
+
+
+def _image_folder(root: Path, part: str, augment: bool = False) -> FolderImages:
     from torchvision import transforms
-    from torchvision.datasets import ImageFolder
 
     steps: list[Any] = [transforms.Resize((SIZE, SIZE))]
     if augment:
@@ -60,9 +89,7 @@ def _image_folder(root: Path, part: str, augment: bool = False) -> Any:
         ]
     steps += [transforms.ToTensor(), transforms.Normalize(3 * (MEAN,), 3 * (STD,))]
 
-    try:
-        return ImageFolder(str(root / part), transforms.Compose(steps))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"data_dir: no images in {root / part} ({error}); the layout is {part}/<class>/*"
-        ) from None
+    folder = root / part
+    if not folder.is_dir():
+        raise UserError(f"data_dir: no images in {folder}; the layout is {part}/<class>/*")
+    return FolderImages(folder, transforms.Compose(steps))

@@ -1,0 +1,167 @@
+"""Finds image files that cannot be read, without decoding all of them.
+
+`probe` reads the start and the end of a file. A file that does not end as its format requires is
+suspect, and only suspects are decoded. So a sound file is never refused, and a truncated, empty or
+foreign one is found in some 50 microseconds. Damage in the middle of a file is not found.
+"""
+
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from edkd.dataset.images import check_scale, read_image
+from edkd.dataset.listing import combined, in_threads, printable, shown
+from edkd.errors import UserError, warn
+
+LIMIT = 120_000
+"""Images up to which all files of a data set are probed before training."""
+
+SHOWN = 3
+"""Files that a message names; more are listed on standard error."""
+
+_HEAD = 4096
+_TAIL = 256
+
+_ENDS = {
+    b"\xff\xd8\xff": b"\xff\xd9",  # JPEG
+    b"\x89PNG\r\n\x1a\n": b"IEND",
+}
+"""The first bytes of a file -> bytes that must be among its last ones."""
+
+# Tags of a TIFF file.
+_OFFSETS = (273, 324)
+_COUNTS = (279, 325)
+
+
+class BadImage(NamedTuple):
+    """An image file that cannot be read."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)} ({self.reason})"
+
+
+class Probe(NamedTuple):
+    """What the start and the end of a file tell."""
+
+    is_complete: bool
+    checksum: int
+
+
+def probe(path: str) -> Probe:
+    """Read the start and the end of a file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TAIL, 0))
+            tail = file.read()
+    except OSError:
+        return Probe(False, 0)
+    return Probe(_is_complete(path, head, tail, size), zlib.crc32(tail, zlib.crc32(head)))
+
+
+def unreadable(paths: Sequence[str]) -> list[BadImage]:
+    """The files that are suspect and cannot be decoded."""
+    probes = in_threads(probe, paths)
+    return decode_suspects(paths, probes)
+
+
+def decode_suspects(paths: Sequence[str], probes: Sequence[Probe]) -> list[BadImage]:
+    """The files that cannot be decoded, among those that are not complete."""
+    pairs = zip(paths, probes, strict=True)
+    suspects = [path for path, found in pairs if not found.is_complete]
+    return [bad for bad in in_threads(_fault, suspects) if bad is not None]
+
+
+def contents(probes: Iterable[Probe]) -> str:
+    """A hash of what files contain, as far as it was read."""
+    return combined([found.checksum for found in probes])
+
+
+def bad_image(path: str, error: Exception) -> BadImage:
+    """The file, and in one line why it cannot be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return BadImage(path, error.strerror)
+
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = lines[0].replace(f" {path!r}", "")
+    return BadImage(path, reason)
+
+
+def refusal(bad: Sequence[BadImage], num_images: int) -> UserError:
+    """The error for images that cannot be read; many are listed on standard error.
+
+    Args:
+        bad: those found, in any order; repeated ones count once.
+        num_images: files among which they were found.
+    """
+    found = sorted({image.path: image for image in bad}.values())
+    if len(found) > SHOWN:
+        for image in found:
+            warn(f"cannot read the image {image}")
+
+    named = shown([str(image) for image in found], SHOWN)
+    return UserError(
+        f"cannot read {len(found)} of {num_images} images: {named}; repair or remove them, or set "
+        "DATASET.UNREADABLE replace to read other images of their classes instead; for --resume, "
+        "leave the files in place and set that key"
+    )
+
+
+def _fault(path: str) -> BadImage | None:
+    try:
+        read_image(path)
+    except Exception as error:  # PIL raises almost any exception for damaged files
+        return bad_image(path, error)
+    return None
+
+
+def _is_complete(path: str, head: bytes, tail: bytes, size: int) -> bool:
+    """Whether a file starts and ends as its format requires."""
+    for start, end in _ENDS.items():
+        if head.startswith(start):
+            return end in tail
+
+    if head.startswith(b"GIF8"):
+        return tail.rstrip(b"\0").endswith(b";")
+    if head.startswith(b"RIFF"):
+        return size >= 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(b"BM"):
+        return size >= int.from_bytes(head[2:6], "little")
+    return _has_its_pixels(path, size)
+
+
+def _has_its_pixels(path: str, size: int) -> bool:
+    """Whether a file of another format has a header that is understood, and pixels up to its end.
+
+    Args:
+        size: of the file, in bytes.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            check_scale(image)
+            return _end_of_pixels(image) <= size
+    except Exception:  # PIL raises almost any exception for damaged files
+        return False
+
+
+def _end_of_pixels(image: Any) -> int:
+    """The size that a file must have at least."""
+    tags = getattr(image, "tag_v2", {})
+    offsets = [offset for tag in _OFFSETS for offset in tags.get(tag, ())]
+    counts = [count for tag in _COUNTS for count in tags.get(tag, ())]
+    ends = [offset + count for offset, count in zip(offsets, counts, strict=False)]
+
+    # PPM: the pixels follow the header, one byte for each channel.
+    if image.format == "PPM" and image.mode in ("L", "RGB"):
+        for tile in image.tile:
+            if tile[0] == "raw":
+                width, height = image.size
+                ends.append(tile[2] + width * height * len(image.mode))
+    return max(ends, default=0)
