@@ -317,13 +317,17 @@ def _list_part(root: Path, part: str) -> Listing:
 
 def _check_classes(root: Path, train: Listing, test: Listing) -> None:
     """Raise UserError unless train and val have the same classes."""
+    differences = []
     for part, own, other in (("train", train, test), ("val", test, train)):
         only = sorted(set(own.classes) - set(other.classes))
         if only:
-            raise UserError(
-                f"{root}: train and val must have the same classes; only {part} has "
-                f"{shown([repr(name) for name in only])}; add or remove these folders"
-            )
+            differences.append(f"only {part} has {shown([repr(name) for name in only])}")
+
+    if differences:
+        raise UserError(
+            f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
+            "add, rename or remove these folders"
+        )
 
 
 def _check_files(train: Listing, test: Listing, replaces: bool) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Hashes that tell one data set from another, for `DataInfo.identity`.
 
-They are the same on every machine and in every folder, and take milliseconds.
+They are the same on every machine and in every folder, and quick to compute.
 """
 
 import hashlib
@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from edkd.dataset.inspection import dataset_targets
-from edkd.dataset.listing import combined, portable
+from edkd.dataset.listing import combined, in_threads, portable
 
 SAMPLED = 4096
 """Rows of a tensor that are hashed, evenly spaced; of a smaller tensor all."""
+
+MEASURED = 100_000
+"""Files of a data set of the user whose sizes are read."""
 
 
 def tensor_hash(tensor: Tensor) -> str:
@@ -51,7 +54,7 @@ def dataset_hash(dataset: Any) -> str:
 
 
 def _files_hash(dataset: Any) -> list[str]:
-    """A hash of the paths below `root`, if a data set has both `samples` and `root`."""
+    """A hash of the paths below `root` and of the sizes, if a data set has `samples` and `root`."""
     root = getattr(dataset, "root", None)
     samples = getattr(dataset, "samples", None)
     if not isinstance(root, (str, os.PathLike)) or not isinstance(samples, Sequence):
@@ -61,4 +64,13 @@ def _files_hash(dataset: Any) -> list[str]:
         names = [os.path.relpath(path, root) for path, _ in samples]
     except (TypeError, ValueError):  # samples of another form, or on another drive
         return []
-    return [hashlib.sha256(portable(names)).hexdigest()]
+    sizes = in_threads(_size, [path for path, _ in samples[:MEASURED]])
+    return [hashlib.sha256(portable(names)).hexdigest(), combined(sizes)]
+
+
+def _size(path: str) -> int:
+    """Of a file in bytes; -1 where there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1

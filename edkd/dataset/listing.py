@@ -135,13 +135,13 @@ def _class_names(folder: Path) -> list[str]:
     classes: list[str] = []
     loops: list[str] = []
     for entry in _visible(folder):
-        if not entry.is_dir():
+        if not _is_folder(entry):
             continue
         is_loop = _identity(entry.path) in above
         (loops if is_loop else classes).append(entry.name)
 
     if loops:
-        warn(f"{folder}: {shown(loops)} links to a folder around itself and is no class")
+        warn(f"{folder}: skipped as a class, for it links to a folder around it: {shown(loops)}")
     if not classes:
         raise UserError(
             f"no class folders in {folder}; store the images as {folder}/<class>/*, a folder for "
@@ -192,7 +192,7 @@ def _walk(
     files: list[os.DirEntry[str]] = []
     folders: list[os.DirEntry[str]] = []
     for entry in sorted(_visible(folder), key=attrgetter("name")):
-        (folders if entry.is_dir() else files).append(entry)
+        (folders if _is_folder(entry) else files).append(entry)
 
     yield folder, files
     for entry in folders:
@@ -206,6 +206,13 @@ def _visible(folder: str | Path) -> Iterable[os.DirEntry[str]]:
             return [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"cannot list the folder {folder} ({error.strerror})") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_hidden(name: str) -> bool:

@@ -86,10 +86,12 @@ def bad_image(path: str, error: Exception) -> BadImage:
     """The file, and in one line why it cannot be read."""
     if isinstance(error, OSError) and error.strerror:
         return BadImage(path, error.strerror)
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return BadImage(path, "the file is empty")
 
     lines = str(error).splitlines() or [type(error).__name__]
-    reason = lines[0].replace(f" {path!r}", "")
-    return BadImage(path, reason)
+    is_unknown = lines[0].startswith("cannot identify image file")
+    return BadImage(path, "no image of a known format" if is_unknown else lines[0])
 
 
 def refusal(bad: Sequence[BadImage], num_images: int) -> UserError:

@@ -125,12 +125,54 @@ def test_held_out_images_are_not_augmented(load, pristine_folder):
     assert all(map(torch.equal, first, again))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_is_named(load, folder, workers):
+@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "cut"])
+def test_a_bad_image_is_named(load, folder, content):
     bad = folder / "train" / "n02" / "3.png"
-    bad.write_bytes(bad.read_bytes()[:300] if workers else b"no image at all")
-    with pytest.raises(UserError, match=rf"cannot read the image {bad} \(.*\); repair or remove"):
-        list(load(folder, workers).train.epoch(1))
+    bad.write_bytes(bad.read_bytes()[:300] if content is None else content)
+    message = rf"cannot read 1 of 16 images: {bad} \(.*\); repair or remove them, or set DATASET"
+    with pytest.raises(UserError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_later_is_named(load, folder, workers):
+    train = load(folder, workers).train
+    bad = [folder / "val" / "n01" / "0.png", folder / "train" / "n02" / "3.png"]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=rf"2 of 16 images: {bad[1]} \(.*\), {bad[0]} \("):
+        list(train.epoch(1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_image_of_the_class_replaces_a_bad_one(load, folder, workers, capsys):
+    sound = {
+        index: image
+        for batch in load(folder).train.epoch(1)
+        for index, image in zip(batch.index.tolist(), batch.image, strict=True)
+    }
+    for number in (4, 5):
+        (folder / "train" / "n02" / f"{number}.png").write_bytes(b"")
+    train = load(folder, workers, DATASET__UNREADABLE="replace").train
+    batches = [batch for epoch in (1, 2) for batch in train.epoch(epoch)]
+
+    # The same order; the images 10 and 11 show the first one of their class, number 6.
+    for batch in batches[:3]:
+        for index, target, image in zip(
+            batch.index.tolist(), batch.target, batch.image, strict=True
+        ):
+            assert target == index // 6
+            assert torch.equal(image, sound[index]) == (index < 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(" (")[0][-5:] for line in lines) == ["4.png", "5.png"]
+
+
+def test_without_a_readable_image_of_the_class_nothing_replaces(load, folder):
+    for path in (folder / "train" / "n02").iterdir():
+        path.write_bytes(b"")
+    train = load(folder, DATASET__UNREADABLE="replace").train
+    with pytest.raises(UserError, match="nor another image of its class"):
+        list(train.epoch(1))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +208,7 @@ def test_the_settings_of_workers(load, pristine_folder, workers):
         (lambda root: (root / "val").rename(root / "test"), "no folder .*val; store the images as"),
         (
             lambda root: (root / "train/n02").rename(root / "train/n03"),
-            "only one of them has 'n02'",
+            "only train has 'n03' and only val has 'n02'; add, rename",
         ),
         (lambda root: [path.unlink() for path in (root / "train/n01").iterdir()], "n01"),
     ],

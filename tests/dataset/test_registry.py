@@ -132,8 +132,10 @@ def test_keys():
         "DATASET.ROOT",
         "DATASET.NUM_WORKERS",
         "DATASET.WORKER_TIMEOUT",
+        "DATASET.UNREADABLE",
         "DATASET.TEST.BATCH_SIZE",
     }
-    assert [name for name, key in KEYS.items() if not key.names_run] == ["DATASET.ROOT"]
+    unnamed = [name for name, key in KEYS.items() if not key.names_run]
+    assert unnamed == ["DATASET.ROOT", "DATASET.UNREADABLE"]
     assert not any(key.problem(key.default) for key in KEYS.values())
     assert KEYS["DATASET.VAL_SPLIT"].problem(1.0)

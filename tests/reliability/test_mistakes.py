@@ -279,12 +279,12 @@ SETS = [  # DATASET.TYPE, the content of DATASET.ROOT (`write`), and what the li
     ("imagenet", {"train": {}, "val": IMAGES}, "/train"),
     ("imagenet", {"train": IMAGES["a"], "val": IMAGES}, "/train"),
     ("imagenet", {"train": {"a": {"1.txt": "a picture"}}, "val": IMAGES}, "/train"),
-    ("imagenet", {"train": IMAGES, "val": {"a": IMAGES["a"]}}, "only one of them has 'b'"),
+    ("imagenet", {"train": IMAGES, "val": {"a": IMAGES["a"]}}, "only train has 'b'"),
     ("imagenet", {"train": IMAGES, "val": {"a": IMAGES["a"], "B": IMAGES["b"]}}, "has 'B'"),
 ]
 TOO_WIDE = picture()[:16] + b"\x7f\xff\xff\xff" + picture()[20:]
 PICTURES = [b"", b"a picture", picture()[:60], TOO_WIDE]
-"""Bytes of a file that is no image: it is read when its turn comes."""
+"""Bytes of a file that is no image."""
 
 
 def test_mistakes_in_data_sets(tmp_path, digits, complaint, verdict):
@@ -302,7 +302,7 @@ def test_mistakes_in_data_sets(tmp_path, digits, complaint, verdict):
         root = tmp_path / f"pictures{number}"
         write(root, {"train": IMAGES, "val": IMAGES | {"b": {"1.png": content}}})
         words = ["eval", "-m", "ShuffleV2", "-d", "tiny_imagenet", "--root", root, "-c", student]
-        complaints.append(complaint(words, f"cannot read the image {root}/val/b/1.png"))
+        complaints.append(complaint(words, f"images: {root}/val/b/1.png ("))
     verdict("data sets", complaints)
 
 
