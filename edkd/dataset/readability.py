@@ -91,7 +91,7 @@ def bad_image(path: str, error: Exception) -> BadImage:
 
     lines = str(error).splitlines() or [type(error).__name__]
     is_unknown = lines[0].startswith("cannot identify image file")
-    return BadImage(path, "no image of a known format" if is_unknown else lines[0])
+    return BadImage(path, "no image that the installed Pillow can read" if is_unknown else lines[0])
 
 
 def refusal(bad: Sequence[BadImage], num_images: int) -> UserError:

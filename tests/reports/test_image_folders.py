@@ -246,6 +246,7 @@ def test_large_data_sets_are_checked_when_an_image_breaks(train, images, runs, m
     assert_refused(train(images, "run", "SOLVER.EPOCHS", 2, "--resume"), "files of the test images")
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.webp", "a.bmp", "a.tif", "a.ppm"])
 def test_every_cut_is_found_and_no_sound_file_is_refused(tmp_path, name):
     """A scan that decodes nothing: cut files are found, and endings that viewers accept are not."""
