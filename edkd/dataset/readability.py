@@ -20,6 +20,11 @@ LIMIT = 120_000
 SHOWN = 3
 """Files that a message names; more are listed on standard error."""
 
+REMEDY = (
+    "repair or remove them, or set DATASET.UNREADABLE replace to read other images of their "
+    "classes instead; for --resume, leave the files in place and set that key"
+)
+
 _HEAD = 4096
 _TAIL = 256
 
@@ -94,12 +99,13 @@ def bad_image(path: str, error: Exception) -> BadImage:
     return BadImage(path, "no image that the installed Pillow can read" if is_unknown else lines[0])
 
 
-def refusal(bad: Sequence[BadImage], num_images: int) -> UserError:
+def refusal(bad: Sequence[BadImage], num_images: int, remedy: str = REMEDY) -> UserError:
     """The error for images that cannot be read; many are listed on standard error.
 
     Args:
         bad: those found, in any order; repeated ones count once.
         num_images: files among which they were found.
+        remedy: how to continue.
     """
     found = sorted({image.path: image for image in bad}.values())
     if len(found) > SHOWN:
@@ -107,11 +113,14 @@ def refusal(bad: Sequence[BadImage], num_images: int) -> UserError:
             warn(f"cannot read the image {image}")
 
     named = shown([str(image) for image in found], SHOWN)
-    return UserError(
-        f"cannot read {len(found)} of {num_images} images: {named}; repair or remove them, or set "
-        "DATASET.UNREADABLE replace to read other images of their classes instead; for --resume, "
-        "leave the files in place and set that key"
-    )
+    return UserError(f"cannot read {len(found)} of {num_images} images: {named}; {remedy}")
+
+
+def refuse_unreadable(paths: Sequence[str]) -> None:
+    """Raise UserError for all unreadable files among up to LIMIT ones, without a DATASET key."""
+    bad = unreadable(paths) if len(paths) <= LIMIT else []
+    if bad:
+        raise refusal(bad, len(paths), "repair or remove them")
 
 
 def _fault(path: str) -> BadImage | None:

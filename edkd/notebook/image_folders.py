@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import list_images
-from edkd.dataset.readability import bad_image
+from edkd.dataset.readability import bad_image, refuse_unreadable
 from edkd.errors import UserError
 
 SIZE = 32
@@ -56,6 +56,7 @@ class FolderImages(Dataset):
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
         listing = list_images(folder)
+        refuse_unreadable([path for path, _ in listing.samples])
         self.root = folder
         self.transform = transform
         self.classes = listing.classes

@@ -112,9 +112,17 @@ def test_extensions_of_the_same_formats_are_read(train, tmp_path):
     assert "1 file is skipped (1 with .heic): dark/e.heic; convert images" in done.err
 
 
-def test_an_image_in_the_notebooks_loader_is_refused_by_path(tmp_path):
+def test_images_of_the_notebooks_loader_are_refused_by_path(tmp_path):
     """Reports of white images from notebooks: refused here by the same rule as in training."""
     write(tmp_path / "f", lambda values: Image.fromarray(values.astype(np.float32)), "{}.tif", 1)
+    with pytest.raises(UserError, match=r"cannot read 2 of 2 images: .*0.tif \(floating-point"):
+        prepare_dataloaders(tmp_path / "f", num_workers=0)
+
+
+def test_an_image_of_the_notebooks_loader_that_breaks_later_is_named(tmp_path):
+    """The same for a file that is truncated while the notebook runs."""
+    write(tmp_path / "f", lambda values: Image.fromarray(values.astype(np.uint16)), "{}.png", 1)
     train, _, _ = prepare_dataloaders(tmp_path / "f", num_workers=0)
-    with pytest.raises(UserError, match=r"cannot read the image .*0.tif \(floating-point"):
-        next(iter(train))
+    (tmp_path / "f/train/dark/0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot read the image .*0.png \(the file is empty\)"):
+        list(train)
