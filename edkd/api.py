@@ -21,6 +21,7 @@ from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
 from edkd.errors import UserError
 from edkd.hints import hint
+from edkd.known_elsewhere import key_note
 from edkd.models._hooked import as_network
 from edkd.registry import METHODS
 
@@ -193,7 +194,8 @@ def _full_key(name: str, method: str) -> str:
             raise UserError(f"distill: {name} can be {' or '.join(alike)}; give the full key")
 
     short = [key.rsplit(".", 1)[1].lower() for key in known if key.split(".")[0] not in others]
-    raise UserError(f"distill: unknown setting {name}{hint(name, [*known, *short])}")
+    about = key_note(name) or hint(name, [*known, *short])
+    raise UserError(f"distill: unknown setting {name}{about}")
 
 
 def _is_setting(key: str, name: str, groups: Sequence[str]) -> bool:

@@ -3,32 +3,46 @@
 import difflib
 from collections.abc import Iterable
 
-CUTOFF = 0.6
-"""Lowest similarity (difflib's ratio) of a suggestion that is more than one edit away."""
+LETTERS_PER_EDIT = 4
+"""A suggestion may be one edit away for each of this many letters, and one edit in any case."""
+
+_SHORTEST_START = 4
+"""Letters that the beginning of another name must have to be taken for it."""
 
 
 def closest(word: str, known: Iterable[str]) -> str:
     """The known word that `word` may be a typing error of, or "" if none is close.
 
-    A word is close if one edit separates both (a letter inserted, left out, replaced, or swapped
-    with its neighbour), or if they have most letters in common. Case does not matter.
+    A word is close if few edits separate both for their length (a letter inserted, left out,
+    replaced, or swapped with its neighbour), or if one is the beginning of the other: WARMUP of
+    WARMUP_EPOCHS, or eval of evaluate. Case does not matter.
     """
     best = ""
-    best_rank = (False, 0.0)
+    least = (False, 0, 0.0)
     typed = word.lower()
 
     for candidate in known:
         meant = candidate.lower()
-        is_one_edit = _is_one_edit(typed, meant)
-        similarity = difflib.SequenceMatcher(None, typed, meant).ratio()
-        if not is_one_edit and similarity < CUTOFF:
+        edits = distance(typed, meant)
+        is_typo = edits <= max(1, max(len(typed), len(meant)) // LETTERS_PER_EDIT)
+        if not is_typo and not _is_start(typed, meant):
             continue
 
-        rank = (is_one_edit, similarity)
-        if rank > best_rank:
+        in_common = difflib.SequenceMatcher(None, typed, meant).ratio()
+        rank = (not is_typo, edits, -in_common)
+        if not best or rank < least:
             best = candidate
-            best_rank = rank
+            least = rank
     return best
+
+
+def _is_start(typed: str, meant: str) -> bool:
+    """Whether a key lacks its last words, or a word has an ending too many."""
+    if min(len(typed), len(meant)) < _SHORTEST_START:
+        return False
+    ending = typed.removeprefix(meant)
+    has_ending = ending != typed and ending.isalpha() and len(ending) <= len(meant)
+    return has_ending or meant.startswith(f"{typed}_")
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -37,20 +51,25 @@ def hint(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{best}'?" if best else ""
 
 
-def _is_one_edit(first: str, second: str) -> bool:
-    """Whether at most one edit separates two words."""
-    first, second = _without_common_start(first, second)
-    first, second = _without_common_start(first[::-1], second[::-1])
+def distance(first: str, second: str) -> int:
+    """The edits that turn one word into another; a swap of two neighbours counts as one.
 
-    longest = max(len(first), len(second))
-    is_swap = longest == 2 and first == second[::-1]
-    return is_swap or longest <= 1
+    This is the optimal string alignment distance.
+    """
+    before: list[int] = []
+    last = list(range(len(second) + 1))
 
-
-def _without_common_start(first: str, second: str) -> tuple[str, str]:
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return first[length:], second[length:]
+    for i, letter in enumerate(first, 1):
+        row = [i]
+        for j, other in enumerate(second, 1):
+            inserted = row[j - 1] + 1
+            left_out = last[j] + 1
+            replaced = last[j - 1] + (letter != other)
+            edits = min(inserted, left_out, replaced)
+            is_swap = i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other
+            if is_swap:
+                edits = min(edits, before[j - 2] + 1)
+            row.append(edits)
+        before = last
+        last = row
+    return last[-1]

@@ -1,7 +1,10 @@
-"""Folders of configurations, data sets and downloaded weights."""
+"""Folders of configurations, data sets and downloaded weights, and paths as users write them."""
 
 import os
+import re
 from pathlib import Path
+
+from edkd.errors import UserError
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +23,35 @@ DATA_ROOT = _data_root()
 
 EDKD_DATA_ROOT of the environment, else the checkout, else the current folder.
 """
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
+
+
+def expanded(path: str, name: str) -> str:
+    """A path in which ~ and environment variables, as $HOME or ${HOME}, are replaced.
+
+    A path that exists as it is written keeps its dollar signs.
+
+    Args:
+        path: as the user wrote it.
+        name: of what has this value, for messages: "LOG.PREFIX".
+
+    Raises:
+        UserError: a variable is not set, or is empty.
+    """
+    if "$" in path and not os.path.lexists(path):
+        path = _VARIABLE.sub(lambda match: _value_of(match, path, name), path)
+    if os.name == "nt":  # %USERPROFILE%
+        path = os.path.expandvars(path)
+    return os.path.expanduser(path)
+
+
+def _value_of(match: re.Match[str], path: str, name: str) -> str:
+    variable = match[1] or match[2] or ""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise UserError(
+            f"{name} is {path!r}, but the environment variable {variable} is not set; set it, or "
+            "write the path in full"
+        )
+    return value

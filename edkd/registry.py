@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from edkd.errors import UserError
 from edkd.hints import hint
+from edkd.known_elsewhere import method_note
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -31,13 +32,22 @@ class Registry:
         node: the configuration node that holds the entries' own nodes; "" for the top level.
         scope: name of the fact by which equal names are told apart, as "family"; "" for none.
         upper: whether the nodes of the entries are written in upper case.
+        note: what a message adds about an unknown name, as "; X is known from ...", or "".
     """
 
-    def __init__(self, kind: str, node: str = "", scope: str = "", upper: bool = True) -> None:
+    def __init__(
+        self,
+        kind: str,
+        node: str = "",
+        scope: str = "",
+        upper: bool = True,
+        note: Callable[[str], str] = lambda name: "",
+    ) -> None:
         self.kind = kind
         self.node = node
         self.scope = scope
         self.upper = upper
+        self.note = note
         self.check: Callable[[str, Any], None] = lambda name, value: None
         self._entries: dict[tuple[str, str], Entry] = {}
 
@@ -106,7 +116,8 @@ class Registry:
             return self._entries[scope, alike[0]]
 
         what = f"{scope} {self.kind}" if scope else self.kind
-        raise UserError(f"unknown {what} {name!r}{hint(name, known)} (known: {', '.join(known)})")
+        about = self.note(name) or hint(name, known)
+        raise UserError(f"unknown {what} {name!r}{about} (known: {', '.join(known)})")
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the order of registration."""
@@ -185,7 +196,7 @@ def _is_same(held: Any, value: Any) -> bool:
     return names[0] is not None and names[0] == names[1] and modules[0] == modules[1]
 
 
-METHODS = Registry("method", upper=False)
+METHODS = Registry("method", upper=False, note=method_note)
 MODELS = Registry("model", node="MODEL", scope="family", upper=False)
 DATASETS = Registry("data set", node="DATASET")
 UPDATES = Registry("update rule", node="SOLVER")

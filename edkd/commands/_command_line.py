@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from edkd.errors import EXPECTED, UserError
+from edkd.errors import EXPECTED, UserError, warn
+from edkd.hints import closest
+from edkd.invocation import other_checkout
 from edkd.signals import Stopped, exit_code, listening
 
 
@@ -22,7 +24,22 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{message}{self._advice(message)}; see {self.prog} --help")
+
+    def _advice(self, message: str) -> str:
+        """How an option that is not known here may be meant, or ""."""
+        start, _, words = message.partition(": ")
+        option, *_ = [*words.split(), ""]
+        if start != "unrecognized arguments" or not option:
+            return ""
+
+        option = option.partition("=")[0]
+        near = closest(option, [name for name in self._option_string_actions if len(name) > 2])
+        if near:
+            return f", did you mean {near}?"
+        if "--cfg" in self._option_string_actions:
+            return "; a YAML file is given as --cfg FILE, and keys without dashes, as SOLVER.LR 0.1"
+        return ""
 
 
 class HelpWithKeys(argparse.Action):
@@ -49,6 +66,10 @@ def run_command(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+
+    other = other_checkout()
+    if other:
+        warn(other)
 
     with listening():
         try:

@@ -19,9 +19,11 @@ examples:
 INTRODUCTION = """# Configuration keys
 
 Each key has its default here. A YAML file changes it (`--cfg FILE`), and the command line changes
-it again (`SOLVER.LR 0.1` or `SOLVER.LR=0.1`). Text keys keep the text as written. A key marked
-*resume* may have another value when a run continues with `--resume`; `SOLVER.EPOCHS` may not under
-the cosine schedule, which ends with the last epoch. Of the groups that belong to a method, an
+it again (`SOLVER.LR 0.1` or `SOLVER.LR=0.1`). Text keys keep the text as written; `null` is empty
+where the default is `""`. Numbers are decimal, also with leading zeros; `0x10`, `0o10` and `0b10`
+name another base. In paths, `~` and environment variables such as `$HOME` are replaced. A key
+marked *resume* may have another value when a run continues with `--resume`; `SOLVER.EPOCHS` may not
+under the cosine schedule, which ends with the last epoch. Of the groups that belong to a method, an
 update rule, a data set or a model, only those in use have an effect.
 
 This file is the output of `edkd keys --markdown`, and a test compares both.

@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as SOLVER.LR 0.1")
+
     args = parser.parse_intermixed_args(argv)
     if not args.cfg and not args.opts:
-        raise UserError(f"give --cfg FILE, or KEY VALUE pairs; see {command('train')} --help")
+        print(f"{parser.format_usage()}\n{parser.description}")
+        raise UserError("nothing to train: give --cfg FILE, or KEY VALUE pairs")
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.engine.config.load import load_config

@@ -18,6 +18,7 @@ from edkd.engine.build import (
     find_weights,
 )
 from edkd.engine.checkpoint import check_room, load_latest, save_text
+from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Record
@@ -68,11 +69,11 @@ def train(
 
         # Find or refuse the folder.
         if resume:
-            folder = find_run(cfg, folder)
+            folder = find_run(cfg, folder, opts)
             held.enter_context(lock(folder))
             checkpoint = load_latest(folder)
         else:
-            refuse_used(folder)
+            refuse_used(folder, cfg)
 
         # Load and check everything.
         data = data or build_data(cfg, where)
@@ -87,7 +88,7 @@ def train(
         if not resume:
             claim(folder)
             held.enter_context(lock(folder))
-        save_text(cfg.dump(), folder / CONFIG)
+        save_text(saved_text(cfg), folder / CONFIG)
         return trainer.train()
 
 

@@ -1,18 +1,19 @@
 """The folder of a run: its name, its lock, and how a resumed run finds it."""
 
 import errno
-import re
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from yacs.config import CfgNode
 
-from edkd.engine.config.compare import changed_keys, saved_config
-from edkd.engine.config.load import pairs
-from edkd.engine.config.table import table
+from edkd.engine.config.compare import changed_keys, differences, saved_config
+from edkd.engine.config.tags import is_same_tag
+from edkd.engine.run_name import old_names, portable, run_name
 from edkd.errors import StorageError, UserError, warn
+from edkd.hints import hint
 
 try:
     import fcntl
@@ -21,21 +22,16 @@ except ImportError:  # Windows: a second process in the folder is not detected
 
 CONFIG = "config.yaml"
 
-_UNSAFE = re.compile(r"[^\w.,+\-\[\]]+")
-
 
 def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
-    """<LOG.PREFIX>/<PROJECT>/<NAME or TAG>[,KEY=VALUE...].
-
-    The pairs are those of the command line whose keys name a run. An EXPERIMENT.NAME on the command
-    line is the whole name.
+    """<LOG.PREFIX>/<PROJECT>/<name>; see `run_name` for the name.
 
     Raises:
         UserError: the name leads out of LOG.PREFIX, or is too long for a file system.
     """
     prefix = Path(cfg.LOG.PREFIX).expanduser()
-    project = prefix / cfg.EXPERIMENT.PROJECT
-    name = _run_name(cfg, opts)
+    name = run_name(cfg, opts)
+    project = prefix / portable(cfg.EXPERIMENT.PROJECT)
     folder = project / name
 
     for key, word in (("EXPERIMENT.PROJECT", cfg.EXPERIMENT.PROJECT), ("EXPERIMENT.NAME", name)):
@@ -52,30 +48,37 @@ def run_folder(cfg: CfgNode, opts: Sequence[str] = ()) -> Path:
     return folder
 
 
-def _run_name(cfg: CfgNode, opts: Sequence[str]) -> str:
-    given = dict(pairs(opts))
-    name = cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG
-    if "EXPERIMENT.NAME" in given:
-        return name
+def refuse_used(folder: Path, cfg: CfgNode | None = None) -> None:
+    """Raise UserError where a new run must not write because the folder is in use.
 
-    keys = table()
-    naming = [key for key in given if key not in keys or keys[key].names_run]
-    return ",".join([name, *(f"{key}={_UNSAFE.sub('_', given[key])}" for key in naming)])
-
-
-def refuse_used(folder: Path) -> None:
-    """Raise UserError where a new run must not write because the folder is in use."""
+    Args:
+        folder: of the new run.
+        cfg: its configuration; the message then says how that of the folder differs.
+    """
     if (folder / CONFIG).is_file():
-        raise UserError(
-            f"{folder} already holds a run; continue it with --resume, or give this run another "
-            "EXPERIMENT.NAME"
-        )
+        raise UserError(f"{folder} already holds a run{_way_out(folder / CONFIG, cfg)}")
     if not folder.exists():
         return
 
     is_empty = folder.is_dir() and all(file.name.startswith(".") for file in folder.iterdir())
     if not is_empty:
         raise UserError(f"{folder} is not empty; give this run another EXPERIMENT.NAME")
+
+
+def _way_out(config: Path, cfg: CfgNode | None) -> str:
+    saved = _saved(config)
+    if cfg is None or saved is None:
+        return "; continue it with --resume, or give this run another EXPERIMENT.NAME"
+
+    changes = changed_keys(saved, cfg)
+    if changes:
+        return (
+            f" with another configuration ({'; '.join(changes)}); give this run another "
+            "EXPERIMENT.NAME"
+        )
+    epochs = differences(saved, cfg).get("SOLVER.EPOCHS", "")
+    about = f" ({epochs})" if epochs else ""
+    return f"{about}; continue it with --resume, or give this run another EXPERIMENT.NAME"
 
 
 def claim(folder: Path) -> None:
@@ -123,24 +126,34 @@ def _lock_file(file: TextIO, folder: Path) -> None:
         )
 
 
-def find_run(cfg: CfgNode, folder: Path) -> Path:
+def find_run(cfg: CfgNode, folder: Path, opts: Sequence[str] = ()) -> Path:
     """The folder of the run to resume.
 
     Where `folder` is not a run, this is the one run beside it with the same NAME and TAG that
-    differs only in keys that may change on resume, as SOLVER.EPOCHS.
+    differs only in keys that may change on resume, as SOLVER.EPOCHS. Earlier versions gave such
+    runs other names.
 
     Raises:
         UserError: there is none, or its configuration differs in other keys.
     """
-    if not (folder / CONFIG).is_file():
-        folder = _run_beside(cfg, folder)
+    old = _run_of_old_name(cfg, folder, opts)
+    if old:
+        folder = old
+    elif not (folder / CONFIG).is_file():
+        folder = _run_beside(cfg, folder, opts)
 
     config = folder / CONFIG
     has_checkpoint = any(folder.glob("*latest*"))
     if not config.stat().st_size and not has_checkpoint:  # it died right after `claim`
         return folder
 
-    changes = _changes(config, cfg)
+    saved = _saved(config)
+    if saved is None:
+        raise UserError(
+            f"--resume: {config} cannot be read; restore it, or start a run with another "
+            "EXPERIMENT.NAME"
+        )
+    changes = changed_keys(saved, cfg)
     if changes:
         raise UserError(
             f"--resume: {folder} was run with another configuration: {'; '.join(changes)}; give "
@@ -149,22 +162,76 @@ def find_run(cfg: CfgNode, folder: Path) -> Path:
     return folder
 
 
-def _run_beside(cfg: CfgNode, folder: Path) -> Path:
-    configs = sorted(folder.parent.glob(f"*/{CONFIG}"))
-    alike = [file.parent for file in configs if not _changes(file, cfg, keep_names=True)]
+def _run_of_old_name(cfg: CfgNode, folder: Path, opts: Sequence[str]) -> Path | None:
+    """The run to which an earlier version gave a name for these words of the command line."""
+    name = cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG
+    for project in _projects(cfg):
+        for old in old_names(name, opts):
+            run = project / old
+            if run != folder and os.path.isfile(run / CONFIG):  # Path refuses long names
+                return run
+    return None
+
+
+def _run_beside(cfg: CfgNode, folder: Path, opts: Sequence[str]) -> Path:
+    """The run that is meant, among those beside a folder that is none."""
+    runs = dict(_runs_of_name(cfg, folder))
+    changes = {run: changed_keys(saved, cfg) for run, saved in runs.items()}
+    alike = [run for run in runs if not changes[run]]
+
+    named = [run for run in alike if run.name in _old_names(runs[run], opts)]
+    if len(named) == 1:
+        return named[0]
     if len(alike) == 1:
         return alike[0]
 
     found = ""
     if alike:
-        found = f"; runs of this configuration: {', '.join(map(str, alike))}"
+        names = ", ".join(map(str, alike))
+        found = f"; runs of this configuration: {names}; name one with EXPERIMENT.NAME"
+    elif runs:
+        nearest = min(runs, key=lambda run: len(changes[run]))
+        found = (
+            f"; {nearest} was run with another configuration: {'; '.join(changes[nearest])}; give "
+            "the same values to continue it"
+        )
+    else:
+        siblings = [config.parent.name for config in folder.parent.glob(f"*/{CONFIG}")]
+        found = hint(folder.name, siblings)
     raise UserError(f"--resume: no run at {folder}{found}; leave --resume out to start one")
 
 
-def _changes(file: Path, cfg: CfgNode, keep_names: bool = False) -> list[str]:
-    """Differences to a saved configuration; with `keep_names`, also in EXPERIMENT.*."""
+def _runs_of_name(cfg: CfgNode, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs of this NAME and TAG beside a folder, with their configurations."""
+    for parent in dict.fromkeys([folder.parent, *_projects(cfg)]):
+        for config in sorted(parent.glob(f"*/{CONFIG}")):
+            saved = _saved(config)
+            if saved is not None and _has_name(saved, cfg):
+                yield config.parent, saved
+
+
+def _projects(cfg: CfgNode) -> list[Path]:
+    """The folder of the project, under its name and under that of earlier versions."""
+    prefix = Path(cfg.LOG.PREFIX).expanduser()
+    name = cfg.EXPERIMENT.PROJECT
+    return [prefix / portable(name), prefix / name]
+
+
+def _has_name(saved: dict[str, Any], cfg: CfgNode) -> bool:
+    """Whether a saved configuration has the NAME and the TAG of this one."""
+    experiment = cfg.EXPERIMENT
+    is_same = saved.get("EXPERIMENT.NAME", "") == experiment.NAME
+    return is_same and is_same_tag(str(saved.get("EXPERIMENT.TAG", "")), experiment.TAG)
+
+
+def _old_names(saved: dict[str, Any], opts: Sequence[str]) -> list[str]:
+    name = saved.get("EXPERIMENT.NAME") or saved.get("EXPERIMENT.TAG")
+    return list(old_names(str(name), opts))
+
+
+def _saved(config: Path) -> dict[str, Any] | None:
+    """The values of a saved configuration; None where it cannot be read."""
     try:
-        saved = saved_config(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"{file} cannot be read ({type(error).__name__})"]
-    return changed_keys(saved, cfg, only_names=keep_names)
+        return saved_config(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

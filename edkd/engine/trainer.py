@@ -18,6 +18,7 @@ from edkd.distillers import Distiller, check_terms
 from edkd.engine.best import best_record, is_best, top1_key
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
+from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
@@ -86,7 +87,7 @@ class Trainer:
         self.device = device
         self.on_epoch = on_epoch
 
-        self.config_text = cfg.dump()
+        self.config_text = saved_text(cfg)
         self.amp = amp_dtype(cfg.SOLVER.AMP, device)
         self.split = "val" if data.val else "test"
         self.top1 = top1_key(self.split)
@@ -127,7 +128,8 @@ class Trainer:
         )
 
         with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
-            self.logger.say(self.headline())
+            for line in [self.headline(), *long_warmups(self.cfg)]:
+                self.logger.say(line)
             epochs = range(done + 1, self.cfg.SOLVER.EPOCHS + 1)
             try:
                 self.prepare(epochs)

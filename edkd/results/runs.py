@@ -14,7 +14,7 @@ from edkd.errors import UserError, warn
 
 RESULT = "result.json"
 
-_SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\d+(?=,|$)")
+_SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\+?(0[box][\da-fA-F]+|[\d_]+)(?=,|$)")
 
 _NOT_SETTINGS = ("SOLVER.SEED", "EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
 """Keys that do not decide a result, for runs of older versions, which did not list the others."""
@@ -194,11 +194,14 @@ def _read(folder: Path) -> Run:
     history = [json.loads(line) for line in lines]
 
     settings = result.get("settings")
+    saved: dict[str, Any] = {}
     if settings is None:  # a run of an older version
-        settings = _saved_settings(folder / "config.yaml")
+        saved = _saved_values(folder / "config.yaml")
+        settings = {key: saved[key] for key in saved if not key.startswith(_NOT_SETTINGS)}
 
+    # The seed is that of the run's own record: its name may show another number for it.
     name = _SEED.sub("", folder.name).strip(",")
-    seed = result.get("seed")
+    seed = result.get("seed", saved.get("SOLVER.SEED"))
     return Run(name or folder.parent.name, settings, seed, result, history)
 
 
@@ -221,8 +224,8 @@ def _check(run: Run) -> None:
         raise ValueError("an accuracy is no number")
 
 
-def _saved_settings(file: Path) -> dict[str, Any]:
-    """The keys of a saved configuration that decide a result."""
+def _saved_values(file: Path) -> dict[str, Any]:
+    """The values of a saved configuration, by full keys."""
     import yaml
 
     try:
@@ -233,8 +236,7 @@ def _saved_settings(file: Path) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise TypeError(f"{file.name} has no keys")
 
-    leaves = dict(_leaves(saved))
-    return {key: value for key, value in leaves.items() if not key.startswith(_NOT_SETTINGS)}
+    return dict(_leaves(saved))
 
 
 def _leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -58,10 +58,6 @@ def test_mistakes_are_one_line_and_write_nothing(tool, tmp_path, monkeypatch, op
     assert not (tmp_path / "o").exists()
 
 
-def test_nothing_to_train_is_named(tool):
-    assert_refused(tool("train"), "give --cfg FILE, or KEY VALUE pairs; see .* --help")
-
-
 def test_a_teacher_of_another_architecture_or_class_count_is_refused(
     train, tmp_path, teacher, folder
 ):

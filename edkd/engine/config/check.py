@@ -10,7 +10,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from edkd.dataset import dataset_dict
-from edkd.distillers import SEPARATOR, canonical_name, find_method, method_names
+from edkd.distillers import SEPARATOR, canonical_name, find_method
 from edkd.engine.config.scalars import Scalar, plain, shown
 from edkd.engine.config.table import Keys
 from edkd.engine.update import PUBLISHED_NAMES
@@ -18,7 +18,8 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import INF, Key
 from edkd.models import model_names
-from edkd.registry import DATASETS, UPDATES
+from edkd.paths import expanded
+from edkd.registry import DATASETS, METHODS, UPDATES, Registry
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _LIST = (list, tuple)
@@ -31,7 +32,8 @@ def typed(name: str, value: Any, key: Key, source: str) -> Any:
     """A parsed value in the type of its key.
 
     An integer is also accepted as a float, and a YAML list as a tuple; nothing else is converted.
-    Text keeps what was written. A list whose default is empty contains numbers if its key has a
+    Text keeps what was written; null is empty where the default is. In a path, ~ and environment
+    variables are replaced. A list whose default is empty contains numbers if its key has a
     range, and any values otherwise.
 
     Args:
@@ -55,7 +57,8 @@ def typed(name: str, value: Any, key: Key, source: str) -> Any:
 
     if not _has_type(result, key):
         kind = type(default).__name__
-        raise UserError(f"{name} ({source}): {shown(value)} is not of type {kind}")
+        advice = _advice(result, default)
+        raise UserError(f"{name} ({source}): {shown(value)} is not of type {kind}{advice}")
     if isinstance(result, float) and not math.isfinite(result):
         raise UserError(f"{name} ({source}): {result} is not a finite number")
     if isinstance(result, str) and _NOT_TEXT.search(result):
@@ -63,7 +66,7 @@ def typed(name: str, value: Any, key: Key, source: str) -> Any:
             f"{name} ({source}): {shown(result)} contains a character that no name can have; "
             "remove it"
         )
-    return result
+    return _expanded(f"{name} ({source})", result) if key.is_path else result
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
@@ -74,11 +77,11 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     """
     method = values["DISTILLER.TYPE"]
     for part in method.split(SEPARATOR):
-        _find_name("DISTILLER.TYPE", part, method_names())
+        _find_name("DISTILLER.TYPE", part, METHODS)
 
     rule = values["SOLVER.TRAINER"]
     rule = PUBLISHED_NAMES.get(rule.lower(), rule)
-    _find_name("SOLVER.TRAINER", rule, UPDATES.names())
+    _find_name("SOLVER.TRAINER", rule, UPDATES)
 
     found = {"DISTILLER.TYPE": canonical_name(method), "SOLVER.TRAINER": UPDATES.find(rule).name}
     return values | found
@@ -113,10 +116,31 @@ def check(
 
 def _typed_scalar(value: Scalar, default: Any) -> Any:
     if isinstance(default, str):
-        return "" if value.value is None else value.text
+        is_empty = value.value is None and default == ""
+        return "" if is_empty else value.text
     if type(default) is float and type(value.value) is int:
         return float(value.value)
     return value.value
+
+
+def _expanded(name: str, value: str | list[str]) -> str | list[str]:
+    if isinstance(value, list):
+        return [expanded(path, name) for path in value]
+    return expanded(value, name)
+
+
+def _advice(value: Any, default: Any) -> str:
+    """How to write a value of the type of the default."""
+    if isinstance(default, bool):
+        return "; write True or False, without quotes"
+    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if isinstance(default, (int, float)):
+        example = 10 if isinstance(default, int) else 0.1
+        return f"; write a number in decimal, as {example}, without quotes"
+    if isinstance(default, _LIST):
+        return "; write a list, as [1, 2]"
+    return "; put text in quotes" if isinstance(default, str) else ""
 
 
 def _item_key(key: Key) -> Key:
@@ -222,17 +246,19 @@ def _check_teachers(cfg: CfgNode) -> None:
         raise UserError("DISTILLER.TEACHER_WEIGHTS are all 0; give one teacher a weight above 0")
 
 
-def _find_name(key: str, name: str, known: Sequence[str]) -> None:
+def _find_name(key: str, name: str, registry: Registry) -> None:
     """Raise UserError for a name that is not registered, in whatever case."""
+    known = registry.names()
     alike = [other for other in known if other.lower() == name.lower()]
     if name not in known and len(alike) != 1:
-        _check_choice(key, name, known)
+        _check_choice(key, name, known, registry.note(name))
 
 
-def _check_choice(key: str, value: str, known: Iterable[str]) -> None:
+def _check_choice(key: str, value: str, known: Iterable[str], note: str = "") -> None:
     names = list(known)
     if value not in names:
-        raise UserError(f"{key} is {value!r}, not one of {', '.join(names)}{hint(value, names)}")
+        about = note or hint(value, names)
+        raise UserError(f"{key} is {value!r}, not one of {', '.join(names)}{about}")
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Comparing configurations: what may change on --resume, and what decides a result."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from yacs.config import CfgNode
 
 from edkd.distillers import SEPARATOR, find_method
 from edkd.engine.config.scalars import shown
-from edkd.engine.config.table import REGISTRIES, defaults, table
+from edkd.engine.config.table import REGISTRIES, as_node, defaults, table
 from edkd.keys import Key
 from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Registry
 
@@ -34,8 +35,18 @@ def saved_config(text: str) -> dict[str, Any]:
         raise ValueError(f"not a saved configuration: {error}") from None
 
 
-def changed_keys(old: Mapping[str, Any], cfg: CfgNode, only_names: bool = False) -> list[str]:
-    """The differences that a resumed run may not have, as "SOLVER.LR was 0.05 and is 0.1".
+def saved_text(cfg: CfgNode) -> str:
+    """A configuration as YAML, without the groups of parts that are not used.
+
+    `load_config` reads it back: the groups that are left out have their defaults then.
+    """
+    unused = unused_groups(cfg)
+    used = {name: value for name, value in flatten(cfg) if not name.startswith(unused)}
+    return as_node(used).dump()
+
+
+def differences(old: Mapping[str, Any], cfg: CfgNode) -> dict[str, str]:
+    """All differences by keys, as {"SOLVER.LR": "SOLVER.LR was 0.05 and is 0.1"}.
 
     Keys of methods, update rules, data sets and models that are not used do not count. A key that
     the saved configuration lacks had its default.
@@ -43,21 +54,27 @@ def changed_keys(old: Mapping[str, Any], cfg: CfgNode, only_names: bool = False)
     Args:
         old: from `saved_config`.
         cfg: the configuration of now.
-        only_names: whether a difference in EXPERIMENT.*, the names of a run, counts too.
     """
     keys = table()
     before = {name: _as_saved(value) for name, value in defaults(keys).items()} | dict(old)
     unused = unused_groups(cfg)
 
-    changes = []
+    found = {}
     for name, value in flatten(cfg):
-        was = before.get(name)
-        now = _as_saved(value)
-        is_name = only_names and name.startswith("EXPERIMENT.")
-        is_free = may_change(name, keys.get(name), cfg) and not is_name
-        if was != now and not is_free and not name.startswith(unused):
-            changes.append(f"{name} was {shown(was)} and is {shown(now)}")
-    return changes
+        key = keys.get(name)
+        is_path = key is not None and key.is_path
+        was = _as_path(before.get(name)) if is_path else before.get(name)
+        now = _as_path(value) if is_path else _as_saved(value)
+        if was != now and not name.startswith(unused):
+            found[name] = f"{name} was {shown(was)} and is {shown(now)}{_reason(name, cfg)}"
+    return found
+
+
+def changed_keys(old: Mapping[str, Any], cfg: CfgNode) -> list[str]:
+    """The differences that a resumed run may not have; see `differences`."""
+    keys = table()
+    found = differences(old, cfg)
+    return [text for name, text in found.items() if not may_change(name, keys.get(name), cfg)]
 
 
 def may_change(name: str, key: Key | None, cfg: CfgNode) -> bool:
@@ -66,9 +83,14 @@ def may_change(name: str, key: Key | None, cfg: CfgNode) -> bool:
     This is the key's `free_on_resume`, with one exception: under the cosine schedule, which ends
     with the last epoch, another SOLVER.EPOCHS changes the learning rate of every step.
     """
+    return key is not None and key.free_on_resume and not _reason(name, cfg)
+
+
+def _reason(name: str, cfg: CfgNode) -> str:
+    """Why a key may not change although it is free elsewhere, in brackets; or ""."""
     if name == "SOLVER.EPOCHS" and cfg.SOLVER.SCHEDULE == "cosine":
-        return False
-    return key is not None and key.free_on_resume
+        return " (the cosine schedule ends with the last epoch)"
+    return ""
 
 
 def identifying(cfg: CfgNode) -> dict[str, Any]:
@@ -103,6 +125,24 @@ def unused_groups(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(groups)
 
 
+def long_warmups(cfg: CfgNode) -> list[str]:
+    """A line for each warm-up, of the rate or of the method, that is longer than the run."""
+    keys = table()
+    epochs = cfg.SOLVER.EPOCHS
+    unused = unused_groups(cfg)
+
+    lines = []
+    for name, value in flatten(cfg):
+        is_warmup = "WARMUP" in name.rpartition(".")[2] and isinstance(value, (int, float))
+        counts_epochs = name in keys and keys[name].unit == "epochs"
+        if is_warmup and counts_epochs and value > epochs and not name.startswith(unused):
+            lines.append(
+                f"warning: {name} {value} is longer than the run of SOLVER.EPOCHS {epochs}: the "
+                "warm-up does not reach its end"
+            )
+    return lines
+
+
 def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
     """The entries of each registry that a configuration names."""
     method = find_method(cfg.DISTILLER.TYPE)
@@ -114,6 +154,13 @@ def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
         DATASETS: [cfg.DATASET.TYPE],
         MODELS: [*models, *method.student_names(cfg)],
     }
+
+
+def _as_path(value: Any) -> Any:
+    """A path, or a list of paths, as it is used; earlier versions saved it as written."""
+    if isinstance(value, (list, tuple)):
+        return [_as_path(item) for item in value]
+    return os.path.expanduser(os.path.expandvars(value)) if isinstance(value, str) else value
 
 
 def _as_saved(value: Any) -> Any:

@@ -1,19 +1,21 @@
 """Loading a configuration: defaults, a YAML file and the command line, typed and checked."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
 from edkd.engine.config.check import Networks, canonical, check, typed
+from edkd.engine.config.command_line import pairs
 from edkd.engine.config.plugins import import_plugin
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
 from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
+from edkd.engine.config.tags import retagged
+from edkd.engine.config.unknown_key import members_of, unknown_key
 from edkd.errors import UserError
-from edkd.hints import closest
 from edkd.keys import Key
+from edkd.paths import expanded
 
 __all__ = ["import_plugin", "load_config", "pairs"]
 
@@ -49,6 +51,7 @@ def load_config(
             the key and the file.
     """
     given = pairs(opts)
+    plugins = [expanded(plugin, "--plugin") for plugin in plugins]
     for plugin in plugins:
         import_plugin(plugin)
     keys = table()
@@ -57,36 +60,21 @@ def load_config(
     values = defaults(keys)
     if file:
         for source, content in read_chain(file):
-            values.update(_leaves(content, keys, source))
+            values.update(_each_once(_leaves(content, keys, source), source))
+    method = values["DISTILLER.TYPE"]
     for name, text in given:
         values.update(_leaves(_nested(name, _Option(text)), keys, COMMAND_LINE))
 
     # Check.
     values = canonical(values)
+    if "EXPERIMENT.TAG" not in dict(given):
+        values["EXPERIMENT.TAG"] = retagged(
+            values["EXPERIMENT.TAG"], method, values["DISTILLER.TYPE"]
+        )
     cfg = as_node(values)
     check(cfg, values, keys, [name for name, _ in given], networks)
     cfg.freeze()
     return cfg
-
-
-def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
-    """The keys and values of a command line, which are written `KEY VALUE` or `KEY=VALUE`.
-
-    Raises:
-        UserError: a key has no value, or a YAML file stands in the place of a key.
-    """
-    found: list[tuple[str, str]] = []
-    words = list(opts)
-    while words:
-        word = words.pop(0)
-        key, sign, value = word.partition("=")
-
-        if not sign and word.endswith((".yaml", ".yml")):
-            raise UserError(f"{word} is not a key; for a YAML file write --cfg {word}")
-        if not sign and not words:
-            raise UserError(f"the key {word!r} has no value; write KEY VALUE or KEY=VALUE")
-        found.append((key, value if sign else words.pop(0)))
-    return found
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
@@ -108,12 +96,22 @@ def _leaves(
             parsed = _parsed(name, value, key) if isinstance(value, _Option) else value
             yield name, typed(name, parsed, key, source)
         elif name not in groups:
-            raise UserError(_unknown_key(part, prefix, keys, source))
+            raise UserError(unknown_key(part, prefix, keys, source))
         elif isinstance(value, dict):
             yield from _leaves(value, keys, source, f"{name}.")
         elif not _is_empty(value):
-            members = ", ".join(_members(keys, f"{name}."))
+            members = ", ".join(members_of(keys, f"{name}."))
             raise UserError(f"{name} ({source}): is a group of keys ({members}), not a value")
+
+
+def _each_once(leaves: Iterator[tuple[str, Any]], source: str) -> dict[str, Any]:
+    """The values of a file, where `SOLVER: {LR: 1}` may also be written `SOLVER.LR: 1`."""
+    found: dict[str, Any] = {}
+    for name, value in leaves:
+        if name in found:
+            raise UserError(f"the key {name} is written twice ({source}); remove one of them")
+        found[name] = value
+    return found
 
 
 def _is_empty(value: Any) -> bool:
@@ -148,33 +146,3 @@ def _without_quotes(text: str) -> str:
         if len(text) > 1 and text.startswith(quote) and text.endswith(quote):
             return text[1:-1]
     return text
-
-
-def _unknown_key(part: str, prefix: str, keys: Keys, source: str) -> str:
-    """The message for a key that is not in the table."""
-    message = f"unknown key {prefix}{part} ({source})"
-    members = _members(keys, prefix)
-
-    # A typing error in the last part?
-    near = closest(part, members)
-    if near:
-        return f"{message}, did you mean '{prefix}{near}'?"
-
-    # A key of another group?
-    elsewhere = [name for name in keys if _last(name) == part]
-    if elsewhere:
-        [best] = difflib.get_close_matches(f"{prefix}{part}", elsewhere, n=1, cutoff=0.0)
-        return f"{message}, did you mean '{best}'?"
-
-    known = [f"{prefix}{member}" for member in members]
-    return f"{message}; known here: {', '.join(known)}"
-
-
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
-
-
-def _members(keys: Keys, prefix: str) -> list[str]:
-    """The keys and groups directly within a group, by their last parts."""
-    inside = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
-    return list(dict.fromkeys(name.split(".")[0] for name in inside))

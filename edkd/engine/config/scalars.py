@@ -87,9 +87,18 @@ def _nothing(text: str) -> None:
     return None
 
 
-_INTEGERS = r"[-+]?(0b[01][01_]*|0o[0-7][0-7_]*|0x[\da-fA-F][\da-fA-F_]*|\d[\d_]*)"
+def _digits(digit: str) -> str:
+    """The pattern of some digits, perhaps in groups, as 1_000."""
+    return f"{digit}+(_{digit}+)*"
+
+
+_DECIMAL = _digits(r"\d")
+_INTEGERS = (
+    rf"[-+]?(0b{_digits('[01]')}|0o{_digits('[0-7]')}|0x{_digits('[0-9a-fA-F]')}|{_DECIMAL})"
+)
 _FLOATS = (
-    r"[-+]?((\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN"
+    rf"[-+]?(({_DECIMAL}\.?({_DECIMAL})?|\.{_DECIMAL})([eE][-+]?\d+)?|\.inf|\.Inf|\.INF)"
+    r"|\.nan|\.NaN|\.NAN"
 )
 _WORDS = ("yes", "no", "true", "false", "on", "off")
 _BOOLEANS = "|".join(f"{w}|{w.title()}|{w.upper()}" for w in _WORDS)

@@ -18,12 +18,14 @@ import yaml
 from edkd.engine.config.scalars import KINDS, Scalar, plain, shown
 from edkd.errors import UserError
 from edkd.hints import closest
+from edkd.paths import expanded
 
 BASE = "_BASE_"
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _Content = dict[str, Any]
+_UNQUOTED = re.compile(r"are not allowed here|character '[^\\].* cannot start any token")
 _INVALID = (yaml.YAMLError, ValueError, RecursionError)
 
 
@@ -62,7 +64,17 @@ def parse(text: str) -> Any:
         root = yaml.compose(text, Loader=_Loader)
         return None if root is None else _Builder().build(root)
     except _INVALID as error:
-        raise NotYaml(" ".join(str(error).split())) from None
+        line = " ".join(str(error).split())
+        raise NotYaml(f"{line}{_advice(line)}") from None
+
+
+def _advice(message: str) -> str:
+    """How to write what PyYAML cannot read, or ""."""
+    if _UNQUOTED.search(message):
+        return "; put text with such characters in quotes"
+    if "unknown escape character" in message:
+        return "; a backslash needs single quotes, as 'C:\\data'"
+    return ""
 
 
 def read_chain(file: str) -> list[Source]:
@@ -73,7 +85,7 @@ def read_chain(file: str) -> list[Source]:
     """
     chain: list[Source] = []
     seen: list[Path] = []
-    path = Path(file)
+    path = Path(expanded(file, "--cfg"))
     where = f"--cfg {path}"
 
     while True:
@@ -86,7 +98,7 @@ def read_chain(file: str) -> list[Source]:
 
         name = _base_name(base, path)
         where = f"{path}: {BASE} {name}"
-        path = path.parent / Path(name)
+        path = path.parent / expanded(name, where)
 
 
 def _read(path: Path, where: str) -> _Content:
@@ -151,7 +163,8 @@ class _Builder:
         return self._made[number]
 
     def _build(self, node: yaml.Node) -> Any:
-        kind = node.tag.removeprefix(_TAG)
+        tag = f"{_TAG}str" if node.tag == _MERGE else node.tag  # << as a value
+        kind = tag.removeprefix(_TAG)
         if isinstance(node, yaml.ScalarNode) and kind in KINDS:
             return _scalar(node, kind)
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -169,15 +182,27 @@ class _Builder:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _problem("a key is not a single word", key)
+            if key.tag == _MERGE:
+                merged |= self._further(merged, value)
+                continue
+
             if key.value in seen:
                 raise _problem(f"the key {key.value} is written twice", key)
             seen.add(key.value)
-
-            if key.tag == _MERGE:
-                merged = self._merge(value)
-            else:
-                own[key.value] = self.build(value)
+            own[key.value] = self.build(value)
         return merged | own
+
+    def _further(self, merged: _Content, node: yaml.Node) -> _Content:
+        """The keys of one more merge, which must not contradict those before it."""
+        found = self._merge(node)
+        for name in merged.keys() & found.keys():
+            if merged[name] != found[name]:
+                raise _problem(
+                    f"the key {name} comes from two merges with different values; write "
+                    "<<: [*first, *second], where the first one wins",
+                    node,
+                )
+        return found
 
     def _merge(self, node: yaml.Node) -> _Content:
         built = self.build(node)

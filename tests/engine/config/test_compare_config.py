@@ -2,15 +2,23 @@
 
 import pytest
 
-from edkd.engine.config.compare import changed_keys, identifying, saved_config, unused_groups
+from edkd.engine.config.compare import (
+    changed_keys,
+    differences,
+    flatten,
+    identifying,
+    long_warmups,
+    saved_config,
+    saved_text,
+    unused_groups,
+)
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
-from edkd.engine.run_folder import run_folder
 
 
-def changes(before, after, **options):
-    saved = saved_config(load_config(opts=before).dump())
-    return changed_keys(saved, load_config(opts=after), **options)
+def changes(before, after):
+    saved = saved_config(saved_text(load_config(opts=before)))
+    return changed_keys(saved, load_config(opts=after))
 
 
 FREE = {
@@ -50,13 +58,6 @@ def test_the_keys_that_do_not_name_a_run():
         "TEACHER_MEMO.FOLDER",
         "LOG.PREFIX",
     }
-
-
-def test_the_name_of_a_run(tmp_path):
-    opts = ["LOG.PREFIX", str(tmp_path), "SOLVER.LR=0.1", "SOLVER.SEED", "2", "LOG.WANDB", "no"]
-    assert run_folder(load_config(opts=opts), opts).name == "default,SOLVER.LR=0.1,SOLVER.SEED=2"
-    opts += ["EXPERIMENT.NAME", "mine"]
-    assert run_folder(load_config(opts=opts), opts) == tmp_path / "distill" / "mine"
 
 
 @pytest.mark.parametrize(
@@ -106,12 +107,6 @@ def test_changes_that_are_not_allowed(before, after, message):
     assert change.startswith(message)
 
 
-def test_the_names_of_a_run_can_be_compared_too():
-    assert changes([], ["EXPERIMENT.TAG=x", "LOG.WANDB=no"], only_names=True) == [
-        "EXPERIMENT.TAG was 'default' and is 'x'"
-    ]
-
-
 def test_a_key_that_the_saved_configuration_lacks_had_its_default():
     saved = saved_config(load_config().dump())
     del saved["SOLVER.NESTEROV"]
@@ -125,6 +120,57 @@ def test_a_key_that_the_saved_configuration_lacks_had_its_default():
 def test_text_that_is_not_a_saved_configuration(text):
     with pytest.raises(ValueError, match="not a saved configuration"):
         saved_config(text)
+
+
+USED = ["DISTILLER.TYPE=DKD", "DKD.BETA=2", "KD.TEMPERATURE=3"]
+
+
+def test_a_saved_configuration_holds_the_groups_in_use(tmp_path):
+    cfg = load_config(opts=USED)
+    groups = {name.split(".")[0] for name in saved_config(saved_text(cfg))}
+    assert groups == {"EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "TEACHER_MEMO", "LOG", "DKD"}
+    assert "SOLVER.DOT.DELTA" not in saved_config(saved_text(cfg))
+    assert "SOLVER.DOT.DELTA" in saved_config(saved_text(load_config(opts=["SOLVER.TRAINER=dot"])))
+
+    # It is read back, and so is a whole one, as earlier versions saved it.
+    for text in (saved_text(cfg), cfg.dump()):
+        (tmp_path / "config.yaml").write_text(text)
+        again = load_config(str(tmp_path / "config.yaml"))
+        assert identifying(again) == identifying(cfg)
+        assert changed_keys(saved_config(text), cfg) == []
+        assert differences(saved_config(text), cfg) == {}
+    assert dict(flatten(again)) == dict(flatten(cfg))
+
+
+def test_another_method_than_the_saved_one():
+    (change,) = changes(USED, ["DISTILLER.TYPE=KD"])
+    assert change == "DISTILLER.TYPE was 'DKD' and is 'KD'"
+
+
+def test_a_path_that_was_saved_as_written_is_the_same(monkeypatch):
+    """Earlier versions saved ~ and $VARIABLE."""
+    monkeypatch.setenv("WEIGHTS", "/tmp/weights")
+    opts = ["DISTILLER.TYPE=KD", "DISTILLER.TEACHER_CKPT=~/$WEIGHTS/a"]
+    saved = saved_config(saved_text(load_config(opts=opts)))
+    saved["DISTILLER.TEACHER_CKPT"] = "~/$WEIGHTS/a"
+    assert changed_keys(saved, load_config(opts=opts)) == []
+
+
+@pytest.mark.parametrize(
+    ("opts", "named"),
+    [
+        (["SOLVER.WARMUP_EPOCHS=5", "SOLVER.EPOCHS=4"], ["SOLVER.WARMUP_EPOCHS 5"]),
+        (["SOLVER.WARMUP_EPOCHS=5", "SOLVER.EPOCHS=5"], []),
+        (["DISTILLER.TYPE=DKD", "SOLVER.EPOCHS=3"], ["DKD.WARMUP 20"]),
+        (["DISTILLER.TYPE=KD+DKD", "SOLVER.EPOCHS=3"], ["DKD.WARMUP 20"]),
+        (["DISTILLER.TYPE=KD", "SOLVER.EPOCHS=3"], []),
+    ],
+)
+def test_warmups_that_are_longer_than_the_run(opts, named):
+    lines = long_warmups(load_config(opts=opts))
+    assert len(lines) == len(named)
+    for line, name in zip(lines, named, strict=True):
+        assert line.startswith(f"warning: {name} is longer than the run of SOLVER.EPOCHS")
 
 
 def test_unused_groups():

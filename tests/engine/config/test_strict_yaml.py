@@ -64,7 +64,7 @@ def test_a_number_too_large_to_compute_with_stays_text():
     ("text", "message"),
     [
         ("a: 1\na: 2\n", "the key a is written twice.*line 2"),
-        ("{<<: {a: 1}, <<: {b: 1}}", "the key << is written twice"),
+        ("{<<: {a: 1}, <<: {a: 2}}", "the key a comes from two merges with different values"),
         ("? [a]\n: 2\n", "a key is not a single word"),
         ("a: !!int abc", "'abc' is not a value of type int"),
         ("a: !!bool 3", "'3' is not a value of type bool"),
