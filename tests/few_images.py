@@ -1,7 +1,7 @@
 """A plugin for tests: 8 images of 3x32x32 in ten classes.
 
-  DATASET.TYPE few            with small networks under the names of known ones
-  DATASET.TYPE few_cifar      with the networks for CIFAR
+DATASET.TYPE few            with small networks under the names of known ones
+DATASET.TYPE few_cifar      with the networks for CIFAR
 """
 
 import torch

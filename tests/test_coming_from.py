@@ -26,8 +26,7 @@ PLUGIN = CHECKOUT / "tests" / "few_images.py"
 TEXT = (CHECKOUT / "docs" / "coming-from.md").read_text(encoding="utf-8")
 
 SECTIONS = {
-    section.splitlines()[0]: section
-    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+    section.splitlines()[0]: section for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 }
 PYTHON = {
     f"{title} {number}": block
