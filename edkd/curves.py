@@ -1,11 +1,12 @@
 """Curves over the epochs, in a figure for a column of a paper; drawn by matplotlib."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 
 _WIDTH = 3.5
 """Inches: a column of a paper with two."""
@@ -117,10 +118,16 @@ def save_figure(figure: Any, picture: Path) -> None:
     Raises:
         UserError: matplotlib does not support the format, or cannot write the file.
     """
-    try:
-        figure.savefig(picture, dpi=_DPI, bbox_inches="tight", pad_inches=0.03)
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot write the picture {picture}: {error}") from None
+    if not picture.suffix:  # matplotlib would write another file, with .png
+        raise UserError(f"the picture {picture} has no format; end its name in .png, .svg or .pdf")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Glyph")
+        try:
+            figure.savefig(picture, dpi=_DPI, bbox_inches="tight", pad_inches=0.03)
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot write the picture {picture}: {error}") from None
+    if caught:
+        warn(f"{picture}: {caught[0].message}; boxes stand in its place")
 
 
 def spread_out(wanted: Sequence[float], gap: float, high: float) -> list[float]:

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Compare.
     seeds = range(1, args.seeds + 1)
     folders = [str(_folder(project, name, seed)) for name in RUNS for seed in seeds]
-    print(f"\nHandwritten digits, mean ± standard deviation over the seeds (here {args.seeds}):")
+    print("\nHandwritten digits; ± is the standard deviation over the seeds:")
     report.main([*folders, "--picture", str(project / "curves.png")])
 
     print("\nTo try next: another method with the same teacher, all in one table, an evaluation:")

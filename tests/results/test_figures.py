@@ -166,6 +166,14 @@ def test_names_do_not_cover_the_curves_and_stay_in_the_width(axes_of, tmp_path):
     save_figure(figure, tmp_path / "curves.pdf")
 
 
+def test_characters_that_the_font_lacks_are_one_warning(axes_of, tmp_path, capsys):
+    axes = axes_of({"学生": {1: (10.0, 70.0)}})
+    save_figure(axes.figure, tmp_path / "curves.png")
+    err = capsys.readouterr().err
+    assert err.startswith(f"edkd: warning: {tmp_path / 'curves.png'}: Glyph ")
+    assert err.count("\n") == 1
+
+
 def test_a_legend_entry_stands_beside_its_marker(axes_of):
     axes = axes_of({"kd": {1: (10.0, 70.0)}, "alone": {1: (5.0, 60.0)}})
     colors = [handle.get_color() for handle in axes.get_legend().get_lines()]

@@ -102,6 +102,7 @@ def test_mistakes_are_one_line_and_exit_2(report, demo, tmp_path):
         "no file or folder at nowhere": ["nowhere"],
         "no finished run at": [tmp_path / "empty"],
         f"{damaged} holds no finished run": [demo],
+        "has no format": [demo / "kd,seed=2", "--picture", tmp_path / "x"],
         "cannot write the picture": [demo / "kd,seed=2", "--picture", tmp_path / "x.what"],
         "No such file": [demo / "kd,seed=2", "--picture", tmp_path / "no" / "x.png"],
     }
