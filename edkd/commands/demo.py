@@ -1,14 +1,21 @@
 """The command demo."""
 
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from edkd.commands import report, train
+from edkd.commands import report
 from edkd.commands._command_line import ArgumentParser
 from edkd.invocation import command
 from edkd.paths import CONFIGS
-from edkd.signals import Stopped
+from edkd.signals import Stopped, hold
 
 DESCRIPTION = """Train a teacher, a student alone, and a distilled student, on handwritten digits.
 
@@ -22,11 +29,13 @@ RUNS = {
     "student by EDKD": "edkd/res20_res8.yaml",
 }
 
+_PREFIX = "output"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line, train, print the table, draw the curves."""
+    """Read the command line, train, print the table, draw the curves, name the next commands."""
     parser = ArgumentParser(prog=command("demo"), description=DESCRIPTION)
-    parser.add_argument("--prefix", default="output", help="folder of all runs (default: output)")
+    parser.add_argument("--prefix", default=_PREFIX, help="folder of all runs (default: output)")
     parser.add_argument(
         "--seeds",
         type=int,
@@ -36,38 +45,165 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="number of seeds (default: 3)",
     )
     parser.add_argument("--device", default="auto", help="as in the command train")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys for all runs")
+    parser.add_argument("--verbose", action="store_true", help="show the whole log of each run")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, for all runs")
     args = parser.parse_intermixed_args(argv)
 
+    # Train.
     project = Path(args.prefix, "demo")
     runs = [(name, seed) for seed in range(1, args.seeds + 1) for name in RUNS]
+    print(
+        f"{len(runs)} runs on handwritten digits; the log of each is its worklog.txt in {project}"
+    )
     try:
         for number, (name, seed) in enumerate(runs, 1):
-            print(f"\nrun {number} of {len(runs)}: {name}, seed {seed}")
-            train.main(_arguments(project, name, seed, args))
+            title = f"run {number} of {len(runs)}: {name}, seed {seed}"
+            result = _train(title, project, name, seed, args)
     except Stopped as stopped:
         stopped.hint = "the same command continues from here"
         raise
 
-    folders = [
-        str(project / f"{name},seed={seed}") for name in RUNS for _, seed in runs[:: len(RUNS)]
-    ]
-    print(f"\nHandwritten digits, {args.seeds} seeds, mean ± standard deviation:")
-    report.main([*folders, "--picture", f"{project}/curves.png"])
+    # Compare.
+    seeds = range(1, args.seeds + 1)
+    folders = [str(_folder(project, name, seed)) for name in RUNS for seed in seeds]
+    print("\nHandwritten digits; ± is the standard deviation over the seeds:")
+    report.main([*folders, "--picture", str(project / "curves.png")])
+
+    print("\nTo try next: another method with the same teacher, all in one table, an evaluation:")
+    for line in _next_commands(project, args, result):
+        print(f"  {line}")
 
 
-def _arguments(project: Path, name: str, seed: int, args: Namespace) -> list[str]:
-    """The command line of a run."""
-    folder = project / f"{name},seed={seed}"
-    keys = {
-        "LOG.PREFIX": args.prefix,
-        "LOG.WANDB": "False",
+def _train(title: str, project: Path, name: str, seed: int, args: Namespace) -> dict[str, Any]:
+    """Train a run, or what is left of it; return its result."""
+    with hold():  # a signal must not interrupt the import of torch, which takes seconds
+        from edkd.engine.config.load import load_config
+        from edkd.engine.run import train
+
+    folder = _folder(project, name, seed)
+    keys = _keys(project, name, seed, args.prefix)
+    keys |= {"LOG.WANDB": "False", "LOG.PRINT": str(args.verbose)}
+    opts = [*_words(keys), *args.opts]
+    cfg = load_config(str(CONFIGS / "digits" / RUNS[name]), opts)
+    resume = (folder / "config.yaml").is_file()
+    begin = time.monotonic()
+
+    with _Line(is_rewritten=not args.verbose) as line:
+        trained = []
+
+        def show(record: dict[str, float]) -> None:
+            trained.append(record["epoch"])
+            line.show(f"{title}, epoch {record['epoch']} of {cfg.SOLVER.EPOCHS}")
+
+        line.show(title)
+        result = train(cfg, opts, args.device, resume, on_epoch=show)
+
+        took = "already there"
+        if trained:
+            took = f"{time.monotonic() - begin:.0f} s"
+        line.end(f"{title}: {result['last_test_top1']:.2f} %, {took}")
+    return result
+
+
+def _keys(project: Path, name: str, seed: int, prefix: str) -> dict[str, str]:
+    """The keys that make a configuration a run of the demo."""
+    return {
+        "LOG.PREFIX": prefix,
         "EXPERIMENT.PROJECT": project.name,
-        "EXPERIMENT.NAME": folder.name,
+        "EXPERIMENT.NAME": _folder(project, name, seed).name,
         "SOLVER.SEED": str(seed),
-        "DISTILLER.TEACHER_CKPT": str(project / f"teacher,seed={seed}" / "student_best"),
+        "DISTILLER.TEACHER_CKPT": str(_folder(project, "teacher", seed) / "student_best"),
     }
-    words = [word for pair in keys.items() for word in pair]
-    resume = ["--resume"] if (folder / "config.yaml").is_file() else []
-    config = str(CONFIGS / "digits" / RUNS[name])
-    return ["--cfg", config, "--device", args.device, *resume, *words, *args.opts]
+
+
+def _words(keys: dict[str, str]) -> list[str]:
+    return [word for pair in keys.items() for word in pair]
+
+
+def _folder(project: Path, name: str, seed: int) -> Path:
+    return project / f"{name},seed={seed}"
+
+
+def _next_commands(project: Path, args: Namespace, result: dict[str, Any]) -> list[str]:
+    """Three commands that work as written.
+
+    Args:
+        result: of a distilled student.
+    """
+    device = [] if args.device == "auto" else ["--device", args.device]
+
+    # Another method.
+    config = _short(CONFIGS / "digits" / "dkd" / "res20_res8.yaml")
+    keys = _keys(project, "student by DKD", 1, args.prefix)
+    if args.prefix == _PREFIX:
+        del keys["LOG.PREFIX"]
+
+    # The student of the demo.
+    (model,) = result["student"]
+    weights = _folder(project, "student by EDKD", 1) / "student_best"
+    return [
+        _typed("train", "--cfg", config, *device, *_words(keys), *args.opts),
+        _typed("report", project, "--picture", project / "curves.png"),
+        _typed("eval", "-m", model, "-d", result["dataset"], "-c", weights, *device),
+    ]
+
+
+def _typed(name: str, *words: object) -> str:
+    """A command with its words, quoted for the shell."""
+    program, *first = command(name).split()
+    texts = [_found(program), *first, *map(str, words)]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
+
+
+def _found(program: str) -> str:
+    """A program as it is found from the current folder: `make demo` activates no environment.
+
+    Args:
+        program: python or edkd.
+    """
+    running = Path(sys.executable).parent
+    found = shutil.which(program)
+    if found and Path(found).absolute().parent == running:
+        return program
+    return str(_short(running / program))
+
+
+def _short(path: Path) -> Path:
+    """A path as it is seen from the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+class _Line:
+    """A line that is rewritten on a terminal; elsewhere only its final text is printed.
+
+    Args:
+        is_rewritten: False: each text is a line of its own.
+    """
+
+    def __init__(self, is_rewritten: bool) -> None:
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self.is_rewritten = is_rewritten and is_terminal
+        self.shown = ""
+
+    def __enter__(self) -> "_Line":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.shown:
+            print()
+
+    def show(self, text: str) -> None:
+        """Show how far it is."""
+        if not self.is_rewritten:
+            return
+        most = shutil.get_terminal_size().columns - 1
+        before = self.shown
+        self.shown = text[:most]
+        print(f"\r{self.shown:<{len(before)}}", end="", flush=True)
+
+    def end(self, text: str) -> None:
+        """Print the final text."""
+        self.show("")
+        self.shown = ""
+        print(f"\r{text}" if self.is_rewritten else text, flush=True)

@@ -71,10 +71,12 @@ def _list(memos: Sequence[Path], verify: bool) -> None:
         num_files += len(segment_files(folder))
 
     if damaged:
+        intact = num_files - len(damaged)
         names = ", ".join(str(path) for path in damaged)
         raise UserError(
-            f"damaged: {names}; the next run that needs these logits computes them again, or "
-            "delete the files"
+            f"damaged: {names}; {intact} of {num_files} files are intact; the next run that needs "
+            "these logits computes them again, or delete the files"
         )
     if verify:
-        print(f"all intact ({num_files} files)")
+        noun = "file" if num_files == 1 else "files"
+        print(f"all intact ({num_files} {noun})")

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         type=Path,
         metavar="RUN_FOLDER",
-        help="a run, or a folder whose subfolders are runs",
+        help="a run, or a folder that holds runs, at any depth",
     )
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the curves to it (.png, .svg, .pdf)"

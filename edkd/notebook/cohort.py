@@ -17,6 +17,7 @@ import torch
 from torch import nn, optim
 from tqdm.auto import tqdm
 
+from edkd.curves import Curve, figure_of, save_figure
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.device import pick_device
 from edkd.errors import UserError
@@ -215,7 +216,7 @@ class DML:
     def _plot(self) -> None:
         """Draw the training losses into `losses.png`, and show it in Jupyter."""
         path = self.logdir / "losses.png"
-        loss_figure(self.history).savefig(path)
+        save_figure(loss_figure(self.history), path)
         if in_notebook():
             from IPython.display import Image, display
 
@@ -224,20 +225,11 @@ class DML:
 
 def loss_figure(history: History) -> Any:
     """The training loss of each student over the epochs, as a matplotlib figure."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    epochs = range(1, len(history) + 1)
+    curves = []
     for i in range(len(history[0])):
         losses = [record[i]["loss"] for record in history]
-        axes.plot(epochs, losses, marker="o", markersize=3, label=f"student {i + 1}")
-
-    axes.set(xlabel="epoch", ylabel="training loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend()
-    return figure
+        curves.append(Curve(f"student {i + 1}", losses, end=f"{losses[-1]:.4g}"))
+    return figure_of(curves, "Training loss of each student", "loss", "At the right: last epoch")
 
 
 def _copy_of_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -98,31 +98,35 @@ class Row(NamedTuple):
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Folders of finished runs, each once.
 
-    Files are ignored, and folders without a finished run are skipped with a warning, so that
-    `output/demo/*` works.
+    Files and folders without a finished run are left out with a warning, so that `output/demo/*`
+    works.
 
     Args:
-        paths: folders of runs, and folders whose subfolders are runs.
+        paths: folders of runs, and folders that hold runs at any depth.
 
     Raises:
         UserError: a path does not exist, or no finished run was found.
     """
     paths = list(paths)
-    found: dict[Path, None] = {}
-    skipped: list[Path] = []
-
     for path in paths:
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             raise UserError(f"no file or folder at {path}; give folders of finished runs")
-        finished, others = _search(path)
+
+    found: dict[Path, None] = {}
+    skipped: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            skipped.append(f"{path} is no folder of a run")
+            continue
+        finished, unfinished = _search(Path(os.path.realpath(path)))
         found.update(dict.fromkeys(finished))
-        skipped += others
+        skipped += [f"{folder} holds no finished run" for folder in unfinished]
 
     if not found:
         names = ", ".join(map(str, paths))
         raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
-    for folder in skipped:
-        warn(f"{folder} holds no finished run; it is left out")
+    for line in skipped:
+        warn(f"{line}; it is left out")
     return list(found)
 
 
@@ -156,30 +160,48 @@ def group_runs(runs: Iterable[Run]) -> list[Row]:
     return [Row(row.name + _difference(row, rows), row.runs) for row in rows]
 
 
-def _search(path: Path) -> tuple[list[Path], list[Path]]:
-    """Finished runs at a path, and folders at it that are none."""
-    if not os.path.isdir(path):
-        return [], []
-    folder = Path(os.path.realpath(path))
-    if _is_finished(folder):
-        return [folder], []
+def _search(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Finished runs in a folder, and runs in it that are not finished.
 
+    Args:
+        folder: without symbolic links; it counts as unfinished where there is no run in it.
+    """
     finished = []
     unfinished = []
-    for entry in _subfolders(folder):
-        if _is_finished(entry):
-            finished.append(entry)
-        elif os.path.isfile(entry / "config.yaml"):
-            unfinished.append(entry)
-    return (finished, unfinished) if finished else ([], [folder])
+    seen: set[Path] = set()
+    waiting = [folder]
+
+    while waiting:
+        found = waiting.pop()
+        if found in seen:  # a link to a folder above
+            continue
+        seen.add(found)
+
+        if _is_finished(found):
+            finished.append(found)
+        elif os.path.isfile(found / "config.yaml"):
+            unfinished.append(found)
+        else:
+            waiting += reversed(_subfolders(found))
+
+    return finished, unfinished if finished or unfinished else [folder]
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    """Folders that are not hidden, in the order of their names, with 9 before 10."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+            names = [entry.name for entry in entries if entry.is_dir()]
     except OSError:  # no permission
         return []
+    shown = [name for name in names if not name.startswith(".")]
+    return [Path(os.path.realpath(folder / name)) for name in sorted(shown, key=_in_order)]
+
+
+def _in_order(name: str) -> list[tuple[float, str]]:
+    """A key for sorting: numbers within a name count by their value, other parts as text."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
 def _is_finished(folder: Path) -> bool:

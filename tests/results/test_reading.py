@@ -27,12 +27,49 @@ def test_folders_of_runs_and_of_projects(tmp_path, write_run):
     assert find_runs([b, tmp_path / "demo", a]) == [b, a]
 
 
-def test_files_of_a_glob_are_ignored(tmp_path, write_run, capsys):
+def test_runs_are_found_at_any_depth(tmp_path, write_run):
+    """In the order of their names, with 9 before 10; not in hidden folders, nor in a run."""
+    runs = [write_run(tmp_path / "output" / "cifar" / f"T={t}" / "kd,seed=1") for t in (2, 9, 10)]
+    runs.append(write_run(tmp_path / "output" / "digits" / "a"))
+    write_run(tmp_path / "output" / ".trash" / "b")
+    write_run(runs[0] / "wandb" / "c")
+    (tmp_path / "output" / "teacher_memo" / "x").mkdir(parents=True)
+    assert find_runs([tmp_path]) == runs
+    assert find_runs([tmp_path / "output" / "cifar"]) == runs[:3]
+
+
+def test_numbers_with_a_point_are_in_order(tmp_path, write_run):
+    runs = [write_run(tmp_path / f"lr={lr}") for lr in ("0.05", "0.1", "0.5", "1", "x")]
+    assert find_runs([tmp_path]) == runs
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path, write_run):
+    run = write_run(tmp_path / "a" / "b")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert find_runs([tmp_path]) == [run]
+
+
+def test_files_of_a_glob_are_left_out_with_a_warning(tmp_path, write_run, capsys):
+    """A folder of runs also has pictures and notes, as the demo's curves.png."""
     run = write_run(tmp_path / "a")
-    (tmp_path / "curves.png").write_bytes(b"\x89PNG")
+    picture = tmp_path / "curves.png"
+    picture.write_bytes(b"\x89PNG")
+    (tmp_path / "broken").symlink_to(tmp_path / "absent")
     assert find_runs(sorted(tmp_path.iterdir())) == [run]
+    assert capsys.readouterr().err == "".join(
+        f"edkd: warning: {path} is no folder of a run; it is left out\n"
+        for path in (tmp_path / "broken", picture)
+    )
     assert find_runs([tmp_path]) == [run]
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_without_runs_beside_others_is_left_out(tmp_path, write_run, capsys):
+    run = write_run(tmp_path / "a")
+    memo = tmp_path / "teacher_memo"
+    memo.mkdir()
+    assert find_runs([run, memo]) == [run]
+    assert f"{memo} holds no finished run; it is left out" in capsys.readouterr().err
 
 
 def test_unfinished_runs_are_left_out_with_a_warning(tmp_path, write_run, capsys):

@@ -53,7 +53,8 @@ def test_a_project(report, demo):
 def test_a_glob_with_a_picture_in_it(report, demo):
     picture = demo / "curves.png"
     code, out, err = report(*sorted(demo.iterdir()), "--picture", picture)
-    assert (code, out, err) == (0, f"{TABLE}curves: {picture}\n", "")
+    assert (code, out) == (0, f"{TABLE}curves: {picture}\n")
+    assert err == f"edkd: warning: {picture} is no folder of a run; it is left out\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -101,6 +102,7 @@ def test_mistakes_are_one_line_and_exit_2(report, demo, tmp_path):
         "no file or folder at nowhere": ["nowhere"],
         "no finished run at": [tmp_path / "empty"],
         f"{damaged} holds no finished run": [demo],
+        "has no format": [demo / "kd,seed=2", "--picture", tmp_path / "x"],
         "cannot write the picture": [demo / "kd,seed=2", "--picture", tmp_path / "x.what"],
         "No such file": [demo / "kd,seed=2", "--picture", tmp_path / "no" / "x.png"],
     }
