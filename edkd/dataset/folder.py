@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from edkd.dataset._base import DataSet, Loader, single_view
 from edkd.dataset.augment import Normalize
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
-from edkd.dataset.workers import leave_the_group, supervise
+from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo
@@ -138,7 +138,7 @@ class FolderLoader(Loader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             timeout=timeout if num_workers else 0,
-            worker_init_fn=leave_the_group,
+            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # without one, each pass draws from the global generator

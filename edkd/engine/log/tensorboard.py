@@ -1,12 +1,22 @@
-"""Curves for TensorBoard, written by tensorboardX."""
+"""Curves for TensorBoard, in the event files of tensorboardX."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from edkd.engine.log.background import Record, Sink
 
+FLUSH_EVERY = 30.0
+"""Seconds between two moments at which the file is brought up to date."""
+
 
 class TensorBoard(Sink):
-    """Writes event files.
+    """Writes an event file.
+
+    tensorboardX's SummaryWriter would write it in a thread and at the end of the process, where an
+    error, as a full disk, is a traceback that nobody can handle. Here it raises in `send`.
 
     Args:
         folder: of the event files.
@@ -15,16 +25,46 @@ class TensorBoard(Sink):
     """
 
     def __init__(self, folder: Path, done_steps: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        purge_step = done_steps + 1 if done_steps else None
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._event = Event
+        self._scalar = scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"))
+        self._flushed_at = time.monotonic()
+
+        with self._closed_on_error():
+            if done_steps:
+                start = SessionLog(status=SessionLog.START)
+                self._write(step=done_steps + 1, session_log=start)
+            self.writer.flush()
 
     def send(self, figures: Record, step: int) -> None:
         """Add a point to the curve of each figure."""
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
+        with self._closed_on_error():
+            for name, value in figures.items():
+                self._write(step=step, summary=self._scalar(name, value))
+
+            if time.monotonic() - self._flushed_at > FLUSH_EVERY:
+                self.writer.flush()
+                self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Write buffered points."""
-        self.writer.close()
+        with self._closed_on_error():
+            self.writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self.writer.write_event(self._event(wall_time=time.time(), **content))
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close the file before an error leaves; otherwise Python reports it once more later."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.writer._py_recordio_writer.close()
+            raise

@@ -1,11 +1,13 @@
 """TensorBoard's event files, and runs in wandb with and without credentials and network."""
 
+import gc
 import os
 import re
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +50,22 @@ def test_tensorboard_hides_points_of_steps_that_run_again(tmp_path):
     TensorBoard(tmp_path, done_steps=10).close()
     starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
     assert starts == [11]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_tensorboard_on_a_full_disk_is_one_error_and_no_traceback(tmp_path, capfd):
+    """Neither a thread nor the end of the process reports it again."""
+    board = TensorBoard(tmp_path, done_steps=0)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), board.writer._py_recordio_writer._writer.fileno())
+    board.send({"step/loss": 1.5}, 1)
+    with pytest.raises(OSError, match="No space left on device"):
+        board.close()
+
+    del board
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_logger_has_tensorboard_and_wandb_only_where_wanted(tmp_path):
