@@ -86,7 +86,10 @@ def supervise(
         raise
     except Exception as error:  # the loader raises a worker's exception again, of whatever type
         limit = f"{loader.timeout:g} s ({timeout})"
-        reason = _failure(error, loader.num_workers, limit, _exit_codes(batches))
+        if batches is None:
+            reason = _failed_start(error)
+        else:
+            reason = _failure(error, loader.num_workers, limit, _exit_codes(batches))
         if reason is None:
             raise
         _stop(loader, error)
@@ -163,7 +166,9 @@ def _stop(loader: DataLoader, error: Exception) -> None:
     loader._iterator = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         iterator = frame.f_locals.get("self")
-        if isinstance(iterator, _MultiProcessingDataLoaderIter) and not iterator._shutdown:
+        if not isinstance(iterator, _MultiProcessingDataLoaderIter):
+            continue
+        if not getattr(iterator, "_shutdown", False):
             iterator._shutdown = True
             with suppress(Exception):  # what the user must learn is the first error
                 _end_workers(iterator)
@@ -182,6 +187,19 @@ def _end_workers(iterator: Any) -> None:
     for queue in iterator._index_queues:
         queue.cancel_join_thread()
         queue.close()
+
+
+def _failed_start(error: Exception) -> str | None:
+    """Describes an error of creating the workers; None for one of a sampler."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "")
+    reason = f"the data workers could not be started: {_first_sentence(str(error))}"
+
+    if module == "multiprocessing.synchronize":
+        return f"{reason}, for a semaphore in shared memory"
+    if module.startswith("multiprocessing") or _resource(str(error)) is not None:
+        return reason
+    return None
 
 
 def _failure(error: Exception, workers: int, limit: str, codes: Sequence[int]) -> str | None:
