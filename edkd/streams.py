@@ -15,11 +15,15 @@ class Guard:
 
     Args:
         stream: any object with `write`; None where the process has no such stream.
+
+    Attributes:
+        is_told: whether an error was taken. What is buffered then fails again and again.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = _Nothing() if stream is None else stream
         self._error: Exception | None = None
+        self.is_told = False
 
     def write(self, text: str) -> int:
         """Write, or drop the text."""
@@ -54,6 +58,7 @@ class Guard:
         """The first error since the last call."""
         error = self._error
         self._error = None
+        self.is_told = self.is_told or error is not None
         return error
 
     def release(self) -> None:
@@ -116,7 +121,7 @@ def check_output() -> None:
 
     A pipe without a reader is a BrokenPipeError.
     """
-    if not isinstance(sys.stdout, Guard):
+    if not isinstance(sys.stdout, Guard) or sys.stdout.is_told:
         return
 
     sys.stdout.flush()

@@ -31,6 +31,11 @@ class ArgumentParser(argparse.ArgumentParser):
         """Raise UserError with argparse's message."""
         raise UserError(f"{message}; see {self.prog} --help")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after the help was printed; raises StorageError where it could not be."""
+        check_output()
+        super().exit(status, message)
+
 
 class HelpWithKeys(argparse.Action):
     """Prints the help of a parser, and after it every configuration key."""

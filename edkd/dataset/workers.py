@@ -43,7 +43,7 @@ RESOURCES = (
     ),
     Resource(
         "make the shared memory larger, /dev/shm (docker run --shm-size 2g)",
-        ("shared memory", "bus error", "sigbus", "/torch_", "send a batch: no space left"),
+        ("shared memory", "bus error", "/torch_", "send a batch: no space left"),
         (errno.ENOSPC,),
     ),
     Resource(
@@ -53,7 +53,7 @@ RESOURCES = (
     ),
     Resource(
         "give the workers more memory",
-        ("cannot allocate memory", "out of memory", "signal: killed", "sigkill"),
+        ("cannot allocate memory", "out of memory", "signal: killed"),
         (errno.ENOMEM,),
     ),
 )
@@ -191,13 +191,13 @@ def _end_workers(iterator: Any) -> None:
 
 def _failed_start(error: Exception) -> str | None:
     """Describes an error of creating the workers; None for one of a sampler."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    module = frames[-1].f_globals.get("__name__", "")
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in frames}
     reason = f"the data workers could not be started: {_first_sentence(str(error))}"
 
-    if module == "multiprocessing.synchronize":
+    if "multiprocessing.synchronize" in modules:
         return f"{reason}, for a semaphore in shared memory"
-    if module.startswith("multiprocessing") or _resource(str(error)) is not None:
+    if "multiprocessing.context" in modules or _resource(str(error)) is not None:
         return reason
     return None
 
@@ -228,14 +228,19 @@ def _failure(error: Exception, workers: int, limit: str, codes: Sequence[int]) -
 
 def _death(text: str, codes: Sequence[int] = ()) -> str:
     """Describes the end of a worker, from torch's message and the exit codes, if they are known."""
+    by_signal = re.search(r"killed by signal: [^.]*", text)
+    if by_signal:
+        return f"a data worker died: {by_signal.group(0)}"
+
     named = re.search(r"exit code:? (\d+)", text)
     found = [*codes, int(named.group(1))] if named else list(codes)
 
     for code in found:
         if code - _EXIT in _CODES:
             return f"a data worker could not send a batch: {os.strerror(code - _EXIT)}"
+    for code in found:
         if code < 0:
-            return f"a data worker died: {signal.Signals(-code).name}"
+            return f"a data worker died: killed by signal: {signal.strsignal(-code)}"
     return f"a data worker died: {_first_sentence(text)}"
 
 
