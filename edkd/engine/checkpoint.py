@@ -53,11 +53,12 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None)
     _replace(path, lambda file: torch.save(state, file), is_intact, keep)
 
 
-def save_text(text: str, path: Path, patience: float = PATIENCE) -> None:
+def save_text(text: str, path: Path, patience: float | None = None) -> None:
     """Write a text file in the same way.
 
     Args:
-        patience: seconds in which a file that another program holds open is tried again.
+        patience: seconds in which a file that another program holds open is tried again; default:
+            PATIENCE.
     """
     content = text.encode()
     _replace(
@@ -73,7 +74,7 @@ def _replace(
     write: Callable[[BinaryIO], Any],
     is_whole: Callable[[Path], bool],
     keep: Path | None = None,
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> None:
     """Write a file beside `path`, verify it, and rename it."""
     partial = path.with_name(f".{path.name}.partial")
@@ -102,9 +103,9 @@ def _replace(
         _sync_folder(path.parent)
 
 
-def _rename(source: Path, target: Path, patience: float) -> None:
+def _rename(source: Path, target: Path, patience: float | None) -> None:
     """Rename a file; where one of both is in use, try again for some seconds."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
             os.replace(source, target)

@@ -334,11 +334,10 @@ def test_other_signals_that_stop_a_run(train, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("first", [signal.SIGTERM, None])
 def test_signals_that_are_sent_repeatedly_do_not_kill(number, first):
     """The shell and the system each send SIGHUP; SIGXCPU comes each second."""
+    signals = [first or number, number, number]
     with listening():
         with pytest.raises(Stopped), hold():
-            signal.raise_signal(first or number)
-            signal.raise_signal(number)
-            signal.raise_signal(number)
+            list(map(signal.raise_signal, signals))
         assert exit_code() == 128 + (first or number)
 
 

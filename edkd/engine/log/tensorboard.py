@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edkd.engine.log.background import Record, Sink
+from edkd.errors import reason_of, warn
 
 FLUSH_EVERY = 30.0
 """Seconds between two moments at which the file is brought up to date."""
@@ -68,3 +69,39 @@ class TensorBoard(Sink):
             with suppress(OSError):
                 self.writer._py_recordio_writer.close()
             raise
+
+
+class Curves:
+    """The part of a SummaryWriter that draws curves, for a loop without a `Logger`.
+
+    An error, as a full disk, is one warning; then nothing is written any more.
+
+    Args:
+        folder: of the event files.
+        done_epochs: of a resumed training; later points of the earlier process are hidden.
+    """
+
+    def __init__(self, folder: Path, done_epochs: int = 0) -> None:
+        self._sink: TensorBoard | None = None
+        with self._dropped_on_error():
+            self._sink = TensorBoard(folder, done_epochs)
+
+    def add_scalar(self, name: str, value: float, epoch: int) -> None:
+        """Add a point to a curve."""
+        with self._dropped_on_error():
+            if self._sink:
+                self._sink.send({name: value}, epoch)
+
+    def close(self) -> None:
+        """Write buffered points."""
+        with self._dropped_on_error():
+            if self._sink:
+                self._sink.close()
+
+    @contextmanager
+    def _dropped_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the library raises
+            self._sink = None
+            warn(f"TensorBoard is off: {type(error).__name__}: {reason_of(error)}")

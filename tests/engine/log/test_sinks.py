@@ -14,7 +14,7 @@ import pytest
 from yacs.config import CfgNode
 
 from edkd.engine.log.logger import Logger
-from edkd.engine.log.tensorboard import TensorBoard
+from edkd.engine.log.tensorboard import Curves, TensorBoard
 from edkd.engine.log.wandb import Wandb
 
 CONFIG = {
@@ -78,6 +78,26 @@ def test_a_logger_has_tensorboard_and_wandb_only_where_wanted(tmp_path):
         value.tag for event in events(tmp_path / "train.events") for value in event.summary.value
     ]
     assert values == ["epoch/lr"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_curves_of_a_loop_on_a_full_disk_are_one_warning(tmp_path, capfd):
+    curves = Curves(tmp_path)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), curves._sink.writer._py_recordio_writer._writer.fileno())
+    for epoch in range(1000):
+        curves.add_scalar("loss", 1.0, epoch)
+    curves.close()
+    warning = "edkd: warning: TensorBoard is off: OSError: No space left on device\n"
+    assert capfd.readouterr() == ("", warning)
+
+
+def test_curves_in_a_place_that_cannot_be_a_folder_are_one_warning(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    curves = Curves(tmp_path / "file")
+    curves.add_scalar("loss", 1.0, 1)
+    curves.close()
+    assert capsys.readouterr().err.count("TensorBoard is off: ") == 1
 
 
 # wandb.
