@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import pickle
 import shutil
@@ -42,7 +43,7 @@ def unpack(
     `files` names them and they fail their check.
 
     Args:
-        archive: deleted at the end, and where it is damaged.
+        archive: deleted at the end; where it is damaged, it is kept under another name.
         folder: the destination.
         files: the check of each file that the archive must contain.
         free: free bytes at a folder.
@@ -62,10 +63,10 @@ def unpack(
                 tar.extractall(temporary, filter=_plain_files)
                 _merge(Path(temporary), folder, files)
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        archive.unlink()
+        kept = set_aside(archive)
         raise UserError(
-            f"{archive} is not a sound archive ({error}) and was deleted; download it again with "
-            f"'{command('download')}'"
+            f"{archive} is not a sound archive ({error}) and was renamed to {kept.name}; download "
+            f"it again with '{command('download')}'"
         ) from error
     archive.unlink()
 
@@ -106,15 +107,42 @@ def is_whole(path: Path, check: str) -> bool:
 
 
 def verify(path: Path, check: str) -> None:
-    """Delete a file and raise UserError where its sum is not the published one."""
-    found = _sum(path, check)
-    if found.startswith(check):
+    """Rename a file and raise UserError where its sum is not the published one."""
+    if has_sum(path, check):
         return
-    path.unlink()
+    found = _sum(path, check)
+    kept = set_aside(path)
     raise UserError(
-        f"{path} has {found}, not the published {check}, and was deleted; download it again with "
-        f"'{command('download')}'"
+        f"{path} has {found}, not the published {check}, and was renamed to {kept.name}; download "
+        f"it again with '{command('download')}'"
     )
+
+
+def is_archive_to_its_end(path: Path) -> bool:
+    """Whether a tar file can be read up to the mark of its end, which a partial file lacks."""
+    try:
+        with tarfile.open(path) as tar:
+            end = max((member.offset_data + member.size for member in tar), default=0)
+            tar.fileobj.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+            return tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error):
+        return False
+
+
+def has_sum(path: Path, check: str) -> bool:
+    """Whether a file has the published sum; True where none is published."""
+    return _sum(path, check).startswith(check)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that is of no use, but may be the user's, to a free name; returns the name."""
+    for number in itertools.count(1):
+        suffix = ".damaged" if number == 1 else f".damaged{number}"
+        kept = path.with_name(f"{path.name.removesuffix('.part')}{suffix}")
+        if not kept.exists():
+            break
+    os.replace(path, kept)
+    return kept
 
 
 def _sum(path: Path, check: str) -> str:

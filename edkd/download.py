@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -12,10 +13,22 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from edkd.archive import TORCH, free_bytes, is_whole, megabytes, room, unpack, verify
+from edkd.archive import (
+    TORCH,
+    free_bytes,
+    has_sum,
+    is_archive_to_its_end,
+    is_whole,
+    megabytes,
+    room,
+    set_aside,
+    unpack,
+    verify,
+)
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
+from edkd.streams import Guard
 
 _CHUNK = 1 << 16
 """Bytes that are read and written at a time."""
@@ -147,18 +160,24 @@ def _fetch_source(
         say(f"{name}: {path.name} is already in place and complete in {folder}")
         return
 
-    # An archive may have been placed by hand, or its unpacking was interrupted.
+    # An archive may have been placed by hand, whole or in part, or its unpacking was interrupted.
     folder.mkdir(parents=True, exist_ok=True)
     is_archive = path.name not in source.files
-    if is_archive and path.is_file():
-        verify(path, source.check)
-    else:
+    is_placed = is_archive and path.is_file() and _seems_whole(path, source.check)
+    if not is_placed:
         say(f"{name}: downloading {source.url}")
         download(source.url, path, source.check, say, options)
 
     if is_archive:
         unpack(path, folder, source.files, options.free)
     say(f"{name}: {path.name} is in place in {folder}")
+
+
+def _seems_whole(path: Path, check: str) -> bool:
+    """Whether a file has its sum; where none is known, whether an archive has its end."""
+    if not check and ".tar" in path.name:
+        return is_archive_to_its_end(path)
+    return has_sum(path, check)
 
 
 def download(
@@ -170,17 +189,58 @@ def download(
 ) -> None:
     """Download a file to `path`, which appears only when it is complete and verified.
 
-    Data goes to `path`.part, where a later call continues. Network errors are retried.
+    Data goes to `path`.part, where a later call continues. So does it where a user has placed a
+    part of the file as `path` or as `path`.part. A file that turns out to be another one is kept as
+    `path`.damaged. Network errors are retried.
 
     Raises:
         UserError: the network fails, or the sum is wrong.
         StorageError, OSError: the file cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
+    _adopt(path, part, say)
+    given = 0 if _tag(part).is_file() else _size(part)
+    _transfer(url, path, part, say, options)
+
+    # What the user has placed was no part of it.
+    if given and not _tag(part).is_file() and not _seems_whole(part, check):
+        os.truncate(part, given)
+        _put_aside(part, f"is not the beginning of {url}", say)
+        _transfer(url, path, part, say, options)
+
+    verify(part, check)
+    os.replace(part, path)
+    _tag(part).unlink(missing_ok=True)
+
+
+def _adopt(path: Path, part: Path, say: Callable[[str], None]) -> None:
+    """Continue with a file that was placed by hand as `path`; of two partial ones, the larger."""
+    if not path.is_file():
+        return
+    if _size(path) <= _size(part):
+        _put_aside(path, f"is not complete, and {part.name} has more of it", say)
+        return
+
+    if part.exists() and not _tag(part).is_file():
+        _put_aside(part, f"is shorter than {path.name}", say)
+    _tag(part).unlink(missing_ok=True)
+    say(f"{path} is not complete or not the published file; trying to resume it as {part.name}")
+    os.replace(path, part)
+
+
+def _put_aside(path: Path, reason: str, say: Callable[[str], None]) -> None:
+    kept = set_aside(path)
+    say(f"{path} {reason}; it is kept as {kept.name}")
+
+
+def _transfer(
+    url: str, path: Path, part: Path, say: Callable[[str], None], options: Options
+) -> None:
+    """Download the rest of `part`, with retries."""
     for attempt in range(options.retries + 1):
         try:
-            _download_rest(url, part, options)
-            break
+            _download_rest(url, part, say, options)
+            return
         except _NetworkError as error:
             done = megabytes(_size(part))
             if attempt == options.retries or not error.may_pass:
@@ -193,26 +253,24 @@ def download(
             say(f"{url}: {error}; resuming from {done} in {pause:g} s")
             time.sleep(pause)
 
-    verify(part, check)
-    os.replace(part, path)
-    _tag(part).unlink(missing_ok=True)
 
-
-def _download_rest(url: str, part: Path, options: Options) -> None:
+def _download_rest(url: str, part: Path, say: Callable[[str], None], options: Options) -> None:
     """Append to `part` the rest of the file at `url`.
 
-    It starts over where the server has another version of the file, or does not support ranges.
+    It starts over where the server has another version of the file, or does not support ranges. A
+    part that the user has placed is then kept under another name.
     """
     start = _size(part)
-    response = _open(url, part, start, options.timeout)
+    response = _open(url, part, start, say, options.timeout)
     if response is None:
         return
 
     with response:
         if response.status != http.client.PARTIAL_CONTENT:
+            _start_over(part, "cannot be resumed: the server sends the whole file", say)
             start = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            part.unlink(missing_ok=True)
+            _start_over(part, "cannot be resumed", say)
             raise _NetworkError("the server sent another range than the requested one")
 
         length = response.headers.get("Content-Length")
@@ -224,7 +282,17 @@ def _download_rest(url: str, part: Path, options: Options) -> None:
         raise _NetworkError(f"the connection broke after {megabytes(done)} of {megabytes(total)}")
 
 
-def _open(url: str, part: Path, start: int, timeout: float) -> http.client.HTTPResponse | None:
+def _start_over(part: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Remove a partial file; one without a tag was placed by the user and is kept."""
+    if _tag(part).is_file():
+        part.unlink(missing_ok=True)
+    elif _size(part):
+        _put_aside(part, reason, say)
+
+
+def _open(
+    url: str, part: Path, start: int, say: Callable[[str], None], timeout: float
+) -> http.client.HTTPResponse | None:
     """Request a file from byte `start`; None where `part` is complete already."""
     headers = {"User-Agent": "edkd"}
     if start:
@@ -240,7 +308,7 @@ def _open(url: str, part: Path, start: int, timeout: float) -> http.client.HTTPR
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{start}":
                 return None
-            part.unlink(missing_ok=True)
+            _start_over(part, "is longer than the file of the server", say)
         may_pass = error.code >= 500 or error.code in (408, 416, 429)
         raise _NetworkError(error, may_pass) from error
     except (OSError, http.client.HTTPException) as error:
@@ -264,7 +332,13 @@ def _append(
             _tag(part).write_text(_version(response))
 
         bar = tqdm(
-            desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None
+            desc=part.stem,
+            total=total,
+            initial=start,
+            unit="B",
+            unit_scale=True,
+            disable=None,
+            file=Guard(sys.stderr),
         )
         with bar:
             for chunk in _chunks(response):

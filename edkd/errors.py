@@ -1,6 +1,7 @@
 """What can go wrong for a user. Each error has an exit code, and its message is one line."""
 
 import sys
+from contextlib import suppress
 
 
 class UserError(ValueError):
@@ -32,6 +33,13 @@ EXPECTED = (UserError, NonFiniteError, WorkerError, StorageError)
 
 
 def warn(line: str) -> None:
-    """Print a line on standard error that does not end the command."""
-    sys.stderr.write(f"edkd: warning: {line}\n")
-    sys.stderr.flush()
+    """Print a line on standard error that does not end the command, not even if it cannot."""
+    with suppress(Exception):  # there is none, or whatever stands in its place fails
+        sys.stderr.write(f"edkd: warning: {line}\n")
+        sys.stderr.flush()
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of an error in one line, as "No space left on device"."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(reason).split())

@@ -1,6 +1,8 @@
 """Stopping by a signal: the current step is finished and saved, then the command ends.
 
-The exit code is 130 after SIGINT and 143 after SIGTERM and SIGUSR1.
+The exit code is that of a shell, 128 + the number: 130 after SIGINT, 143 after SIGTERM, 129 after
+SIGHUP (a closed terminal). It is 143 also after the user signals, which schedulers send as a notice
+before SIGTERM. A signal that is ignored when the command starts, as by nohup, stays ignored.
 """
 
 import signal
@@ -9,9 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
-SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+def _existing(*names: str) -> list[int]:
+    """The signals of these names that the system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+SIGNALS = _existing("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+"""Those that stop a command. SIGQUIT is not among them: it ends a command at once."""
+
+_NOTICES = _existing("SIGUSR1", "SIGUSR2")
+"""Counted as SIGTERM."""
+
+_REPEATED = _existing("SIGHUP", "SIGXCPU")
+"""Sent more than once without a user's doing: both the shell and the system send SIGHUP when a
+terminal closes; SIGXCPU follows each second. So a second one does not kill."""
 
 
 class Stopped(BaseException):
@@ -24,6 +38,7 @@ class Stopped(BaseException):
 _received: list[int] = []
 _depth = [0]
 _waiting: list[Callable[[], None]] = []
+_handled: list[int] = []
 
 
 @contextmanager
@@ -36,14 +51,18 @@ def listening() -> Iterator[None]:
         yield
         return
 
-    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _handled[:] = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    for number in _handled:
+        signal.signal(number, _receive)
     try:
         yield
     finally:
         _received.clear()
         _waiting.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in _handled:
+            signal.signal(number, before[number] or signal.SIG_DFL)  # None: not set by Python
+        _handled.clear()
 
 
 @contextmanager
@@ -64,10 +83,11 @@ def hold() -> Iterator[None]:
 
 
 def exit_code() -> int | None:
-    """130 after SIGINT, 143 after the others, None where no signal has arrived."""
+    """128 + the number of the signal; None where none has arrived."""
     if not _received:
         return None
-    return 130 if _received[0] == signal.SIGINT else 143
+    number = signal.SIGTERM if _received[0] in _NOTICES else _received[0]
+    return 128 + number
 
 
 def after_hold(call: Callable[[], None]) -> None:
@@ -78,9 +98,20 @@ def after_hold(call: Callable[[], None]) -> None:
         call()
 
 
+def reset_in_worker() -> None:
+    """Give a data worker the system's reactions to signals: it has nothing to save.
+
+    torch has set its own for SIGTERM, with which the main process ends it.
+    """
+    for number in _handled:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+    _handled.clear()
+
+
 def _receive(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+    for each in _handled:
+        signal.signal(each, signal.SIG_IGN if each in _REPEATED else signal.SIG_DFL)
 
     # The number stays: a library may swallow `Stopped`; then the end of the next `hold` raises it.
     _received.append(number)

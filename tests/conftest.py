@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
 from tests import processes
 from tests.small import TinyNet
@@ -194,6 +195,30 @@ def forget_tiny() -> None:
 def train_tiny(tool, tiny) -> Callable[..., Outcome]:
     """train_tiny("a", KEY, VALUE, ...): that run in this process, in tmp_path/distill/a."""
     return lambda name, *opts: tool("train", *tiny, name, *opts)
+
+
+@pytest.fixture
+def image_folder(tmp_path, tiny) -> list[str]:
+    """The words that train for two epochs of 3 steps on a folder of 12 images."""
+    generator = torch.Generator().manual_seed(0)
+    size = 64 if FORM == "full" else 12
+    for part in ("train", "val"):
+        for i in range(12):
+            shape = (size, size, 3)
+            pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+            folder = tmp_path / "images" / part / f"n0{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+
+    kind = ["DATASET.TYPE", "tiny_folder", "DISTILLER.STUDENT", "narrow", "SOLVER.AMP", "off"]
+    if FORM == "full":
+        kind = ["DATASET.TYPE", "tiny_imagenet", "DISTILLER.STUDENT", "ShuffleV2"]
+    return [
+        *("--plugin", str(PLUGIN), *kind, "DATASET.ROOT", str(tmp_path / "images")),
+        *("SOLVER.BATCH_SIZE", "4", "SOLVER.EPOCHS", "2"),
+        *("LOG.WANDB", "False", "LOG.TENSORBOARD_FREQ", "0", "LOG.PREFIX", str(tmp_path)),
+        "EXPERIMENT.NAME",
+    ]
 
 
 # Reliability.

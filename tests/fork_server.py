@@ -80,6 +80,8 @@ def run(request: dict) -> None:
     redirect(2, request["err"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
+    for number in os.environ.get("CLOSED", ""):
+        close(int(number))
     name, *words = request["command"]
     sys.argv = [f"tools/{name}.py", *words]
 
@@ -101,6 +103,12 @@ def redirect(number: int, path: str, flags: int) -> None:
     os.close(handle)
 
 
+def close(number: int) -> None:
+    """Close a standard stream, as `>&-` of a shell does before the interpreter starts."""
+    os.close(number)
+    setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+
+
 def execute(name: str, words: list[str]) -> None:
     """What tools/<name>.py does."""
     from edkd.commands._command_line import run_command
@@ -113,7 +121,7 @@ def leave(code: int) -> None:
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):
             stream.flush()
     os._exit(code)
 

@@ -359,8 +359,7 @@ def test_a_member_that_is_a_link_or_leads_outside_is_rejected(tmp_path, members)
     make_tar(folder / "bad.tar", {"good/a": b"fine"} | members)
     with pytest.raises(UserError, match=r"bad\.tar is not a sound archive"):
         unpack(folder / "bad.tar", folder, {"good/a": ""})
-    assert tree(tmp_path) == set()
-    assert list(folder.iterdir()) == []
+    assert tree(tmp_path) == {"deep/data/bad.tar.damaged"}
 
 
 def test_an_absolute_name_stays_inside(tmp_path):
@@ -380,16 +379,18 @@ def test_a_damaged_archive_puts_nothing_in_place(tmp_path, damage):
     archive = tmp_path / "a.tar"
     whole = make_tar(archive, {"good/a": b"fine", "good/b": b"x" * 9000})
     archive.write_bytes(damage(whole))
-    with pytest.raises(UserError, match="not a sound archive"):
+    content = archive.read_bytes()
+    with pytest.raises(UserError, match=r"(?s)not a sound archive .* renamed to a\.tar\.damaged;"):
         unpack(archive, tmp_path, {"good/a": ""})
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.damaged"]
+    assert (tmp_path / "a.tar.damaged").read_bytes() == content
 
 
 def test_an_incomplete_archive_puts_nothing_in_place(tmp_path):
     make_tar(tmp_path / "a.tar", {"good/a": b"fine", "good/b": b"not a checkpoint"})
     with pytest.raises(UserError, match="missing or damaged in it: good/b, good/c"):
         unpack(tmp_path / "a.tar", tmp_path, {"good/a": "", "good/b": TORCH, "good/c": ""})
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.damaged"]
 
 
 def test_no_room_for_the_contents_keeps_the_archive(tmp_path):
@@ -467,11 +468,85 @@ def test_an_archive_placed_by_hand_is_used(server, toy, tmp_path):
     assert server.requests == []
     assert tree(folder) == set(MEMBERS)
 
-    (folder / "toy/a/x.pth").unlink()
-    (folder / "toy.tar").write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"toy\.tar has md5:.*not the published"):
+
+def without_sum(toy):
+    """The same catalogue; no sum of the archive is published."""
+    (source,) = toy["toy"]()
+    return {"toy": lambda: [source._replace(check="")]}
+
+
+@pytest.mark.parametrize("name", ["toy.tar", "toy.tar.part"])
+@pytest.mark.parametrize("has_sum", [True, False])
+def test_a_part_placed_by_hand_is_resumed(server, toy, tmp_path, name, has_sum):
+    """A browser or wget left half of the archive; a slow line must not send it again."""
+    catalogue = toy if has_sum else without_sum(toy)
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    whole = server.files["/toy.tar"]
+    (folder / name).write_bytes(whole[:700])
+
+    fetch(catalogue, tmp_path / "root")
+    assert server.requests == [("/toy.tar", "bytes=700-")]
+    assert tree(folder) == set(MEMBERS)
+
+
+@pytest.mark.parametrize("name", ["toy.tar", "toy.tar.part"])
+@pytest.mark.parametrize("has_sum", [True, False])
+@pytest.mark.parametrize("content", [b"something else", b"x" * 99_999], ids=["short", "long"])
+def test_a_wrong_file_placed_by_hand_is_kept(server, toy, tmp_path, name, has_sum, content):
+    """It is renamed, unchanged, and the archive is downloaded whole by the same command."""
+    catalogue = toy if has_sum else without_sum(toy)
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+
+    lines = []
+    fetch(catalogue, tmp_path / "root", lines.append, PATIENT)
+    assert tree(folder) == {*MEMBERS, "toy.tar.damaged"}
+    assert (folder / "toy.tar.damaged").read_bytes() == content
+    assert any("it is kept as toy.tar.damaged" in line for line in lines)
+
+
+def test_a_part_placed_by_hand_stays_where_the_server_has_no_ranges(server, toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    half = server.files["/toy.tar"][:700]
+    (folder / "toy.tar").write_bytes(half)
+    server.has_ranges = False
+    fetch(toy, tmp_path / "root")
+    assert tree(folder) == {*MEMBERS, "toy.tar.damaged"}
+    assert (folder / "toy.tar.damaged").read_bytes() == half
+
+
+def test_a_part_placed_by_hand_survives_a_network_that_fails(server, toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    half = server.files["/toy.tar"][:700]
+    (folder / "toy.tar").write_bytes(half)
+    server.status = 503
+    with pytest.raises(UserError, match="could not download"):
         fetch(toy, tmp_path / "root")
-    assert tree(folder) == set(MEMBERS) - {"toy/a/x.pth"}
+    assert (folder / "toy.tar.part").read_bytes() == half
+
+
+def test_of_two_parts_the_larger_is_resumed_and_both_are_kept(server, toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    whole = server.files["/toy.tar"]
+    (folder / "toy.tar").write_bytes(whole[:700])
+    (folder / "toy.tar.part").write_bytes(whole[:900])
+    fetch(toy, tmp_path / "root")
+    assert server.requests == [("/toy.tar", "bytes=900-")]
+    assert tree(folder) == {*MEMBERS, "toy.tar.damaged"}
+
+
+def test_a_second_wrong_file_gets_another_name(tmp_path):
+    for content in (b"one", b"two"):
+        (tmp_path / "a.tar").write_bytes(content)
+        with pytest.raises(UserError, match="not a sound archive"):
+            unpack(tmp_path / "a.tar", tmp_path, {})
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert kept == {"a.tar.damaged": b"one", "a.tar.damaged2": b"two"}
 
 
 def test_an_unpacking_that_fails_midway_is_repeated(server, toy, tmp_path):
@@ -489,7 +564,7 @@ def test_an_unpacking_that_fails_midway_is_repeated(server, toy, tmp_path):
     assert tree(folder) == set(MEMBERS)
 
 
-def test_a_single_file_is_verified_and_replaced(server, tmp_path):
+def test_a_single_file_is_verified_and_a_wrong_one_is_kept(server, tmp_path):
     check = f"sha256:{hashlib.sha256(BODY).hexdigest()[:8]}"
     source = dl.Source(f"{server.url}/file.bin", "w", {"file.bin": check}, check)
     (tmp_path / "w").mkdir()
@@ -498,7 +573,17 @@ def test_a_single_file_is_verified_and_replaced(server, tmp_path):
     for _ in range(2):
         fetch({"single": lambda: [source]}, tmp_path)
         assert (tmp_path / "w" / "file.bin").read_bytes() == BODY
-    assert len(server.requests) == 1
+    assert server.requests == [("/file.bin", "bytes=11-"), ("/file.bin", None)]
+    assert (tmp_path / "w" / "file.bin.damaged").read_bytes() == b"half a file"
+
+
+def test_half_of_a_single_file_is_resumed(server, tmp_path):
+    source = dl.Source(f"{server.url}/file.bin", "w", {"file.bin": MD5}, MD5)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "file.bin").write_bytes(BODY[:500_000])
+    fetch({"single": lambda: [source]}, tmp_path)
+    assert server.sent == len(BODY) - 500_000
+    assert tree(tmp_path) == {"w/file.bin"}
 
 
 def test_no_room_is_reported_before_the_download_starts(server, tmp_path):

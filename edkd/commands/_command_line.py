@@ -1,17 +1,24 @@
 """What the commands share: the parser, and how errors and signals end a command."""
 
 import argparse
-import io
+import atexit
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
+from edkd.engine.log.background import dropped
 from edkd.errors import EXPECTED, UserError, warn
 from edkd.hints import closest
 from edkd.invocation import other_checkout
 from edkd.signals import Stopped, exit_code, listening
+from edkd.streams import check_output, guarded_streams
+
+PATIENCE = 10.0
+"""Seconds that the interpreter may take to end after a logging library has failed."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,6 +48,11 @@ class ArgumentParser(argparse.ArgumentParser):
             return "; a YAML file is given as --cfg FILE, and keys without dashes, as SOLVER.LR 0.1"
         return ""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after the help was printed; raises StorageError where it could not be."""
+        check_output()
+        super().exit(status, message)
+
 
 class HelpWithKeys(argparse.Action):
     """Prints the help of a parser, and after it every configuration key."""
@@ -63,27 +75,59 @@ def run_command(
     """Run a command; expected errors and signals become one line and their exit code.
 
     Any other exception is a bug of this program and shows its traceback, also after a signal.
+    Standard streams that are absent or fail do not change the exit code of a run.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    code: Any = 1
+    try:
+        with guarded_streams(), listening():
+            _warn_about_other_checkout()
+            _run(main, argv)
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code or 0
+        raise
 
+    # A bug has the code 1.
+    finally:
+        if dropped:
+            atexit.register(_end_in_time, code)
+
+
+def _warn_about_other_checkout() -> None:
     other = other_checkout()
     if other:
         warn(other)
 
-    with listening():
-        try:
-            main(argv)
-        except EXPECTED as error:
-            sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
-            sys.exit(error.exit_code)
-        except BrokenPipeError:  # as in `edkd keys | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except Stopped as stopped:
-            hint = f"; {stopped.hint}" if stopped.hint else ""
-            sys.stderr.write(f"edkd: stopped{hint}\n")
-            sys.exit(exit_code())
-        except KeyboardInterrupt:  # outside the main thread, where signals are not handled here
-            sys.stderr.write("edkd: stopped\n")
-            sys.exit(130)
+
+def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> None:
+    try:
+        main(argv)
+        check_output()
+
+    # Errors.
+    except EXPECTED as error:
+        sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # as in `edkd keys | head`
+        sys.exit(1)
+
+    # Signals.
+    except Stopped as stopped:
+        hint = f"; {stopped.hint}" if stopped.hint else ""
+        sys.stderr.write(f"edkd: stopped{hint}\n")
+        sys.exit(exit_code())
+    except KeyboardInterrupt:  # outside the main thread, where signals are not handled here
+        sys.stderr.write("edkd: stopped\n")
+        sys.exit(130)
+
+
+def _end_in_time(code: int) -> None:
+    """At the end of the process, which a logging library that failed before may delay or garble.
+
+    It is registered after the functions of that library, and so runs before them.
+    """
+    sys.stderr = None
+    watch = threading.Timer(PATIENCE, os._exit, (code,))
+    watch.daemon = True
+    with suppress(RuntimeError):  # the system allows no further thread
+        watch.start()

@@ -25,7 +25,7 @@ from edkd.dataset.readability import (
     unreadable,
 )
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
-from edkd.dataset.workers import leave_the_group, supervise
+from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo
@@ -179,7 +179,7 @@ class FolderLoader(Loader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             timeout=timeout if num_workers else 0,
-            worker_init_fn=leave_the_group,
+            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # without one, each pass draws from the global generator

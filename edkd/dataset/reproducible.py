@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from edkd.dataset.sampling import RandomStream, seed_for
-from edkd.dataset.workers import leave_the_group, supervise
+from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError
 
 SETTINGS = {"count": "num_workers", "timeout": "timeout of the DataLoader"}
@@ -240,6 +240,6 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    leave_the_group(worker)
+    start_worker(worker)
     if init is not None:
         init(worker)

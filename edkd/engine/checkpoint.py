@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,17 @@ from edkd.errors import StorageError, UserError, warn
 LATEST = "latest"
 PREVIOUS = "latest.previous"
 DAMAGED = "latest.damaged"
+
+PATIENCE = 5.0
+"""Seconds in which a file that another program holds open is tried again.
+
+On Windows and some network drives, such a file can be neither replaced nor removed; virus scanners,
+viewers and backup programs hold files for a moment.
+"""
+
+_RETRY_EVERY = 0.1
+
+_IN_USE = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,10 +53,20 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None)
     _replace(path, lambda file: torch.save(state, file), is_intact, keep)
 
 
-def save_text(text: str, path: Path) -> None:
-    """Write a text file in the same way."""
+def save_text(text: str, path: Path, patience: float | None = None) -> None:
+    """Write a text file in the same way.
+
+    Args:
+        patience: seconds in which a file that another program holds open is tried again; default:
+            PATIENCE.
+    """
     content = text.encode()
-    _replace(path, lambda file: file.write(content), lambda new: new.read_bytes() == content)
+    _replace(
+        path,
+        lambda file: file.write(content),
+        lambda new: new.read_bytes() == content,
+        patience=patience,
+    )
 
 
 def _replace(
@@ -52,9 +74,11 @@ def _replace(
     write: Callable[[BinaryIO], Any],
     is_whole: Callable[[Path], bool],
     keep: Path | None = None,
+    patience: float | None = None,
 ) -> None:
     """Write a file beside `path`, verify it, and rename it."""
     partial = path.with_name(f".{path.name}.partial")
+    is_moved = False
     try:
         with open(partial, "wb") as file:
             write(file)
@@ -64,15 +88,32 @@ def _replace(
             raise OSError("the file that was read back differs from the one that was written")
 
         if keep and path.exists():
-            os.replace(path, keep)  # a crash here leaves no `path`, but `keep`
-        os.replace(partial, path)
+            _rename(path, keep, patience)  # a crash here leaves no `path`, but `keep`
+            is_moved = True
+        _rename(partial, path, patience)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):  # a disk that became read-only refuses this too
             partial.unlink(missing_ok=True)
+        if keep and is_moved:
+            with suppress(OSError):
+                os.replace(keep, path)
         _raise_storage_error(path, write, error)
 
     with suppress(OSError):  # some file systems do not support it
         _sync_folder(path.parent)
+
+
+def _rename(source: Path, target: Path, patience: float | None) -> None:
+    """Rename a file; where one of both is in use, try again for some seconds."""
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if error.errno not in _IN_USE or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_EVERY)
 
 
 def _raise_storage_error(
@@ -84,9 +125,13 @@ def _raise_storage_error(
     if not isinstance(cause, OSError):
         raise error
 
-    size = f"; it takes {_size(write) / 1e6:.1f} MB" if cause.errno in _DISK_FULL else ""
+    detail = ""
+    if cause.errno in _DISK_FULL:
+        detail = f"; it takes {_size(write) / 1e6:.1f} MB"
+    if cause.errno in _IN_USE and path.exists():
+        detail = "; close the program that has it open, or allow writing to its folder"
     reason = cause.strerror or cause
-    raise StorageError(f"cannot write {path}: {reason}{size}; the old file is kept") from error
+    raise StorageError(f"cannot write {path}: {reason}{detail}; the old file is kept") from error
 
 
 def _size(write: Callable[[BinaryIO], Any]) -> int:

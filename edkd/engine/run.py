@@ -26,6 +26,7 @@ from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, r
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError
 from edkd.models import get_model
+from edkd.streams import fill_missing_descriptors
 
 
 def train(
@@ -59,6 +60,7 @@ def train(
         NonFiniteError, WorkerError, StorageError: see `edkd.errors`.
     """
     world.check_single_process()
+    fill_missing_descriptors()  # no file of the run may take the place of standard output
     where = pick_device(str(device))
     amp_dtype(cfg.SOLVER.AMP, where)  # raises before anything is loaded
     folder = run_folder(cfg, opts)

@@ -122,12 +122,10 @@ class Trainer:
         done = self.state.epochs_done
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
-        save_text(
-            json.dumps(environment(self.device), indent=1) + "\n",
-            self.folder / "environment.json",
-        )
 
         with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
+            facts = environment(self.device)
+            self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
             for line in [self.headline(), *long_warmups(self.cfg)]:
                 self.logger.say(line)
             epochs = range(done + 1, self.cfg.SOLVER.EPOCHS + 1)
@@ -325,7 +323,7 @@ class Trainer:
         inputs = next(iter(self.data.train.inputs(epoch, step)))
         index = self.data.train.batch(*inputs).index
         about = describe_step(epoch, step, figures, index)
-        save_text(json.dumps(about, indent=1) + "\n", self.folder / "nonfinite.json")
+        self.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
 
         names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
         raise NonFiniteError(

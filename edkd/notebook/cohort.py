@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from edkd.curves import Curve, figure_of, save_figure
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.device import pick_device
+from edkd.engine.log.tensorboard import Curves
 from edkd.errors import UserError
 from edkd.notebook._loop import Divergence, in_notebook, kl_from_peer, make_folder, measure
 from edkd.notebook._run import Epoch, train_together, unused_folder
@@ -185,9 +186,7 @@ class DML:
         """A writer for TensorBoard, which `opened` closes; None without `log`."""
         if not self.log:
             return None
-        from tensorboardX import SummaryWriter
-
-        writer = SummaryWriter(str(self.logdir))
+        writer = Curves(self.logdir)
         opened.callback(writer.close)
         return writer
 

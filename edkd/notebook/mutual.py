@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edkd.dataset.inspection import dataset_classes
 from edkd.dataset.sampling import seed_for
 from edkd.engine.checkpoint import save_checkpoint, save_text
 from edkd.engine.device import pick_device
+from edkd.engine.log.tensorboard import Curves
 from edkd.errors import UserError
 from edkd.notebook._loop import make_folder
 from edkd.notebook._run import Epoch, train_together, unused_folder
@@ -127,14 +128,11 @@ class Experiment:
         self, train_loader: Iterable[Any], val_loader: Iterable[Any], test_loader: Any
     ) -> dict[str, Any]:
         """Run the epochs that are left, evaluate on the test set, write the summary."""
-        from tensorboardX import SummaryWriter
-
         for folder in (self.save_dir, self.log_dir):
             make_folder(folder)
         done = len(self.history)
-        first = done + 1 if done else None
 
-        with closing(SummaryWriter(str(self.log_dir / self.name), purge_step=first)) as self.writer:
+        with closing(Curves(self.log_dir / self.name, done)) as self.writer:
             train_together(
                 self.models,
                 self.optimizers,
@@ -203,7 +201,10 @@ class Experiment:
         if epoch % self.config["print_freq"] == 0 or epoch in (1, epochs):
             tqdm.write(line)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        with open(self.log_dir / f"{self.name}.log", "a", encoding="utf-8") as file:
+        with (
+            suppress(OSError),  # a full disk must not end a training
+            open(self.log_dir / f"{self.name}.log", "a", encoding="utf-8") as file,
+        ):
             file.write(f"{now} {line}\n")
 
     def _best_accuracies(self) -> list[float]:

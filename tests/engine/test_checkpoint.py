@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +173,57 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, model, monkeypatch, room):
 def test_a_missing_folder_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         save_checkpoint({}, tmp_path / "gone" / "latest")
+
+
+# A file that another program holds open, as on Windows or a network drive.
+
+
+def hold_open(monkeypatch, name, times, code=errno.EACCES):
+    """os.replace fails so often where a file of that name is involved."""
+    replace = os.replace
+    refused = []
+
+    def refuse(source, target):
+        if name in (Path(source).name, Path(target).name) and len(refused) < times:
+            refused.append(name)
+            raise OSError(code, "in use by another process")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return refused
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EBUSY])
+def test_a_checkpoint_in_use_for_a_moment_is_tried_again(tmp_path, monkeypatch, code):
+    """A virus scanner or a backup reads each new file."""
+    path = tmp_path / "latest"
+    save_checkpoint({"epoch": 1}, path)
+    refused = hold_open(monkeypatch, "latest", 2, code)
+    save_checkpoint({"epoch": 2}, path)
+    assert len(refused) == 2
+    assert load_checkpoint(path) == {"epoch": 2}
+
+
+@pytest.mark.parametrize("held", ["latest", "latest.previous", ".latest.partial"])
+def test_a_checkpoint_in_use_for_long_is_an_error_that_keeps_the_old_one(
+    tmp_path, monkeypatch, held
+):
+    monkeypatch.setattr("edkd.engine.checkpoint.PATIENCE", 0.2)
+    path = tmp_path / "latest"
+    keep = tmp_path / "latest.previous"
+    save_checkpoint({"epoch": 1}, path, keep)
+    save_checkpoint({"epoch": 2}, path, keep)
+    hold_open(monkeypatch, held, 10**6)
+
+    with pytest.raises(StorageError, match="in use by another process; close the program that has"):
+        save_checkpoint({"epoch": 3}, path, keep)
+    assert load_checkpoint(path) == {"epoch": 2}
+    assert not (tmp_path / ".latest.partial").exists()
+
+
+def test_an_error_that_does_not_pass_is_not_tried_again(tmp_path, monkeypatch):
+    save_checkpoint({"epoch": 1}, tmp_path / "latest")
+    refused = hold_open(monkeypatch, "latest", 10**6, errno.ENOSPC)
+    with pytest.raises(StorageError, match="in use by another"):
+        save_checkpoint({"epoch": 2}, tmp_path / "latest")
+    assert len(refused) == 1

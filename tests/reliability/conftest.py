@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.models import get_model
-from tests.conftest import FORM, PLUGIN
+from tests.conftest import FORM
 
 
 @pytest.fixture(scope="session")
@@ -48,27 +47,3 @@ def words(tiny, digits) -> list[str]:
 def train(tool, words):
     """train("a", KEY, VALUE, ...): that command in this process; the run is tmp_path/distill/a."""
     return lambda name, *opts: tool("train", *words, name, *opts)
-
-
-@pytest.fixture
-def image_folder(tmp_path, tiny) -> list[str]:
-    """The words that train for two epochs of 3 steps on a folder of 12 images."""
-    generator = torch.Generator().manual_seed(0)
-    size = 64 if FORM == "full" else 12
-    for part in ("train", "val"):
-        for i in range(12):
-            shape = (size, size, 3)
-            pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-            folder = tmp_path / "images" / part / f"n0{i % 2}"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
-
-    kind = ["DATASET.TYPE", "tiny_folder", "DISTILLER.STUDENT", "narrow", "SOLVER.AMP", "off"]
-    if FORM == "full":
-        kind = ["DATASET.TYPE", "tiny_imagenet", "DISTILLER.STUDENT", "ShuffleV2"]
-    return [
-        *("--plugin", str(PLUGIN), *kind, "DATASET.ROOT", str(tmp_path / "images")),
-        *("SOLVER.BATCH_SIZE", "4", "SOLVER.EPOCHS", "2"),
-        *("LOG.WANDB", "False", "LOG.TENSORBOARD_FREQ", "0", "LOG.PREFIX", str(tmp_path)),
-        "EXPERIMENT.NAME",
-    ]

@@ -18,7 +18,7 @@ from edkd.distillers import Distiller, distiller_dict, method_names
 from edkd.engine import run
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.trainer import Trainer
-from edkd.signals import Stopped, hold, listening
+from edkd.signals import Stopped, exit_code, hold, listening
 from tests.reliability.faults import PLACES, STEPS, kill_at
 from tests.runs import CHECKOUT, outcome
 
@@ -308,6 +308,61 @@ def test_a_signal_that_a_library_swallows_is_seen_after_the_step():
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped), hold():
             pass
+
+
+OTHER_SIGNALS = {
+    "SIGHUP": 129,  # a closed terminal
+    "SIGXCPU": 128 + 24,  # a limit of processor time, as a cluster sets it
+    "SIGUSR2": 143,  # a notice of a scheduler
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SIGNALS)
+def test_other_signals_that_stop_a_run(train, tmp_path, monkeypatch, name):
+    number = getattr(signal, name)
+    assert train("whole").code == 0
+    with monkeypatch.context() as patch:
+        kill_at(patch, "step", 4, number)
+        stopped = train("a")
+    assert stopped.code == OTHER_SIGNALS[name]
+    assert stopped.err == "edkd: stopped; --resume continues from here\n"
+    assert train("a", "--resume").code == 0
+    assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
+@pytest.mark.parametrize("first", [signal.SIGTERM, None])
+def test_signals_that_are_sent_repeatedly_do_not_kill(number, first):
+    """The shell and the system each send SIGHUP; SIGXCPU comes each second."""
+    signals = [first or number, number, number]
+    with listening():
+        with pytest.raises(Stopped), hold():
+            list(map(signal.raise_signal, signals))
+        assert exit_code() == 128 + (first or number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(number):
+    """As under nohup; and in a background job of a script, SIGINT."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with listening():
+            signal.raise_signal(number)
+            with hold():
+                pass
+            assert signal.getsignal(number) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(train, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        kill_at(monkeypatch, "step", 4, signal.SIGHUP)
+        assert train("a").code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_at_once(server, words, tmp_path):

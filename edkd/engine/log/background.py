@@ -5,8 +5,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from edkd.errors import reason_of
+
 Record = dict[str, float]
 """Figures by name."""
+
+dropped: set[str] = set()
+"""Names of the sinks that failed or hung in this process: their libraries may do so again when the
+process ends."""
 
 
 class Sink:
@@ -45,9 +51,13 @@ class Background:
 
         # A daemon thread does not keep the process alive.
         self._thread = threading.Thread(target=self._run, args=(make,), daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system allows no further thread
+            self._drop(reason_of(error))
+            return
         if not self._ready.wait(self.START):
-            self._drop(self.START)
+            self._drop(f"no answer for {self.START:g} s")
 
     def send(self, figures: Record, step: int) -> None:
         """Queue a point and return without waiting."""
@@ -68,11 +78,15 @@ class Background:
 
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._drop(seconds)
+            self._drop(f"no answer for {seconds:g} s")
 
-    def _drop(self, seconds: float) -> None:
+    def _drop(self, reason: str) -> None:
+        """Give the sink up, with a line; a sink that hung may fail later, without another one."""
+        if self.is_dropped:
+            return
         self.is_dropped = True
-        self.say(f"{self.name} is off: no answer for {seconds:g} s")
+        dropped.add(self.name)
+        self.say(f"{self.name} is off: {reason}")
 
     def _run(self, make: Callable[[], Sink]) -> None:
         """The thread: create the sink, send points until None, close it."""
@@ -81,9 +95,9 @@ class Background:
             self._ready.set()
             self._send_points(sink)
             sink.close()
-        except Exception as error:  # whatever the library raises
+        except BaseException as error:  # whatever the library raises, SystemExit too
             reason = " ".join(str(error).split())[:200]
-            self.say(f"{self.name} is off: {type(error).__name__}: {reason}")
+            self._drop(f"{type(error).__name__}: {reason}")
         finally:
             self._ready.set()
 

@@ -17,9 +17,10 @@ from edkd.engine.checkpoint import save_text
 from edkd.engine.log.background import Background, Record, Sink
 from edkd.engine.log.tensorboard import TensorBoard
 from edkd.engine.log.wandb import Wandb
-from edkd.errors import warn
+from edkd.errors import StorageError, reason_of, warn
 from edkd.keys import Key
 from edkd.signals import Stopped
+from edkd.streams import Guard
 
 KEYS = {
     "LOG.PREFIX": Key(
@@ -57,6 +58,9 @@ CLOSE = 90.0
 CLOSE_STOPPED = 2.0
 """The same for a run that was stopped by a signal."""
 
+PATIENCE = 1.0
+"""Seconds in which a file of the log that another program holds open is tried again."""
+
 SHOW_EVERY = 1.0
 """Seconds between two updates of the text on the progress bar."""
 
@@ -78,8 +82,7 @@ class Logger:
         sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
             wandb.
 
-    Raises:
-        StorageError: `metrics.jsonl` cannot be written.
+    What cannot be written is skipped, with one warning for each file or stream.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Logger:
         self.bar = tqdm(
             total=total_steps,
             initial=done_steps,
+            file=Guard(sys.stderr),
             disable=None if self.prints else True,  # None: shown on a terminal only
             unit="step",
             dynamic_ncols=True,
@@ -141,10 +145,22 @@ class Logger:
         worklog = self.folder / "worklog.txt"
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
-            with open(worklog, "a", encoding="utf-8") as file:
+            with open(worklog, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{now} {line}\n")
         except OSError as error:
             self._warn(str(worklog), error)
+
+    def save(self, text: str, name: str) -> None:
+        """Write a file of the log, as `environment.json`, whole; the old one stays where it fails.
+
+        A file that another program holds open, as a viewer on Windows, is tried again for a moment.
+        """
+        path = self.folder / name
+        patience = 0.0 if str(path) in self._warned else PATIENCE
+        try:
+            save_text(text, path, patience)
+        except StorageError as error:
+            self._warn(str(path), error.__cause__ or error)
 
     def show(self, doing: str) -> None:
         """Show on the bar what runs between the steps; at most once a second."""
@@ -182,9 +198,6 @@ class Logger:
 
         Args:
             step: the epoch's last step, from 1.
-
-        Raises:
-            StorageError: `metrics.jsonl` cannot be written.
         """
         self._save_history()
         record = self.history[-1]
@@ -199,7 +212,7 @@ class Logger:
     def _save_history(self) -> None:
         """Write `metrics.jsonl` whole, which also repairs lines that were damaged since."""
         lines = [json.dumps(record) + "\n" for record in self.history]
-        save_text("".join(lines), self.folder / "metrics.jsonl")
+        self.save("".join(lines), "metrics.jsonl")
 
     def _send(self, group: str, figures: Record, step: int) -> None:
         named = {f"{group}/{key}": value for key, value in figures.items()}
@@ -222,15 +235,20 @@ class Logger:
         try:
             self.bar.write(line)
             sys.stdout.flush()
-        except (OSError, ValueError) as error:  # a closed pipe or file, a full disk
+        except Exception as error:  # of whatever stands in place of the stream
             self._warn("standard output", error)
 
-    def _warn(self, name: str, error: OSError | ValueError) -> None:
+        # Within a command, errors are kept.
+        if isinstance(sys.stdout, Guard):
+            kept = sys.stdout.take_error()
+            if kept is not None:
+                self._warn("standard output", kept)
+
+    def _warn(self, name: str, error: BaseException) -> None:
         if name in self._warned:
             return
         self._warned.add(name)
-        reason = getattr(error, "strerror", None) or error
-        warn(f"cannot write {name}: {reason}; the run continues without it")
+        warn(f"cannot write {name}: {reason_of(error)}; the run continues without it")
 
 
 def _short(value: float) -> str:

@@ -1,12 +1,23 @@
-"""Curves for TensorBoard, written by tensorboardX."""
+"""Curves for TensorBoard, in the event files of tensorboardX."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from edkd.engine.log.background import Record, Sink
+from edkd.errors import reason_of, warn
+
+FLUSH_EVERY = 30.0
+"""Seconds between two moments at which the file is brought up to date."""
 
 
 class TensorBoard(Sink):
-    """Writes event files.
+    """Writes an event file.
+
+    tensorboardX's SummaryWriter would write it in a thread and at the end of the process, where an
+    error, as a full disk, is a traceback that nobody can handle. Here it raises in `send`.
 
     Args:
         folder: of the event files.
@@ -15,16 +26,82 @@ class TensorBoard(Sink):
     """
 
     def __init__(self, folder: Path, done_steps: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        purge_step = done_steps + 1 if done_steps else None
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._event = Event
+        self._scalar = scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"))
+        self._flushed_at = time.monotonic()
+
+        with self._closed_on_error():
+            if done_steps:
+                start = SessionLog(status=SessionLog.START)
+                self._write(step=done_steps + 1, session_log=start)
+            self.writer.flush()
 
     def send(self, figures: Record, step: int) -> None:
         """Add a point to the curve of each figure."""
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
+        with self._closed_on_error():
+            for name, value in figures.items():
+                self._write(step=step, summary=self._scalar(name, value))
+
+            if time.monotonic() - self._flushed_at > FLUSH_EVERY:
+                self.writer.flush()
+                self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Write buffered points."""
-        self.writer.close()
+        with self._closed_on_error():
+            self.writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self.writer.write_event(self._event(wall_time=time.time(), **content))
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close the file before an error leaves; otherwise Python reports it once more later."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.writer._py_recordio_writer.close()
+            raise
+
+
+class Curves:
+    """The part of a SummaryWriter that draws curves, for a loop without a `Logger`.
+
+    An error, as a full disk, is one warning; then nothing is written any more.
+
+    Args:
+        folder: of the event files.
+        done_epochs: of a resumed training; later points of the earlier process are hidden.
+    """
+
+    def __init__(self, folder: Path, done_epochs: int = 0) -> None:
+        self._sink: TensorBoard | None = None
+        with self._dropped_on_error():
+            self._sink = TensorBoard(folder, done_epochs)
+
+    def add_scalar(self, name: str, value: float, epoch: int) -> None:
+        """Add a point to a curve."""
+        with self._dropped_on_error():
+            if self._sink:
+                self._sink.send({name: value}, epoch)
+
+    def close(self) -> None:
+        """Write buffered points."""
+        with self._dropped_on_error():
+            if self._sink:
+                self._sink.close()
+
+    @contextmanager
+    def _dropped_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the library raises
+            self._sink = None
+            warn(f"TensorBoard is off: {type(error).__name__}: {reason_of(error)}")

@@ -51,7 +51,7 @@ def test_points_arrive_in_order_and_the_sink_is_closed():
     assert lines == []
 
 
-@pytest.mark.parametrize("error", [ImportError("no module"), OSError("read-only"), ValueError("x")])
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError("read-only"), SystemExit("x")])
 def test_a_sink_that_cannot_be_made_is_dropped(error):
     def make():
         raise error
@@ -139,3 +139,30 @@ def test_points_are_dropped_where_too_many_wait(release):
     assert len(slow.points) in (3, 4)
     assert slow.is_closed
     assert lines == []
+
+
+def test_a_system_without_a_further_thread_drops_the_sink(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    lines = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    background = Background("Late", Recorder, lines.append)
+    background.send({"loss": 1.0}, 1)
+    background.close(5)
+    assert lines == ["Late is off: can't start new thread"]
+
+
+def test_a_sink_that_fails_after_it_was_dropped_says_nothing_more(release):
+    class HangsAndFails(Sink):
+        def send(self, figures, step):
+            release.wait(10)
+            raise OSError("late")
+
+    lines = []
+    background = Background("Hangs", HangsAndFails, lines.append)
+    background.send({"loss": 1.0}, 1)
+    background.close(0.1)
+    release.set()
+    background._thread.join(5)
+    assert lines == ["Hangs is off: no answer for 0.1 s"]

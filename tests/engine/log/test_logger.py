@@ -1,8 +1,10 @@
 """The log of a run: files, lines, sinks, and what happens where one of them fails."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -12,7 +14,6 @@ from yacs.config import CfgNode
 
 from edkd.engine.log.background import Sink
 from edkd.engine.log.logger import CLOSE, CLOSE_STOPPED, KEYS, Logger
-from edkd.errors import StorageError
 from edkd.signals import Stopped
 
 RECORD = {"epoch": 1, "lr": 0.05, "train_loss": 1.25, "train_loss_ce": 1.0, "test_top1": 50.0}
@@ -187,10 +188,103 @@ def test_a_worklog_on_a_full_disk_is_one_warning(make, tmp_path, capsys):
     )
 
 
-def test_metrics_that_cannot_be_written_are_an_error(make, tmp_path):
+def test_metrics_that_cannot_be_written_are_one_warning(make, tmp_path, capsys):
+    """The history is in the checkpoints, too; the next run that can write it repairs the file."""
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(StorageError, match=r"metrics\.jsonl"):
-        make()
+    history = [RECORD]
+    with make(history) as logger:
+        logger.epoch(5)
+        logger.epoch(10)
+    assert re.fullmatch(
+        r"edkd: warning: cannot write .*metrics\.jsonl: Is a directory; "
+        "the run continues without it\n",
+        capsys.readouterr().err,
+    )
+
+
+def held_open(monkeypatch, name, times):
+    """os.replace fails for a target of that name, as on Windows where a viewer has it open."""
+    replace = os.replace
+    refused = []
+
+    def refuse(source, target):
+        if Path(target).name == name and len(refused) < times:
+            refused.append(target)
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return refused
+
+
+def test_a_file_that_a_viewer_holds_for_a_moment_is_tried_again(
+    make, tmp_path, capsys, monkeypatch
+):
+    refused = held_open(monkeypatch, "metrics.jsonl", times=2)
+    with make([RECORD]):
+        pass
+    assert len(refused) == 2
+    assert read_metrics(tmp_path) == [RECORD]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_a_viewer_holds_for_long_is_one_warning(make, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("edkd.engine.log.logger.PATIENCE", 0.2)
+    held_open(monkeypatch, "metrics.jsonl", times=10**6)
+    history = [RECORD]
+    with make(history) as logger:
+        history.append(RECORD | {"epoch": 2})
+        logger.epoch(10)
+    warning = "metrics.jsonl: The process cannot access the file; the run continues without it"
+    assert capsys.readouterr().err.count(warning) == 1
+    assert not list(tmp_path.glob(".*partial"))
+
+
+class Strange:
+    """What a service puts in place of a stream: it has only `write`, and fails in its own way."""
+
+    def write(self, text):
+        raise RuntimeError("the window was closed")
+
+
+@pytest.mark.parametrize("stream", [None, Strange(), Full()], ids=["none", "strange", "full"])
+def test_streams_of_a_service_end_no_run(make, tmp_path, stream):
+    """Neither the bar nor a line nor a warning raises."""
+    with contextlib.redirect_stderr(stream), contextlib.redirect_stdout(stream):
+        (tmp_path / "worklog.txt").mkdir()
+        with make([RECORD]) as logger:
+            logger.show("teacher logits")
+            logger.step(2, 1, lambda: {"loss": 1.0, "top1": 50.0})
+            logger.epoch(5)
+    assert read_metrics(tmp_path) == [RECORD]
+
+
+def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
+    """The bar was on it: each write fails with EIO."""
+
+    class Gone(io.StringIO):
+        is_gone = False
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            if self.is_gone:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    terminal = Gone()
+    with (
+        contextlib.redirect_stderr(terminal),
+        contextlib.redirect_stdout(terminal),
+        Logger(tmp_path, config(0), [RECORD], 10, 0, {}) as logger,
+    ):
+        terminal.is_gone = True
+        for step in range(1, 5):
+            logger._shown_at -= 1
+            logger.step(step, 1, lambda: {"loss": 0.125, "top1": 75.0})
+        logger.epoch(5)
+    assert len((tmp_path / "worklog.txt").read_text().splitlines()) == 1
 
 
 def test_a_sink_that_fails_leaves_the_others(make, tmp_path, capsys):

@@ -1,18 +1,20 @@
 """TensorBoard's event files, and runs in wandb with and without credentials and network."""
 
+import gc
 import os
 import re
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from yacs.config import CfgNode
 
 from edkd.engine.log.logger import Logger
-from edkd.engine.log.tensorboard import TensorBoard
+from edkd.engine.log.tensorboard import Curves, TensorBoard
 from edkd.engine.log.wandb import Wandb
 
 CONFIG = {
@@ -50,6 +52,22 @@ def test_tensorboard_hides_points_of_steps_that_run_again(tmp_path):
     assert starts == [11]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_tensorboard_on_a_full_disk_is_one_error_and_no_traceback(tmp_path, capfd):
+    """Neither a thread nor the end of the process reports it again."""
+    board = TensorBoard(tmp_path, done_steps=0)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), board.writer._py_recordio_writer._writer.fileno())
+    board.send({"step/loss": 1.5}, 1)
+    with pytest.raises(OSError, match="No space left on device"):
+        board.close()
+
+    del board
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_logger_has_tensorboard_and_wandb_only_where_wanted(tmp_path):
     cfg = CfgNode(CONFIG)
     cfg.LOG.WANDB = False
@@ -60,6 +78,26 @@ def test_a_logger_has_tensorboard_and_wandb_only_where_wanted(tmp_path):
         value.tag for event in events(tmp_path / "train.events") for value in event.summary.value
     ]
     assert values == ["epoch/lr"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_curves_of_a_loop_on_a_full_disk_are_one_warning(tmp_path, capfd):
+    curves = Curves(tmp_path)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), curves._sink.writer._py_recordio_writer._writer.fileno())
+    for epoch in range(1000):
+        curves.add_scalar("loss", 1.0, epoch)
+    curves.close()
+    warning = "edkd: warning: TensorBoard is off: OSError: No space left on device\n"
+    assert capfd.readouterr() == ("", warning)
+
+
+def test_curves_in_a_place_that_cannot_be_a_folder_are_one_warning(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    curves = Curves(tmp_path / "file")
+    curves.add_scalar("loss", 1.0, 1)
+    curves.close()
+    assert capsys.readouterr().err.count("TensorBoard is off: ") == 1
 
 
 # wandb.
