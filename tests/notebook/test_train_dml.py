@@ -186,9 +186,11 @@ def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
 
 
 def test_a_failed_first_epoch_does_not_block_the_name(config, images):
-    """Here an image has a NaN."""
-    images[0].dataset.tensors[0][3] = math.nan
+    """Here the rate is too high, or an image has a NaN."""
     with pytest.raises(ArithmeticError):
+        train_dml(config | {"epochs": 1, "lr": 1e30}, *images)
+    images[0].dataset.tensors[0][3] = math.nan
+    with pytest.raises(UserError, match="values that are not finite"):
         train_dml(config | {"epochs": 1}, *images)
     images[0].dataset.tensors[0][3] = 0.0
     assert train_dml(config | {"epochs": 1}, *images)["experiment_name"] == "x"
