@@ -1,7 +1,6 @@
 """Single passes over a loader, for loops that the user writes: one trains, one evaluates."""
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from edkd.dataset.inspection import (
 )
 from edkd.distillers._math import cross_entropy
 from edkd.distillers.dml import mutual_loss
+from edkd.engine.environment import in_notebook
 from edkd.engine.given_networks import (
     check_apart,
     check_optimizer,
@@ -257,12 +257,6 @@ def check_finite(figures: dict[str, float], doing: str) -> dict[str, float]:
         names = ", ".join(bad)
         raise NonFiniteError(f"{doing}: {names} is not finite; lower the learning rate")
     return figures
-
-
-def in_notebook() -> bool:
-    """Whether this runs in Jupyter."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def make_folder(folder: Path) -> Path:

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from edkd.engine.checkpoint import save_text
+from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
 from edkd.engine.log.tensorboard import TensorBoard
 from edkd.engine.log.wandb import Wandb
@@ -98,7 +99,7 @@ class Logger:
         self.bar = tqdm(
             total=total_steps,
             initial=done_steps,
-            disable=None if self.prints else True,  # None: shown on a terminal only
+            disable=_bar_is_off() if self.prints else True,
             unit="step",
             dynamic_ncols=True,
         )
@@ -231,6 +232,11 @@ class Logger:
         self._warned.add(name)
         reason = getattr(error, "strerror", None) or error
         warn(f"cannot write {name}: {reason}; the run continues without it")
+
+
+def _bar_is_off() -> bool | None:
+    """For tqdm: False in Jupyter; else None, which shows the bar on a terminal only."""
+    return False if in_notebook() else None
 
 
 def _short(value: float) -> str:
