@@ -14,7 +14,7 @@ from torch import Tensor
 STUDENT_ALONE = "#8c8c8c"
 COLOURS = ("#1f5fa8", "#d1652a", "#2e8b57", "#8a4fa3", "#b8860b")
 
-_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+_T_95 = tuple(map(float, ["12.71", "4.30", "3.18", "2.78", "2.57", "2.45", "2.36", "2.31", "2.26"]))
 """97.5 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom."""
 
 
@@ -111,12 +111,21 @@ def soft_label_figure(
     """
     rows = 1 + len(predictions)
     heights = [1.5] + [1.0] * len(predictions)
-    figure = _figure(1.55 * len(images), 1.35 * rows)
+    figure = _figure(
+        1.55 * len(images),
+        1.35 * rows,
+    )
     axes = figure.subplots(rows, len(images), squeeze=False, height_ratios=heights)
 
     for column, image in enumerate(images):
-        axes[0, column].imshow(image[0].numpy(), cmap="gray_r")
-        axes[0, column].set_title(f"label {names[int(target[column])]}", fontsize=9)
+        axes[0, column].imshow(
+            image[0].numpy(),
+            cmap="gray_r",
+        )
+        axes[0, column].set_title(
+            f"label {names[int(target[column])]}",
+            fontsize=9,
+        )
         axes[0, column].axis("off")
 
     for row, (title, probabilities) in enumerate(predictions.items(), 1):
@@ -124,11 +133,25 @@ def soft_label_figure(
             axis = axes[row, column]
             colours = [COLOURS[0]] * len(names)
             colours[int(target[column])] = COLOURS[1]
-            axis.bar(range(len(names)), p.tolist(), color=colours)
-            axis.set(ylim=(0, 1), xticks=range(len(names)), yticks=[])
-            axis.set_xticklabels(names, fontsize=6)
+            axis.bar(
+                range(len(names)),
+                p.tolist(),
+                color=colours,
+            )
+            axis.set(
+                ylim=(0, 1),
+                xticks=range(len(names)),
+                yticks=[],
+            )
+            axis.set_xticklabels(
+                names,
+                fontsize=6,
+            )
             axis.spines[["top", "right", "left"]].set_visible(False)
-        axes[row, 0].set_ylabel(title, fontsize=9)
+        axes[row, 0].set_ylabel(
+            title,
+            fontsize=9,
+        )
     return figure
 
 
@@ -142,27 +165,61 @@ def sweep_figure(
         accuracies: in percent, of all seeds, for each value.
         alone: the same of the student alone.
     """
-    figure = _figure(5.2, 3.2)
+    figure = _figure(
+        5.2,
+        3.2,
+    )
     axes = figure.subplots()
     positions = range(len(accuracies))
 
     # The student alone, as a band of one standard deviation.
     level = statistics.mean(alone)
     spread = _deviation(alone)
-    axes.axhline(level, color=STUDENT_ALONE, linestyle="--", label="student alone")
-    axes.axhspan(level - spread, level + spread, color=STUDENT_ALONE, alpha=0.2, linewidth=0)
+    axes.axhline(
+        level,
+        color=STUDENT_ALONE,
+        linestyle="--",
+        label="student alone",
+    )
+    axes.axhspan(
+        level - spread,
+        level + spread,
+        color=STUDENT_ALONE,
+        alpha=0.2,
+        linewidth=0,
+    )
 
     # The distilled students; each seed is a dot.
     means = [statistics.mean(values) for values in accuracies.values()]
     spreads = [_deviation(values) for values in accuracies.values()]
     style = dict(color=COLOURS[0], marker="o", capsize=3, label="distilled")
-    axes.errorbar(positions, means, spreads, **style)
+    axes.errorbar(
+        positions,
+        means,
+        spreads,
+        **style,
+    )
     for position, values in zip(positions, accuracies.values(), strict=True):
-        axes.scatter([position] * len(values), values, color=COLOURS[0], s=9, alpha=0.4)
+        axes.scatter(
+            [position] * len(values),
+            values,
+            color=COLOURS[0],
+            s=9,
+            alpha=0.4,
+        )
 
-    axes.set_xticks(positions, [f"{value:g}" for value in accuracies])
-    axes.set(xlabel=setting, ylabel="test accuracy (%)")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_xticks(
+        positions,
+        [f"{value:g}" for value in accuracies],
+    )
+    axes.set(
+        xlabel=setting,
+        ylabel="test accuracy (%)",
+    )
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+    )
     return _clean(figure)
 
 
@@ -175,7 +232,10 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
         predictions: logits (N,C) and class numbers (N,), by the network's name.
         bins: see `calibration`.
     """
-    figure = _figure(2.7 * len(predictions), 2.9)
+    figure = _figure(
+        2.7 * len(predictions),
+        2.9,
+    )
     axes = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
 
     colours = _colours(predictions)
@@ -183,14 +243,38 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
         found = calibration(*given, bins=bins)
         numbers = [min(int(sure * bins), bins - 1) for sure in found.confidence]
         centres = [(number + 0.5) / bins for number in numbers]
-        bars = axis.bar(centres, found.accuracy, 0.9 / bins, color=colour)
+        bars = axis.bar(
+            centres,
+            found.accuracy,
+            0.9 / bins,
+            color=colour,
+        )
         for bar, share in zip(bars, found.share, strict=True):
             bar.set_alpha(0.9 if share >= FEW else 0.3)
 
-        axis.bar(centres, found.share, 0.3 / bins, color="black", alpha=0.5)
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-        axis.set_title(f"{name}\nECE {100 * found.ece:.1f} %", fontsize=9)
-        axis.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="confidence")
+        axis.bar(
+            centres,
+            found.share,
+            0.3 / bins,
+            color="black",
+            alpha=0.5,
+        )
+        axis.plot(
+            [0, 1],
+            [0, 1],
+            color="black",
+            linewidth=0.8,
+            linestyle=":",
+        )
+        axis.set_title(
+            f"{name}\nECE {100 * found.ece:.1f} %",
+            fontsize=9,
+        )
+        axis.set(
+            xlim=(0, 1.05),
+            ylim=(0, 1.05),
+            xlabel="confidence",
+        )
 
     axes[0].set_ylabel("accuracy")
     return _clean(figure)
@@ -198,20 +282,41 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
 
 def comparison_figure(accuracies: Mapping[str, Sequence[float]]) -> Any:
     """The accuracies of several kinds of networks: each seed is a dot, the bar is the mean."""
-    figure = _figure(5.2, 0.5 * len(accuracies) + 1.0)
+    figure = _figure(
+        5.2,
+        0.5 * len(accuracies) + 1.0,
+    )
     axes = figure.subplots()
 
     for position, (colour, values) in enumerate(
         zip(_colours(accuracies), accuracies.values(), strict=True)
     ):
         mean = statistics.mean(values)
-        axes.scatter(values, [position] * len(values), color=colour, s=26, alpha=0.6)
-        axes.plot([mean, mean], [position - 0.3, position + 0.3], color=colour, linewidth=3)
+        axes.scatter(
+            values,
+            [position] * len(values),
+            color=colour,
+            s=26,
+            alpha=0.6,
+        )
+        axes.plot(
+            [mean, mean],
+            [position - 0.3, position + 0.3],
+            color=colour,
+            linewidth=3,
+        )
 
     labels = [f"{name}\n{mean_and_deviation(values)}" for name, values in accuracies.items()]
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_yticks(
+        range(len(labels)),
+        labels,
+        fontsize=8,
+    )
     axes.invert_yaxis()
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_ylim(
+        len(labels) - 0.5,
+        -0.5,
+    )
     axes.set_xlabel("test accuracy (%)")
     return _clean(figure)
 
@@ -220,7 +325,11 @@ def _figure(width: float, height: float) -> Any:
     """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=90, layout="constrained")
+    return Figure(
+        figsize=(width, height),
+        dpi=90,
+        layout="constrained",
+    )
 
 
 def _clean(figure: Any) -> Any:
