@@ -15,6 +15,7 @@ from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config, pairs
 from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
+from edkd.engine.given_networks import check_apart, check_trainable
 from edkd.engine.log.logger import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
 from edkd.engine.run import train
@@ -118,7 +119,13 @@ def distill(
             teachers=[as_network(network) for network in teachers],
             optimizers=optimizers,
         )
-        with _modes_kept([*students, *teachers]), _flags_kept(teachers), _rates_kept(optimizers):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _modes_kept([*students, *teachers]),
+            _flags_kept(teachers),
+            _rates_kept(optimizers),
+        ):
             result = train(cfg, (), where, resume, data, networks, on_epoch)
         return result | {"folder": str(run_folder(cfg))}
 
@@ -255,8 +262,9 @@ def _check_networks(
     kind: str, students: Sequence[nn.Module], teachers: Sequence[nn.Module]
 ) -> None:
     method = find_method(kind)
-    if len({id(network) for network in [*students, *teachers]}) < len(students) + len(teachers):
-        raise UserError("distill: one network is given twice; use copy.deepcopy for a copy of it")
+    check_apart(students, teachers)
+    for student in students:
+        check_trainable("student", student)
     if method.needs_teacher and not teachers:
         raise UserError(f"distill: {kind} needs a teacher")
     if not method.is_cohort and len(students) > 1:

@@ -12,13 +12,16 @@ from edkd.dataset._base import DataSet, Loader, single_view
 from edkd.dataset.identity import dataset_hash
 from edkd.dataset.inspection import (
     check_range,
+    check_same_form,
     checked,
     dataset_classes,
     dataset_targets,
     described,
+    with_clear_faults,
 )
+from edkd.dataset.overlap import count_shared, may_share
 from edkd.dataset.reproducible import IterableSource, MapSource, Numbered, Source, has_keys
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 from edkd.types import Batch, DataInfo
 
 CPU = torch.device("cpu")
@@ -51,6 +54,8 @@ class ExternalLoader(Loader):
         self.num_classes = num_classes
         self.device = device
         self.has_index = isinstance(source, MapSource)
+        self.first_shape: Any = ()
+        """Of an image of the first batch that was read; () before."""
 
     def __len__(self) -> int:
         return self.num_batches
@@ -63,7 +68,8 @@ class ExternalLoader(Loader):
             WorkerError: a data worker failed.
         """
         number = first
-        for number, numbered in enumerate(self.source.batches(epoch, first), first + 1):
+        batches = with_clear_faults(self.source.batches(epoch, first), self.source.name)
+        for number, numbered in enumerate(batches, first + 1):
             if number > self.num_batches:
                 raise self._other_length("more")
             parts = self._parts(numbered, number, is_evaluation=epoch == 0)
@@ -88,6 +94,8 @@ class ExternalLoader(Loader):
         """The checked image and target, and the image numbers if they are known."""
         what = f"batch {number} of {self.source.name}"
         image, target = checked(numbered.batch, what, self.num_classes)
+        self.first_shape = self.first_shape or tuple(image.shape[1:])
+        check_same_form(image, self.first_shape, what)
         index = numbered.image_index
 
         # A collate_fn may drop or repeat items: then their numbers are not known.
@@ -163,15 +171,19 @@ def external_dataset(
         name: ExternalLoader(source, surveys[name], num_classes, device)
         for name, source in sources.items()
     }
-    image_shapes = [_image_shape(loader) for loader in loaders.values()]
+    for wrapped in loaders.values():
+        wrapped.first_shape = _image_shape(wrapped)
     train, val, *test = loaders.values()
+    for wrapped in (val, *test):
+        _check_beside(wrapped, train)
+    _warn_of_shared_images(sources)
 
     class_names = dataset_classes(dataset)
     info = DataInfo(
         num_classes=num_classes,
         num_images=_set_size(dataset, train),
         targets=dataset_targets(dataset),
-        image_shape=image_shapes[0],
+        image_shape=train.first_shape,
         class_names=class_names if len(class_names) == num_classes else (),
         identity=_identity(given),
     )
@@ -224,9 +236,14 @@ def _read(source: Source) -> Survey:
     num_batches = 0
     num_images = 0
     num_classes = 0
+    first_shape: tuple[int, ...] = ()
 
-    for number, numbered in enumerate(source.batches(epoch), 1):
-        image, target = checked(numbered.batch, f"batch {number} of {source.name}")
+    for number, numbered in enumerate(with_clear_faults(source.batches(epoch), source.name), 1):
+        what = f"batch {number} of {source.name}"
+        image, target = checked(numbered.batch, what)
+        first_shape = first_shape or tuple(image.shape[1:])
+        check_same_form(image, first_shape, what)
+
         classes = target.shape[1] if target.dim() == 2 else int(target.max()) + 1
         num_classes = max(num_classes, classes)
         num_images += len(image)
@@ -251,6 +268,49 @@ def _image_shape(loader: ExternalLoader) -> Any:
     """The shape of an image, from the first batch."""
     image, *_ = next(loader.inputs(_first_epoch(loader.source.name)))
     return tuple(image.shape[1:])
+
+
+def _check_beside(loader: ExternalLoader, train: ExternalLoader) -> None:
+    """Raise UserError if a loader has images of another form than `train_loader`."""
+    ours = loader.first_shape
+    theirs = train.first_shape
+    if len(ours) != len(theirs) or ours[0] != theirs[0]:
+        raise UserError(
+            f"{loader.source.name} has images of shape {ours}, but train_loader {theirs}; both "
+            "must have the same number of channels"
+        )
+
+
+def _warn_of_shared_images(sources: dict[str, Source]) -> None:
+    """Warn where an accuracy would be measured on images that were seen before."""
+    effects = {
+        ("train_loader", "val_loader"): "the accuracy will be too high",
+        ("train_loader", "test_loader"): "the accuracy will be too high",
+        ("val_loader", "test_loader"): "the accuracy of the best epoch will be too high",
+    }
+    for (name, other), effect in effects.items():
+        if other not in sources:
+            continue
+        shared = _shared_images(sources[name], sources[other])
+        if shared:
+            warn(f"{other} has {shared} of the images of {name}: {effect}")
+
+
+def _shared_images(source: Source, other: Source) -> int | str:
+    """The number of images that are in two loaders, or "all"; 0 if it is not known."""
+    if source.loader is other.loader:
+        return "all"
+    if not (isinstance(source, MapSource) and isinstance(other, MapSource)):
+        return 0
+
+    datasets = (source.loader.dataset, other.loader.dataset)
+    if not may_share(*datasets):
+        return 0
+    index = source.image_index(_first_epoch(source.name))
+    other_index = other.image_index(_first_epoch(other.name))
+    if index is None or other_index is None:
+        return 0
+    return count_shared(datasets[0], index, datasets[1], other_index)
 
 
 def _first_epoch(name: str) -> int:

@@ -27,7 +27,10 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         logits: (N,C).
         target: (N,), class numbers; (N,C), class probabilities.
     """
-    return F.cross_entropy(at_least_float32(logits), target)
+    logits = at_least_float32(logits)
+    if target.is_floating_point():
+        target = target.to(logits.dtype)
+    return F.cross_entropy(logits, target)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

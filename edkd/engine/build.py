@@ -14,6 +14,7 @@ from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, construct, find_method, uses_published_style
 from edkd.engine.device import amp_dtype
+from edkd.engine.given_networks import name_of, warn_of_probabilities
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
 from edkd.engine.trainer import Trainer
@@ -109,7 +110,7 @@ def build_trainer(
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
         _check_own_optimizers(cfg.SOLVER)
-        of_student = list(distiller.student.parameters())
+        of_student = dict(distiller.student.named_parameters())
         update_rule = functools.partial(GivenOptimizers, optimizers, of_student)
     amp = amp_dtype(cfg.SOLVER.AMP, device)
 
@@ -132,9 +133,10 @@ def check_outputs(distiller: Distiller, info: DataInfo, device: torch.device) ->
             network.train(mode)
             if logits.shape[-1] != info.num_classes:
                 raise UserError(
-                    f"the {role} {type(network).__name__} returns {logits.shape[-1]} logits, but "
+                    f"the {role} {name_of(network)} returns {logits.shape[-1]} logits, but "
                     f"the data have {info.num_classes} classes"
                 )
+            warn_of_probabilities(role, network, logits)
 
 
 def _check_own_optimizers(solver: CfgNode) -> None:

@@ -39,6 +39,12 @@ def device_name(device: torch.device) -> str:
     return str(device)
 
 
+def in_notebook() -> bool:
+    """Whether this runs in Jupyter."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -1,11 +1,12 @@
 """The update rule for optimizers that the caller made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn, optim
 
+from edkd.engine.given_networks import held_parameters, warn_of_missing
 from edkd.engine.optimizer import make_optimizer
 from edkd.engine.update import Losses, Update
 from edkd.errors import UserError
@@ -15,10 +16,11 @@ class GivenOptimizers(Update):
     """Steps optimizers of any kind; each group keeps its own rate, scaled by the schedule.
 
     Parameters of the method itself, which the caller cannot know, get the optimizer of SOLVER.
+    Parameters of the student that are in no optimizer keep their values, with a warning.
 
     Args:
         optimizers: of the student's parameters.
-        student_parameters: each that is trained must be in one of the optimizers.
+        student_parameters: by name.
         groups: parameter groups, see `Distiller.parameter_groups`.
         cfg: SOLVER is read.
         device: of the parameters.
@@ -28,7 +30,7 @@ class GivenOptimizers(Update):
     def __init__(
         self,
         optimizers: Sequence[optim.Optimizer],
-        student_parameters: Sequence[nn.Parameter],
+        student_parameters: Mapping[str, nn.Parameter],
         groups: Sequence[dict[str, Any]],
         cfg: Any,
         device: torch.device,
@@ -39,10 +41,16 @@ class GivenOptimizers(Update):
         self.optimizers = list(optimizers)
         super().__init__(groups, cfg, device, amp)
 
-        rest = self._parameters_without_optimizer()
-        of_student = {id(parameter) for parameter in student_parameters}
-        if any(id(parameter) in of_student for parameter in rest):
-            raise UserError("the optimizers lack parameters of the student")
+        # The student's parameters without an optimizer keep their values.
+        self._check()
+        held = held_parameters(self.optimizers)
+        warn_of_missing(student_parameters.items(), held)
+        of_student = {id(parameter) for parameter in student_parameters.values()}
+        self.fixed = [p for p in self.parameters if id(p) in of_student - held]
+        self.parameters = [p for p in self.parameters if id(p) not in of_student - held]
+
+        # The method's own parameters.
+        rest = [p for p in self.parameters if p.requires_grad and id(p) not in held]
         if rest:
             self.optimizers.append(make_optimizer([{"params": rest}], cfg))
 
@@ -67,6 +75,8 @@ class GivenOptimizers(Update):
 
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        for parameter in self.fixed:
+            parameter.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
         """Scale each group's own rate by the schedule's factor."""
@@ -89,17 +99,18 @@ class GivenOptimizers(Update):
         """Enough for the optimizers of torch."""
         return 3
 
-    def _parameters_without_optimizer(self) -> list[nn.Parameter]:
-        """Trained parameters that no optimizer holds; UserError for others than these in one."""
+    def _check(self) -> None:
+        """Raise UserError if the optimizers hold other parameters than the run's, or one twice."""
         groups = [group for each in self.optimizers for group in each.param_groups]
-        held: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        of_optimizers = {id(parameter) for parameter in held}
+        held = [parameter for group in groups for parameter in group["params"]]
         learnable = {id(parameter) for parameter in self.parameters}
+        strange = [parameter for parameter in held if id(parameter) not in learnable]
 
-        if of_optimizers - learnable:
-            raise UserError("an optimizer holds parameters that are not the student's")
-        if len(of_optimizers) < len(held):
-            raise UserError("two optimizers hold the same parameter")
-
-        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        return [parameter for parameter in trained if id(parameter) not in of_optimizers]
+        if strange:
+            raise UserError(
+                f"an optimizer holds {len(strange)} parameters that are not the student's; make it "
+                "with the parameters of the network that is trained, after the last change of its "
+                "layers"
+            )
+        if len({id(parameter) for parameter in held}) < len(held):
+            raise UserError("two optimizers hold the same parameter; give each network its own")

@@ -1,7 +1,6 @@
 """Single passes over a loader, for loops that the user writes: one trains, one evaluates."""
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,22 @@ import torch
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
-from edkd.dataset.inspection import checked
+from edkd.dataset.inspection import (
+    check_range,
+    check_same_form,
+    checked,
+    described,
+    with_clear_faults,
+)
 from edkd.distillers._math import cross_entropy
 from edkd.distillers.dml import mutual_loss
+from edkd.engine.environment import in_notebook
+from edkd.engine.given_networks import (
+    check_apart,
+    check_optimizer,
+    check_trainable,
+    warn_of_probabilities,
+)
 from edkd.engine.meter import Meter
 from edkd.errors import NonFiniteError, StorageError, UserError
 
@@ -69,15 +81,17 @@ def train_cohort(
         For each student the means of `loss_ce`, `loss_kd`, `loss`, and `top1` in percent.
 
     Raises:
-        UserError: the loader yields no batches, or batches of another form.
+        UserError: the loader yields no batches, or batches of another form; a network or an
+            optimizer cannot be used.
         NonFiniteError: a loss is not finite.
     """
+    check_cohort(students, optimizers)
     for student in students:
         student.to(device).train()
     meters = [Meter() for _ in students]
 
     for image, target in batches(loader, device, "training", num_classes):
-        logits = [logits_of(student, image) for student in students]
+        logits = [checked_logits("student", student, image, target) for student in students]
 
         # All gradients before the first update: each student learns from the same predictions.
         for i, (optimizer, meter) in enumerate(zip(optimizers, meters, strict=True)):
@@ -118,7 +132,8 @@ def measure(
 
     try:
         for image, target in batches(loader, device, "evaluation", num_classes):
-            logits = torch.stack([logits_of(model, image).float() for model in models])
+            rows = [checked_logits("model", model, image, target) for model in models]
+            logits = torch.stack([row.float() for row in rows])
             ensemble = logits.log_softmax(2).logsumexp(0) - math.log(len(models))
             for meter, row in zip(meters, [*logits, ensemble], strict=True):
                 meter.add({"loss": cross_entropy(row, target)}, row, target)
@@ -132,6 +147,41 @@ def measure(
 def _figures(meter: Meter) -> dict[str, Any]:
     means = meter.read()
     return {"loss": means["loss"], "accuracy": means["top1"], "total_samples": meter.count}
+
+
+# Checks.
+
+
+def check_cohort(students: Sequence[nn.Module], optimizers: Sequence[optim.Optimizer]) -> None:
+    """Raise UserError if networks are given twice, or an optimizer is not that of its student."""
+    if len(optimizers) != len(students):
+        raise UserError(
+            f"{len(students)} students need {len(students)} optimizers, not {len(optimizers)}"
+        )
+    check_apart(students)
+    for i, (student, optimizer) in enumerate(zip(students, optimizers, strict=True)):
+        others = [other for j, other in enumerate(students) if j != i]
+        check_trainable("student", student)
+        check_optimizer(optimizer, student, others)
+
+
+def check_pair(student: nn.Module, teacher: nn.Module, optimizer: optim.Optimizer) -> None:
+    """The same for a student with a teacher."""
+    check_apart([student], [teacher])
+    check_trainable("student", student)
+    check_optimizer(optimizer, student, [teacher])
+
+
+def check_classes(logits: Tensor, target: Tensor) -> None:
+    """Raise UserError if targets do not fit the number of logits (N,C)."""
+    num_classes = logits.shape[1]
+    if target.dim() == 1:
+        check_range(target, "the batch", num_classes)
+    elif target.shape[1] != num_classes:
+        raise UserError(
+            f"the batch has {target.shape[1]} class probabilities, but the network returns "
+            f"{num_classes} logits"
+        )
 
 
 # Parts of them.
@@ -153,17 +203,51 @@ def batches(
     bar = tqdm(loader, desc=doing, leave=False, disable=disable, dynamic_ncols=True)
 
     number = 0
-    for number, batch in enumerate(bar, 1):
-        image, target = checked(batch, f"{doing}: batch {number}", num_classes)
+    first_shape: tuple[int, ...] = ()
+    for number, batch in enumerate(with_clear_faults(bar, doing), 1):
+        what = f"{doing}: batch {number}"
+        image, target = checked(batch, what, num_classes)
+        first_shape = first_shape or tuple(image.shape[1:])
+        check_same_form(image, first_shape, what)
+
+        target = target.float() if target.is_floating_point() else target.long()
         yield image.to(device), target.to(device)
+
     if not number:
-        raise UserError(f"{doing}: the loader yields no batches")
+        used_up = " any more; it can be read once" if hasattr(loader, "__next__") else ""
+        raise UserError(f"{doing}: the loader yields no batches{used_up}")
 
 
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """The logits of a model that returns logits, or (logits, features)."""
-    output = model(image)
-    return output[0] if isinstance(output, (tuple, list)) else output
+    """The logits (N,C) of a model that returns logits, or (logits, features).
+
+    The images get the type of the model's parameters.
+
+    Raises:
+        UserError: the model returns anything else.
+    """
+    dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    output = model(image.to(dtypes[0]) if dtypes else image)
+    logits = output[0] if isinstance(output, (tuple, list)) else output
+
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(image):
+        raise UserError(
+            f"{type(model).__name__} returned {described(output)} for {len(image)} images; "
+            "expected logits (N, number of classes), or (logits, features)"
+        )
+    return logits
+
+
+def checked_logits(role: str, model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    """`logits_of` a model, whose number must fit the targets; a warning if they are not logits.
+
+    Args:
+        role: of the model, for messages.
+    """
+    logits = logits_of(model, image)
+    check_classes(logits, target)
+    warn_of_probabilities(role, model, logits)
+    return logits
 
 
 def check_finite(figures: dict[str, float], doing: str) -> dict[str, float]:
@@ -173,12 +257,6 @@ def check_finite(figures: dict[str, float], doing: str) -> dict[str, float]:
         names = ", ".join(bad)
         raise NonFiniteError(f"{doing}: {names} is not finite; lower the learning rate")
     return figures
-
-
-def in_notebook() -> bool:
-    """Whether this runs in Jupyter."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def make_folder(folder: Path) -> Path:

@@ -44,6 +44,8 @@ class Epoch(NamedTuple):
     """For each student: loss, loss_ce, loss_kd, top1 of training; test_loss, test_top1."""
     ensemble_top1: float
     """Of the mean of the students' probabilities, on the test set, in percent."""
+    ensemble_loss: float
+    """The cross-entropy of the same."""
 
 
 def train_together(
@@ -126,6 +128,7 @@ def _epoch_of(record: Record, num_students: int) -> Epoch:
     for number in range(1, num_students + 1):
         loss_ce = record[f"train_loss_ce_student{number}"]
         loss_kd = record[f"train_loss_kd_student{number}"]
+
         figures = {
             "loss": loss_ce + loss_kd,
             "loss_ce": loss_ce,
@@ -135,4 +138,11 @@ def _epoch_of(record: Record, num_students: int) -> Epoch:
             "test_top1": record[f"test_student{number}_top1"],
         }
         students.append(figures)
-    return Epoch(int(record["epoch"]), record["lr"], students, record["test_ensemble_top1"])
+
+    return Epoch(
+        number=int(record["epoch"]),
+        lr=record["lr"],
+        students=students,
+        ensemble_top1=record["test_ensemble_top1"],
+        ensemble_loss=record["test_ensemble_loss"],
+    )

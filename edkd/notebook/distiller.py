@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
-from edkd.notebook._loop import batches, logits_of, make_folder
+from edkd.notebook._loop import batches, checked_logits, make_folder
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(log-probabilities (N,C), class numbers (N,)) -> a scalar."""
@@ -135,7 +135,7 @@ class BaseDistiller:
         student.eval()
         try:
             for image, target in batches(dataloader, device, "validation"):
-                logits = logits_of(student, image)
+                logits = checked_logits("student", student, image, target)
                 loss = objective(logits.log_softmax(1), target)
                 meter.add({"loss": loss}, logits, target)
         finally:
@@ -146,8 +146,8 @@ class BaseDistiller:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's parameters."""
-    return next(model.parameters()).device
+    """The device of a model's parameters; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _given(student: Any, teacher: Any, optimizer: Any) -> dict[str, Any]:

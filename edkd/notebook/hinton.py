@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from edkd.dataset.inspection import check_target_form
 from edkd.distillers import kd_loss
 from edkd.distillers._math import cross_entropy
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
-from edkd.notebook._loop import batches, check_finite, logits_of
+from edkd.notebook._loop import batches, check_finite, check_pair, checked_logits, logits_of
 from edkd.notebook.distiller import BaseDistiller, Objective, device_of
 
 
@@ -38,9 +39,19 @@ class KDLoss(nn.Module):
 
         Args:
             student_pred: logits (N,C).
-            target: class numbers (N,).
+            target: class numbers (N,), or class probabilities (N,C).
             teacher_pred: logits (N,C); they get no gradient.
+
+        Raises:
+            UserError: the shapes do not fit.
         """
+        shapes = [tuple(part.shape) for part in (student_pred, teacher_pred)]
+        if shapes[0] != shapes[1] or student_pred.dim() != 2:
+            raise UserError(
+                f"KDLoss: student_pred has the shape {shapes[0]}, teacher_pred {shapes[1]}; "
+                "expected logits (N,C) of both; the order is (student_pred, target, teacher_pred)"
+            )
+        check_target_form(target, len(student_pred), "the batch")
         loss_kd = kd_loss(student_pred, teacher_pred.detach(), self.T)
         loss_ce = cross_entropy(student_pred, target)
         return self.alpha * loss_kd + (1 - self.alpha) * loss_ce
@@ -92,9 +103,11 @@ class HintonDistiller(BaseDistiller):
             "Train/Loss", "Train/Distillation", "Train/Objective", and "Train/Accuracy" in percent.
 
         Raises:
-            UserError: there are no such layers, or the shapes of their outputs differ.
+            UserError: there are no such layers, or the shapes of their outputs differ; a network,
+                the optimizer or a batch cannot be used.
             NonFiniteError: a loss is not finite.
         """
+        check_pair(student, teacher, optimizer)
         meter = Meter()
         mode = teacher.training
         device = device_of(student)
@@ -108,9 +121,9 @@ class HintonDistiller(BaseDistiller):
             ):
                 for image, target in batches(dataloader, device, "training"):
                     # Both networks; the hooks keep the outputs of the layers.
-                    logits = logits_of(student, image)
+                    logits = checked_logits("student", student, image, target)
                     with torch.no_grad():
-                        teacher(image)
+                        logits_of(teacher, image)
                     a_student, a_teacher = _activations(of_student, of_teacher)
 
                     # The loss.

@@ -1,7 +1,13 @@
-"""Reading the files of `train_dml`, <experiment>_model<i>_<tag>.pth, and resuming from them."""
+"""Reading the files of `train_dml`, <experiment>_model<i>_<tag>.pth, and resuming from them.
 
+Models are numbered from 1, tags are best, final and epoch_<n>. Earlier versions numbered from 0.
+"""
+
+import json
 import re
+import shutil
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ from torch import nn
 from edkd.engine.checkpoint import LATEST, load_checkpoint, save_checkpoint, save_text
 from edkd.engine.device import pick_device
 from edkd.engine.run_folder import CONFIG
-from edkd.errors import UserError
+from edkd.errors import StorageError, UserError
 from edkd.models import get_model
 from edkd.notebook._loop import make_folder
 from edkd.notebook.settings import FREE_ON_RESUME, NETWORKS
@@ -23,7 +29,9 @@ RUNS = "runs"
 _KEYS = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "config")
 _KEYS_TO_RESUME = ("training_history", "data", "run")
 
-_NAME = re.compile(r"(?P<experiment>.+)_model\d+_(epoch_\d+|final)\.pth")
+_NAME = re.compile(r"(?P<experiment>.+)_model(?P<number>\d+)_(?P<tag>epoch_\d+|final|best)\.pth")
+
+_SUMMARY = "_summary.json"
 
 
 def read_model_file(path: Path) -> dict[str, Any]:
@@ -40,18 +48,26 @@ def read_model_file(path: Path) -> dict[str, Any]:
 
 def load_dml_models(
     checkpoint_paths: str | Path | Sequence[str | Path], device: str | torch.device = "auto"
-) -> tuple[list[nn.Module], list[dict[str, Any]], torch.device]:
+) -> dict[str, Any]:
     """Load models from the files of `train_dml`.
 
+    Args:
+        checkpoint_paths: files, or one; a folder with the files of one experiment, or its
+            <experiment>_summary.json, stands for the best weights of each of its models.
+        device: auto, cpu, cuda, cuda:N or mps.
+
     Returns:
-        The models in eval mode, their configurations, and the device that they are on.
+        `models` in eval mode, `configs` of each of them, and the `device` that they are on.
 
     Raises:
         UserError: a file is absent, damaged, or of another kind.
+
+    Example:
+        models = load_dml_models(["checkpoints/x_model1_best.pth"])["models"]
     """
     where = pick_device(str(device))
     if isinstance(checkpoint_paths, (str, Path)):
-        checkpoint_paths = [checkpoint_paths]
+        checkpoint_paths = _files_of(Path(checkpoint_paths))
 
     models = []
     configs = []
@@ -59,27 +75,66 @@ def load_dml_models(
         state = read_model_file(path)
         models.append(_model_of(state, path).eval().to(where))
         configs.append(state["config"])
-    return models, configs, where
+    return {"models": models, "configs": configs, "device": where}
 
 
-def build_model(config: dict[str, Any]) -> nn.Module:
-    """The network of a configuration, with fresh weights."""
-    return get_model("cifar", config["model"].lower(), config["num_classes"])
+def _files_of(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, or the best weights of an experiment's models."""
+    if path.is_dir():
+        return _best_files(path)
+    if path.name.endswith(_SUMMARY) and path.is_file():
+        experiment = path.name.removesuffix(_SUMMARY)
+        return _best_files(_folder_of_summary(path), experiment)
+    return [path]
+
+
+def _best_files(folder: Path, experiment: str | None = None) -> list[Path]:
+    """<experiment>_model<i>_best.pth of each model, by number.
+
+    Raises:
+        UserError: the folder has no such files, or, where none is named, several experiments.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    for path in folder.glob("*_best.pth"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.setdefault(match["experiment"], {})[int(match["number"])] = path
+
+    names = sorted(found) if experiment is None else [experiment]
+    if len(names) > 1:
+        raise UserError(f"{folder} has several experiments ({', '.join(names)}); name their files")
+    if not names or names[0] not in found:
+        raise UserError(f"{folder} has no files {experiment or '<experiment>'}_model<i>_best.pth")
+    return [path for _, path in sorted(found[names[0]].items())]
+
+
+def _folder_of_summary(path: Path) -> Path:
+    """`save_dir` of the experiment of a summary."""
+    try:
+        return Path(json.loads(path.read_text(encoding="utf-8"))["config"]["save_dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not a summary of train_dml; name the .pth files") from None
+
+
+def build_model(name: str, num_classes: int) -> nn.Module:
+    """One of NETWORKS with fresh weights."""
+    return get_model("cifar", name.lower(), num_classes)
 
 
 def _model_of(state: dict[str, Any], path: Path) -> nn.Module:
     """The network of a file, with its weights."""
-    config = state["config"]
-    known = isinstance(config, dict) and config.get("model") in NETWORKS
-    if not known or not isinstance(config.get("num_classes"), int):
+    config = state["config"] if isinstance(state["config"], dict) else {}
+    name = state.get("network", config.get("model"))  # earlier versions had one for all models
+    num_classes = config.get("num_classes")
+    if name not in NETWORKS or not isinstance(num_classes, int):
         raise UserError(f"{path} is not a checkpoint of train_dml: its config names no network")
 
-    model = build_model(config)
+    model = build_model(name, num_classes)
     try:
         model.load_state_dict(state["model_state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: the weights do not fit {config['model']} ({reason})") from None
+        raise UserError(f"{path}: the weights do not fit {name} ({reason})") from None
     return model
 
 
@@ -87,7 +142,10 @@ def _model_of(state: dict[str, Any], path: Path) -> nn.Module:
 
 
 def read_file_to_resume(path: Path, config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file that `resume` names, and "experiment", from its name.
+    """The content of the file that `resume` names, with "experiment" and "first_number".
+
+    "first_number" is the number of the first model in the files' names: 0 for experiments of
+    earlier versions, else 1.
 
     Args:
         config: of the resumed run, complete.
@@ -99,7 +157,8 @@ def read_file_to_resume(path: Path, config: dict[str, Any], data: dict[str, Any]
     match = _NAME.fullmatch(path.name)
     if not match:
         raise UserError(
-            f"resume: {path.name} is not <experiment>_model<i>_epoch_<n>.pth or _final.pth"
+            f"resume: {path.name} is not <experiment>_model<i>_epoch_<n>.pth, _best.pth or "
+            "_final.pth"
         )
     state = read_model_file(path)
     for key in _KEYS_TO_RESUME:
@@ -116,7 +175,10 @@ def read_file_to_resume(path: Path, config: dict[str, Any], data: dict[str, Any]
         raise UserError(
             f"resume: the training set was {state['data']} and is {data}; give the same data"
         )
-    return state | {"experiment": match["experiment"]}
+
+    experiment = match["experiment"]
+    counts_from_0 = any(path.parent.glob(f"{escape(experiment)}_model0_*.pth"))
+    return state | {"experiment": experiment, "first_number": 0 if counts_from_0 else 1}
 
 
 def restore_run(source: Path, target: Path, epoch: int, stages: list[int]) -> None:
@@ -140,15 +202,32 @@ def restore_run(source: Path, target: Path, epoch: int, stages: list[int]) -> No
     save_text(yaml.safe_dump(config), target / CONFIG)
 
 
+def keep_for_best(run: Path, number: int) -> None:
+    """Keep the last checkpoint of a run, to resume from the best weights of a model.
+
+    Args:
+        run: run folder of the engine.
+        number: of the model, in the name of its files.
+    """
+    target = run / f"model{number}_best"
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.copyfile(run / LATEST, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {target}: {error.strerror}") from None
+
+
 def _checkpoint_of(run: Path, epoch: int) -> dict[str, Any]:
+    """The checkpoint of an epoch in a run folder; UserError if there is none."""
     numbered = run / f"epoch_{epoch}"
     if numbered.is_file():
         return load_checkpoint(numbered)
 
-    latest = run / LATEST
-    if latest.is_file():
-        checkpoint = load_checkpoint(latest)
-        if checkpoint["epoch"] == epoch:
+    for path in [run / LATEST, *sorted(run.glob("model*_best"))]:
+        checkpoint = load_checkpoint(path) if path.is_file() else {}
+        if checkpoint.get("epoch") == epoch:
             return checkpoint
     raise UserError(
         f"resume: {run} has no checkpoint of epoch {epoch}; resume from the file of another epoch"

@@ -20,9 +20,15 @@ from edkd.errors import UserError
 from edkd.notebook._loop import make_folder
 from edkd.notebook._run import Epoch, train_together, unused_folder
 from edkd.notebook.image_folders import prepare_dataloaders
-from edkd.notebook.model_files import RUNS, build_model, read_file_to_resume, restore_run
-from edkd.notebook.passes import validate_dml
-from edkd.notebook.settings import create_dml_config
+from edkd.notebook.model_files import (
+    RUNS,
+    build_model,
+    keep_for_best,
+    read_file_to_resume,
+    restore_run,
+)
+from edkd.notebook.passes import evaluate_dml_models
+from edkd.notebook.settings import create_dml_config, network_names
 
 
 def train_dml(
@@ -33,7 +39,9 @@ def train_dml(
 ) -> dict[str, Any]:
     """Train `model_num` models that learn from one another, with `edkd.distill`.
 
-    Its run folder is `<save_dir>/runs/<experiment>`. A resumed run ends bit-for-bit as one that
+    Its run folder is `<save_dir>/runs/<experiment>`. Each model has the files
+    `<save_dir>/<experiment>_model<i>_<tag>.pth`, with i from 1 and the tags best, final and
+    epoch_<n>. `resume` continues after the epoch of any of them, and ends bit-for-bit as a run that
     was not stopped.
 
     Args:
@@ -44,7 +52,8 @@ def train_dml(
 
     Returns:
         models, best_accuracies (percent, on the validation set), avg_best_accuracy,
-        training_history, test_results (None without a test set), config, experiment_name.
+        training_history, test_results (None without a test set; with those of the ensemble),
+        config, experiment_name.
 
     Raises:
         UserError: a setting, a loader or a file cannot be used, or the experiment exists already.
@@ -83,10 +92,12 @@ class Experiment:
         self.log_dir = Path(config["log_dir"])
         self.history: list[dict[str, Any]] = []
         self.writer: Any = None
+        self.first_number = 1
 
         # Models and optimizers.
         torch.manual_seed(seed_for(config["seed"], 0))
-        self.models = [build_model(config) for _ in range(config["model_num"])]
+        self.networks = network_names(config)
+        self.models = [build_model(name, config["num_classes"]) for name in self.networks]
         options = {name: config[name] for name in ("lr", "momentum", "weight_decay")}
         self.optimizers = [optim.SGD(model.parameters(), **options) for model in self.models]
 
@@ -103,7 +114,8 @@ class Experiment:
     def _start(self) -> None:
         config = self.config
         now = time.strftime("%Y%m%d_%H%M%S")
-        self.name = config["experiment_name"] or f"dml_{config['model']}_{now}"
+        networks = "+".join(dict.fromkeys(self.networks))
+        self.name = config["experiment_name"] or f"dml_{networks}_{now}"
         self.run = unused_folder(self.save_dir / RUNS, self.name)
 
         summary = self._summary_file()
@@ -117,6 +129,10 @@ class Experiment:
         state = read_file_to_resume(path, self.config, self.data)
         self.name = state["experiment"]
         self.history = state["training_history"]
+        self.first_number = state["first_number"]
+        tqdm.write(
+            f"resume: {path.name} was written after epoch {state['epoch']}; it goes on there"
+        )
 
         source = path.parent / RUNS / state["run"]
         self.run = self.save_dir / RUNS / state["run"]
@@ -147,6 +163,7 @@ class Experiment:
             )
         self._save_models("final", range(len(self.models)))
 
+        # Results.
         best = self._best_accuracies()
         summary = {
             "best_accuracies": best,
@@ -177,26 +194,41 @@ class Experiment:
         config = self.config
         before = self._best_accuracies()
         rows = [_row(i, figures) for i, figures in enumerate(epoch.students)]
-        self.history.append({"epoch": epoch.number, "lr": epoch.lr, "models": rows})
+        ensemble = {"val_loss": epoch.ensemble_loss, "val_acc": epoch.ensemble_top1}
+        self.history.append(
+            {"epoch": epoch.number, "lr": epoch.lr, "models": rows, "ensemble": ensemble}
+        )
 
         # Checkpoints, and the summary so far.
         improved = [i for i, row in enumerate(rows) if row["val_acc"] > before[i]]
         self._save_models("best", improved)
+        for i in improved:
+            keep_for_best(self.run, self.first_number + i)
         if config["save_freq"] and epoch.number % config["save_freq"] == 0:
             self._save_models(f"epoch_{epoch.number}", range(len(rows)))
         self._save_summary({"training_history": self.history, "config": config})
 
-        # Logs.
-        for row in rows:
-            for name in ("train_loss", "train_acc", "val_loss", "val_acc"):
-                self.writer.add_scalar(f"model{row['model_idx']}/{name}", row[name], epoch.number)
-        self._log_epoch(epoch.number, epoch.lr, rows)
+        self._write_curves(self.history[-1])
+        self._log_epoch(self.history[-1])
 
-    def _log_epoch(self, epoch: int, lr: float, rows: list[dict[str, Any]]) -> None:
+    def _write_curves(self, record: dict[str, Any]) -> None:
+        """The points of an epoch for TensorBoard."""
+        epoch = record["epoch"]
+        self.writer.add_scalar("lr", record["lr"], epoch)
+        for name, value in record["ensemble"].items():
+            self.writer.add_scalar(f"ensemble/{name}", value, epoch)
+        for number, row in enumerate(record["models"], 1):
+            for name in ("train_loss", "train_acc", "val_loss", "val_acc"):
+                self.writer.add_scalar(f"model{number}/{name}", row[name], epoch)
+
+    def _log_epoch(self, record: dict[str, Any]) -> None:
         """A line in the log, and on the screen where one is due."""
+        epoch = record["epoch"]
         epochs = self.config["epochs"]
-        accuracies = ", ".join(f"{row['val_acc']:.2f}" for row in rows)
-        line = f"epoch {epoch}/{epochs}: lr {lr:.4g}, accuracies {accuracies} %"
+        accuracies = ", ".join(f"{row['val_acc']:.2f}" for row in record["models"])
+        together = f"{record['ensemble']['val_acc']:.2f}"
+        lr = f"{record['lr']:.4g}"
+        line = f"epoch {epoch}/{epochs}: lr {lr}, accuracies {accuracies}, ensemble {together} %"
 
         if epoch % self.config["print_freq"] == 0 or epoch in (1, epochs):
             tqdm.write(line)
@@ -216,21 +248,24 @@ class Experiment:
         return best
 
     def _test(self, loader: Iterable[Any]) -> dict[str, Any]:
-        """Figures of the models, with their last weights, on the test set."""
-        losses, accuracies = validate_dml(self.models, loader, self.device, self.config)
-        reached = [accuracy.avg for accuracy in accuracies]
+        """Figures of the models and of their ensemble, with the last weights, on the test set."""
+        *rows, ensemble = evaluate_dml_models(self.models, loader, self.device, self.config)
+        reached = [row["accuracy"] for row in rows]
         return {
-            "test_losses": [loss.avg for loss in losses],
+            "test_losses": [row["loss"] for row in rows],
             "test_accs": reached,
             "avg_test_acc": sum(reached) / len(reached),
+            "ensemble_test_loss": ensemble["loss"],
+            "ensemble_test_acc": ensemble["accuracy"],
         }
 
     def _save_models(self, tag: str, numbers: Iterable[int]) -> None:
-        """Write <experiment>_model<i>_<tag>.pth for some models."""
+        """Write <experiment>_model<i>_<tag>.pth for some models, whose numbers begin with 0."""
         best = self._best_accuracies()
         for i in numbers:
             content = {
                 "epoch": len(self.history),
+                "network": self.networks[i],
                 "model_state_dict": self.models[i].state_dict(),
                 "optimizer_state_dict": self.optimizers[i].state_dict(),
                 "best_acc": best[i],
@@ -239,7 +274,8 @@ class Experiment:
                 "data": self.data,
                 "run": self.run.name,
             }
-            save_checkpoint(content, self.save_dir / f"{self.name}_model{i}_{tag}.pth")
+            number = self.first_number + i
+            save_checkpoint(content, self.save_dir / f"{self.name}_model{number}_{tag}.pth")
 
     def _save_summary(self, summary: dict[str, Any]) -> None:
         save_text(json.dumps(summary, indent=1, default=str) + "\n", self._summary_file())

@@ -6,9 +6,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn, optim
 
+from edkd.dataset.inspection import checked
 from edkd.engine.device import pick_device
+from edkd.engine.given_networks import check_apart
 from edkd.errors import UserError
-from edkd.notebook._loop import kl_from_peer, logits_of, measure, student_losses, train_cohort
+from edkd.notebook._loop import (
+    check_classes,
+    kl_from_peer,
+    logits_of,
+    measure,
+    student_losses,
+    train_cohort,
+)
 
 
 class Average(NamedTuple):
@@ -35,18 +44,23 @@ def compute_dml_loss(
         The loss, a scalar, and "ce_loss", "kl_loss", "total_loss" as numbers.
 
     Raises:
-        UserError: there are fewer than two models.
+        UserError: there are fewer than two models, or one twice; the batch does not fit.
     """
     if len(models) < 2:
         raise UserError(f"models has {len(models)} network, but mutual learning needs two")
+    check_apart(models)
+    image, target = checked((x, y), "the batch (x, y)")
     model_idx %= len(models)
 
-    own = logits_of(models[model_idx], x)
+    own = logits_of(models[model_idx], image)
+    check_classes(own, target)
     with torch.no_grad():
-        peers = [None if i == model_idx else logits_of(model, x) for i, model in enumerate(models)]
+        peers = [
+            None if i == model_idx else logits_of(model, image) for i, model in enumerate(models)
+        ]
     logits = [own if row is None else row for row in peers]
 
-    losses = student_losses(logits, y, model_idx, kl_from_peer)
+    losses = student_losses(logits, target, model_idx, kl_from_peer)
     numbers = {
         "ce_loss": losses["loss_ce"].item(),
         "kl_loss": losses["loss_kd"].item(),

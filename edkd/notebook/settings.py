@@ -9,7 +9,7 @@ from edkd.hints import hint
 NETWORKS = ("ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110")
 
 DEFAULT_CONFIG: dict[str, Any] = {
-    "model": "ResNet32",  # one of NETWORKS
+    "model": "ResNet32",  # one of NETWORKS, or a list of them, one for each model
     "data_dir": "./data",  # has train/, val/ and perhaps test/, with one folder for each class
     "batch_size": 32,
     "num_workers": 4,  # processes that read images
@@ -29,7 +29,7 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "save_dir": "checkpoints",
     "log_dir": "logs",
     "experiment_name": None,  # None: made of the model and the time
-    "resume": None,  # <experiment>_model<i>_epoch_<n>.pth or _final.pth, of any of the models
+    "resume": None,  # <experiment>_model<i>_<tag>.pth, of any of the models
 }
 
 LOWEST = {
@@ -77,20 +77,11 @@ def create_dml_config(**kwargs: Any) -> dict[str, Any]:
             raise UserError(f"unknown setting {name}{hint(name, DEFAULT_CONFIG)}")
     config = DEFAULT_CONFIG | {name: _typed(name, value) for name, value in kwargs.items()}
 
-    model = config["model"]
-    if model not in NETWORKS:
-        known = ", ".join(NETWORKS)
-        raise UserError(f"model is {model!r}, not one of {known}{hint(model, NETWORKS)}")
-
-    name = config["experiment_name"]
-    if name and Path(name).name != name:
-        raise UserError(
-            f"experiment_name is {name!r}, but must be a name without folders; save_dir is the "
-            "setting for the folder"
-        )
-
-    if name and len(name.encode()) > 200:
-        raise UserError(f"experiment_name is too long ({name[:40]!r}...); give a shorter one")
+    if isinstance(config["model"], list) and kwargs.get("model_num") is None:
+        config["model_num"] = len(config["model"])
+    _check_networks(config)
+    if config["experiment_name"]:
+        _check_name(config["experiment_name"])
 
     for name, low in LOWEST.items():
         value = config[name]
@@ -99,8 +90,39 @@ def create_dml_config(**kwargs: Any) -> dict[str, Any]:
     return config
 
 
+def _check_networks(config: dict[str, Any]) -> None:
+    names = network_names(config)
+    for model in names:
+        if model not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise UserError(f"model is {model!r}, not one of {known}{hint(model, NETWORKS)}")
+    if isinstance(config["model"], list) and len(names) != config["model_num"]:
+        raise UserError(
+            f"model has {len(names)} networks, but model_num is {config['model_num']}; leave "
+            "model_num out"
+        )
+
+
+def _check_name(name: str) -> None:
+    if Path(name).name != name:
+        raise UserError(
+            f"experiment_name is {name!r}, but must be a name without folders; save_dir is the "
+            "setting for the folder"
+        )
+    if len(name.encode()) > 200:
+        raise UserError(f"experiment_name is too long ({name[:40]!r}...); give a shorter one")
+
+
+def network_names(config: dict[str, Any]) -> list[str]:
+    """The network of each model of a configuration."""
+    model = config["model"]
+    return list(model) if isinstance(model, list) else [model] * max(config["model_num"], 1)
+
+
 def _typed(name: str, value: Any) -> Any:
     """A value in the type of its default, so that a checkpoint can hold it; or UserError."""
+    if name == "model" and isinstance(value, (list, tuple)):
+        return [str(each) for each in value]
     default = DEFAULT_CONFIG[name]
     kind = _TYPES_OF_NONE.get(name, type(default))
     if value is None and default is None:

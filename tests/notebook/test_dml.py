@@ -269,7 +269,7 @@ def test_other_batches(data):
     assert record[0]["loss_ce"] > 0
 
     triples = DataLoader(TensorDataset(inputs, targets, targets), 16)
-    with pytest.raises(UserError, match=r"expected a pair \(image, target\)"):
+    with pytest.raises(UserError, match=r"expected a pair of tensors \(image, target\)"):
         DML(students, triples, data[1], optimizers).train_students(1, **QUIET)
     with pytest.raises(UserError, match=r"evaluation: batch 1 .*expected a pair"):
         DML(students, data[0], triples, optimizers).evaluate()

@@ -48,7 +48,7 @@ def weights(models):
 
 
 def momenta(folder, name):
-    state = torch.load(folder / f"{name}_model0_final.pth", weights_only=True)
+    state = torch.load(folder / f"{name}_model1_final.pth", weights_only=True)
     return [slot["momentum_buffer"] for slot in state["optimizer_state_dict"]["state"].values()]
 
 
@@ -79,14 +79,18 @@ def test_the_documented_results_and_files(config, images, tmp_path, capsys):
     best = [max(record["models"][i]["val_acc"] for record in history) for i in (0, 1)]
     assert result["best_accuracies"] == best
     assert result["avg_best_accuracy"] == pytest.approx(sum(best) / 2)
-    assert set(result["test_results"]) == {"test_losses", "test_accs", "avg_test_acc"}
+    test_results = result["test_results"]
+    assert {"test_losses", "test_accs", "avg_test_acc"} < set(test_results)
     last = [row["val_acc"] for row in history[-1]["models"]]
-    assert result["test_results"]["test_accs"] == pytest.approx(last)
+    assert test_results["test_accs"] == pytest.approx(last)
+    ensemble = history[-1]["ensemble"]
+    assert test_results["ensemble_test_acc"] == pytest.approx(ensemble["val_acc"])
+    assert test_results["ensemble_test_loss"] == pytest.approx(ensemble["val_loss"], rel=1e-4)
 
     # The files.
     folder = tmp_path / "checkpoints"
     tags = ("best", "final", "epoch_1", "epoch_2", "epoch_3")
-    files = {f"x_model{i}_{tag}.pth" for i in (0, 1) for tag in tags}
+    files = {f"x_model{i}_{tag}.pth" for i in (1, 2) for tag in tags}
     assert {path.name for path in folder.iterdir()} == files | {"runs"}
     assert (folder / "runs/x/result.json").is_file()
     logs = {path.name for path in (tmp_path / "logs").iterdir()}
@@ -98,7 +102,9 @@ def test_the_documented_results_and_files(config, images, tmp_path, capsys):
     assert summary["training_history"] == history
 
     # The models from the files.
-    models, configs, device = load_dml_models([folder / f"x_model{i}_best.pth" for i in (0, 1)])
+    files = [folder / f"x_model{i}_best.pth" for i in (1, 2)]
+    models_data = load_dml_models(files)
+    models, configs, device = (models_data[key] for key in ("models", "configs", "device"))
     assert configs[0]["model"] == "ResNet20"
     results = evaluate_dml_models(models, images[1], device, configs[0])
     assert [row["accuracy"] for row in results[:2]] == pytest.approx(best)
@@ -107,7 +113,7 @@ def test_the_documented_results_and_files(config, images, tmp_path, capsys):
     assert not any(model.training for model in models)
 
     # The ensemble is the mean of the probabilities.
-    models, _, _ = load_dml_models(str(folder / "x_model0_final.pth"), "cpu")
+    models = load_dml_models(str(folder / "x_model1_final.pth"), "cpu")["models"]
     assert equal(weights(models), weights(result["models"][:1]))
     alone = evaluate_ensemble(models, images[1], "cpu")
     assert alone["accuracy"] == pytest.approx(last[0])
@@ -126,8 +132,8 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path)
     parts = config | {"experiment_name": "parts"}
     train_dml(parts | {"epochs": 2}, *images)
 
-    second = {"resume": str(folder / "parts_model1_epoch_2.pth")}
-    first = {"resume": folder / "parts_model0_epoch_1.pth"}
+    second = {"resume": str(folder / "parts_model2_epoch_2.pth")}
+    first = {"resume": folder / "parts_model1_epoch_1.pth"}
     elsewhere = {"save_dir": tmp_path / "elsewhere", "log_dir": tmp_path / "elsewhere"}
     for more in (second, first, first | elsewhere):
         torch.rand(7)
@@ -138,7 +144,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path)
         assert equal(momenta(folder, "x"), momenta(more.get("save_dir", folder), "parts"))
 
     # From the final file, without numbered checkpoints of the engine.
-    final = parts | {"resume": folder / "parts_model0_final.pth", "epochs": 4}
+    final = parts | {"resume": folder / "parts_model1_final.pth", "epochs": 4}
     for file in (folder / "runs/parts").glob("epoch_*"):
         file.unlink()
     assert len(train_dml(final, *images)["training_history"]) == 4
@@ -147,14 +153,14 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path)
 def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
     folder = tmp_path / "checkpoints"
     train_dml(config | {"epochs": 2}, *images)
-    resume = config | {"resume": folder / "x_model1_epoch_2.pth"}
+    resume = config | {"resume": folder / "x_model2_epoch_2.pth"}
     for other, message in (
         ({"model": "ResNet32"}, "resume: model was 'ResNet20' and is 'ResNet32'; give the same"),
         ({"lr": 0.1}, "resume: lr was 0.05 and is 0.1"),
         ({"model_num": 3}, "resume: model_num was 2 and is 3"),
         ({"epochs": 1}, "resume: epochs is 1, but 2 are done"),
-        ({"resume": folder / "x_model0_best.pth"}, "is not <experiment>_model<i>_epoch_<n>.pth"),
-        ({"resume": folder / "y_model0_epoch_2.pth"}, "no checkpoint at .*y_model0_epoch_2.pth"),
+        ({"resume": folder / "x_model1_worst.pth"}, "is not <experiment>_model<i>_epoch_<n>.pth"),
+        ({"resume": folder / "y_model1_epoch_2.pth"}, "no checkpoint at .*y_model1_epoch_2.pth"),
     ):
         with pytest.raises(UserError, match=message):
             train_dml(resume | other, *images)
@@ -166,17 +172,18 @@ def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
         train_dml(resume, fewer, images[1])
 
     # The engine's run has moved on, and the checkpoint of the file is gone or damaged.
-    (folder / "runs/x/epoch_1").unlink()
+    for file in ("epoch_1", "model1_best", "model2_best"):
+        (folder / "runs/x" / file).unlink()
     with pytest.raises(UserError, match="runs/x has no checkpoint of epoch 1"):
-        train_dml(config | {"resume": folder / "x_model1_epoch_1.pth"}, *images)
+        train_dml(config | {"resume": folder / "x_model2_epoch_1.pth"}, *images)
     (folder / "runs/x/epoch_2").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(UserError, match="runs/x/epoch_2 is damaged"):
         train_dml(resume, *images)
 
     # The file itself is damaged, or another one.
-    path = folder / "x_model0_epoch_1.pth"
-    torch.save({"epoch": 1}, folder / "z_model0_epoch_1.pth")
-    for file in (path, folder / "z_model0_epoch_1.pth"):
+    path = folder / "x_model1_epoch_1.pth"
+    torch.save({"epoch": 1}, folder / "z_model1_epoch_1.pth")
+    for file in (path, folder / "z_model1_epoch_1.pth"):
         if file is path:
             path.write_bytes(b"PK\3\4 and no more")
         with pytest.raises(UserError, match=file.name):
@@ -186,9 +193,11 @@ def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
 
 
 def test_a_failed_first_epoch_does_not_block_the_name(config, images):
-    """Here an image has a NaN."""
-    images[0].dataset.tensors[0][3] = math.nan
+    """Here the rate is too high, or an image has a NaN."""
     with pytest.raises(ArithmeticError):
+        train_dml(config | {"epochs": 1, "lr": 1e30}, *images)
+    images[0].dataset.tensors[0][3] = math.nan
+    with pytest.raises(UserError, match="values that are not finite"):
         train_dml(config | {"epochs": 1}, *images)
     images[0].dataset.tensors[0][3] = 0.0
     assert train_dml(config | {"epochs": 1}, *images)["experiment_name"] == "x"
@@ -209,8 +218,8 @@ def test_settings_of_other_types_become_plain(config, images, tmp_path):
     result = train_dml(config | settings | {"num_classes": np.int64(4)}, *images)
     kinds = {type(value) for value in result["config"].values()}
     assert kinds <= {str, int, float, bool, type(None)}
-    _, configs, _ = load_dml_models([tmp_path / "there/x_model0_final.pth"], "cpu")
-    assert configs[0] == result["config"]
+    loaded = load_dml_models([tmp_path / "there/x_model1_final.pth"], "cpu")
+    assert loaded["configs"] == [result["config"]]
 
 
 def test_the_parts_of_train_dml(images):
@@ -248,6 +257,9 @@ def test_the_parts_of_train_dml(images):
         ({"modle": "ResNet20"}, "unknown setting modle, did you mean 'model'"),
         ({"model": "ResNet21"}, "model is 'ResNet21', not one of ResNet20"),
         ({"model_num": 1}, "model_num is 1, but must be at least 2"),
+        ({"model": ["ResNet20", "ResNet2"]}, "model is 'ResNet2', not one of ResNet20"),
+        ({"model": ["ResNet20"] * 2, "model_num": 3}, "model has 2 networks, but model_num is 3"),
+        ({"model": ["ResNet20"]}, "model_num is 1, but must be at least 2"),
         ({"epochs": 0}, "epochs is 0, but must be at least 1"),
         ({"epochs": "many"}, "epochs is 'many', not of type int"),
         ({"epochs": 1.5}, "epochs is 1.5, not of type int"),
@@ -308,8 +320,11 @@ def test_image_folders(tmp_path, config):
     assert next(iter(loaders[0]))[0].shape == (4, 3, 32, 32)
     (tmp_path / "images/test").rename(tmp_path / "images/other")
     assert prepare_dataloaders(tmp_path / "images", num_workers=0)[2] is None
+    (tmp_path / "images/val").rename(tmp_path / "images/valid")
+    assert len(prepare_dataloaders(tmp_path / "images", num_workers=0)[1].dataset) == 6
+    (tmp_path / "images/valid").rename(tmp_path / "images/val")
     (tmp_path / "images/val/c1").rename(tmp_path / "images/val/c2")
     with pytest.raises(UserError, match="val has other classes than .*train"):
         prepare_dataloaders(tmp_path / "images")
-    with pytest.raises(UserError, match="no images in .*nowhere"):
+    with pytest.raises(UserError, match="data_dir: no folder .*nowhere"):
         prepare_dataloaders(tmp_path / "nowhere")

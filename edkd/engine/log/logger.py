@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from edkd.engine.checkpoint import save_text
+from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
 from edkd.engine.log.tensorboard import TensorBoard
 from edkd.engine.log.wandb import Wandb
@@ -102,7 +103,7 @@ class Logger:
             total=total_steps,
             initial=done_steps,
             file=Guard(sys.stderr),
-            disable=None if self.prints else True,  # None: shown on a terminal only
+            disable=_bar_is_off() if self.prints else True,
             unit="step",
             dynamic_ncols=True,
         )
@@ -249,6 +250,11 @@ class Logger:
             return
         self._warned.add(name)
         warn(f"cannot write {name}: {reason_of(error)}; the run continues without it")
+
+
+def _bar_is_off() -> bool | None:
+    """For tqdm: False in Jupyter; else None, which shows the bar on a terminal only."""
+    return False if in_notebook() else None
 
 
 def _short(value: float) -> str:
