@@ -1,14 +1,24 @@
-"""Loading weights from published, student and whole-run checkpoints into a network."""
+"""Loading weights into a network, from the files of this package and of other training scripts."""
 
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.errors import UserError
+from edkd.engine.matching import (
+    Match,
+    fits,
+    is_counter,
+    is_numbered,
+    is_same,
+    matches,
+    wrong_shapes,
+)
+from edkd.errors import UserError, warn
+from edkd.types import DataInfo
 
 _PLAIN_TYPES = (
     torch.float64,
@@ -19,89 +29,250 @@ _PLAIN_TYPES = (
     torch.int32,
 )
 
+_SHOWN = 4
+"""Names that a message lists."""
 
-def load_weights(model: nn.Module, path: Path) -> None:
+
+class Use(NamedTuple):
+    """What a file is loaded for."""
+
+    data: DataInfo | None = None
+    """Of the data set that the network will see; None: its classes are not compared."""
+    dataset: str = ""
+    """Name of that data set."""
+    model: str = ""
+    """Name of the network."""
+    model_key: str = "DISTILLER.TEACHER"
+    """How the user names the network."""
+    data_key: str = "DATASET.TYPE"
+    """How the user names the data set."""
+
+
+class Facts(NamedTuple):
+    """What a file says about its network; empty where it does not."""
+
+    architecture: str = ""
+    dataset: str = ""
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+
+def load_weights(model: nn.Module, path: Path, use: Use | None = None) -> Facts:
     """Load a checkpoint into a model with the same keys and shapes.
 
-    Files from before 2018 lack the batch norms' counters of batches, which are not used here.
+    The weights may be in nested dictionaries and have a prefix, as "state_dict" or "module.". Files
+    from before 2018 lack the batch norms' counters of batches, which are not used here.
 
     Raises:
-        UserError: the file cannot be read (see `load_checkpoint`), or its weights belong to
-            another architecture or number of classes.
+        UserError: the file cannot be read (see `load_checkpoint`), its weights are not finite, or
+            they belong to another architecture, number of classes or set of classes.
     """
-    checkpoint = load_checkpoint(path)
-    entries = checkpoint.get("model", checkpoint)
-    wanted = model.state_dict()
-    is_own = _is_state_of(entries, wanted)
-    weights = entries if is_own else _model_weights(entries)
+    use = use or Use()
+    content = load_checkpoint(path)
+    facts = facts_of(content)
+    check_classes(path, facts, use)
 
-    if not is_own and weights and all(re.match(r"\d+\.", key) for key in weights):
-        raise UserError(
-            f"{path} holds several students; name the file of one beside it, as student1_best "
-            "or student_best"
-        )
-
-    counters = {key: value for key, value in wanted.items() if _is_counter(key)}
-    weights = counters | weights
-    _check_keys(path, wanted, weights)
-    for key, tensor in wanted.items():
-        _check_tensor(path, key, tensor, weights[key])
-    model.load_state_dict(weights)
+    state = model.state_dict()
+    wanted = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    match = _find(path, content, wanted, _suggestion(facts, use))
+    weights = {
+        key: _checked(path, key, tensor, match.weights.get(key, tensor))
+        for key, tensor in wanted.items()
+    }
+    model.load_state_dict(state | weights)
+    return facts
 
 
-def _is_state_of(entries: Any, wanted: dict[str, Tensor]) -> bool:
-    """Whether the entries are tensors under exactly the model's keys."""
-    if not isinstance(entries, dict) or entries.keys() != wanted.keys():
-        return False
-    return all(isinstance(value, Tensor) for value in entries.values())
+# What a file says about itself.
 
 
-def _is_counter(key: str) -> bool:
-    return key.endswith("num_batches_tracked")
+def facts_of(content: Mapping[str, Any]) -> Facts:
+    """The facts in a student's file; those of another type are left out."""
+    architecture = content.get("architecture", content.get("arch"))
+    dataset = content.get("dataset")
+    number = content.get("num_classes")
+    names = content.get("class_names")
 
-
-def _check_keys(path: Path, wanted: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-    misfits = sorted(wanted.keys() ^ weights.keys())
-    if not misfits:
-        return
-    lacks = "lacks" if misfits[0] in wanted else "has"
-    raise UserError(
-        f"{path} is of another architecture: it {lacks} {misfits[0]} (and {len(misfits) - 1} "
-        "more keys differ); name the model that it was trained with"
+    are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return Facts(
+        architecture if isinstance(architecture, str) else "",
+        dataset if isinstance(dataset, str) else "",
+        number if isinstance(number, int) else 0,
+        tuple(names) if names and are_names else (),
     )
 
 
-def _check_tensor(path: Path, key: str, wanted: Tensor, given: Tensor) -> None:
-    if wanted.shape != given.shape:
+def check_classes(path: Path, facts: Facts, use: Use) -> None:
+    """Raise UserError where a network was trained on other classes than those of the data."""
+    if use.data is None:
+        return
+    trained_on = f" of {facts.dataset}" if facts.dataset else ""
+    data = f"the data set {use.dataset}" if use.dataset else "the data set"
+    remedy = f"give the data set that it was trained on by {use.data_key}"
+    if facts.dataset and facts.dataset != use.dataset:
+        remedy = f"write {use.data_key} {facts.dataset}"
+
+    number = facts.num_classes or len(facts.class_names)
+    if number and number != use.data.num_classes:
         raise UserError(
-            f"{path} is of another architecture or number of classes: {key} is "
-            f"{tuple(given.shape)} there but {tuple(wanted.shape)} here; name the model and the "
-            "data set that it was trained with"
+            f"{path} was trained on the {number} classes{trained_on}, but {data} has "
+            f"{use.data.num_classes}; {remedy}"
         )
+
+    names = use.data.class_names
+    if not facts.class_names or not names or facts.class_names == tuple(names):
+        return
+    pairs = enumerate(zip(facts.class_names, names, strict=True))
+    place, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+    raise UserError(
+        f"{path} was trained on other classes{trained_on} or in another order: class {place} is "
+        f"{there!r} there, but {here!r} in {data}; {remedy}, with its classes in that order"
+    )
+
+
+def _suggestion(facts: Facts, use: Use) -> str:
+    """What to do where a network does not fit."""
+    if facts.architecture and facts.architecture != use.model:
+        return f"the file names the model {facts.architecture}: {use.model_key} {facts.architecture}"
+    if facts.dataset and use.dataset and facts.dataset != use.dataset:
+        return f"the file names the data set {facts.dataset}: {use.data_key} {facts.dataset}"
+    return "name the model and the data set that it was trained with"
+
+
+# Finding the weights.
+
+
+def _find(
+    path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], suggestion: str
+) -> Match:
+    """The one place in a file that fits the model."""
+    found = matches(content, wanted)
+    fitting = sorted((match for match in found if fits(match, wanted)), key=lambda m: m.rank)
+    if not fitting:
+        _refuse(path, content, wanted, found, suggestion)
+
+    # Several networks?
+    match = fitting[0]
+    others = [other for other in fitting[1:] if not is_same(match, other)]
+    names = ", ".join(_place_name(each) for each in [match, *others])
+    if is_numbered(match, found):
+        raise UserError(
+            f"{path} holds several students; name the file of one beside it, as student1_best or "
+            "student_best"
+        )
+    if any(other.rank == match.rank for other in others):
+        raise UserError(
+            f"{path} holds several networks that fit ({names}); save the state dict of one of them"
+        )
+    if others:
+        warn(f"{path}: several networks fit ({names}); {_place_name(match)} is used")
+
+    if match.counters:
+        warn(f"{path}: ignored what is not the network's: {_some(match.counters)}")
+    return match
+
+
+def _refuse(
+    path: Path,
+    content: dict[str, Any],
+    wanted: Mapping[str, Tensor],
+    found: Sequence[Match],
+    suggestion: str,
+) -> None:
+    """Raise UserError with the reason why nothing in a file fits."""
+    top = _some(list(map(str, content))) or "none"
+    if not found:
+        reason = _why_nothing(content, wanted)
+        raise UserError(f"{path} {reason} (keys at its top: {top}); {suggestion}")
+
+    best = found[0]
+    if best.misfits:
+        first = best.misfits[0]
+        verb = "lacks" if first in best.lacking else "has"
+        where = f"in {_place_name(best)}, " if best.prefix else ""
+        right = len(best.weights)
+        raise UserError(
+            f"{path} is of another architecture: it {verb} {first} (and {len(best.misfits) - 1} "
+            f"more keys differ; {where}{right} of {len(wanted)} names are there; keys at its top: "
+            f"{top}); {suggestion}"
+        )
+
+    key = wrong_shapes(best, wanted)[0]
+    there = tuple(best.weights[key].shape)
+    here = tuple(wanted[key].shape)
+    kind = "another architecture or number of classes"
+    if len(there) > 1 and there == here[::-1]:
+        kind = "another layout (transposed, as other libraries store it) or architecture"
+    raise UserError(f"{path} is of {kind}: {key} is {there} there but {here} here; {suggestion}")
+
+
+def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:
+    """The reason where a file has no name of the network."""
+    first = sorted(wanted)[0]
+    if not _has_tensor(content):
+        return "holds no weights, as it has no tensors"
+    return f"is of another architecture: it lacks {first} (and all other names differ)"
+
+
+def _has_tensor(content: Any, depth: int = 0) -> bool:
+    if isinstance(content, Mapping) and depth < 8:
+        return any(_has_tensor(value, depth + 1) for value in content.values())
+    return isinstance(content, Tensor)
+
+
+def _place_name(match: Match) -> str:
+    return match.prefix.rstrip(".") or "its top"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    shown = ", ".join(name[:60] for name in names[:_SHOWN])
+    more = len(names) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+# Checking the weights.
+
+
+def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
+    """A tensor of a file in the model's type."""
+    if is_counter(key):
+        is_number = given.numel() == 1 and not given.is_complex() and not given.is_meta
+        return given.reshape(wanted.shape).to(wanted.dtype) if is_number else wanted
+
     if not _is_plain(given) or given.is_floating_point() != wanted.is_floating_point():
+        kind = given.dtype if given.layout == torch.strided else given.layout
+        where = " without content" if given.is_meta else ""
         raise UserError(
-            f"{path}: {key} is not a plain tensor like {wanted.dtype}; replace the file"
+            f"{path}: {key} is {kind}{where}, not plain numbers as {wanted.dtype}; save the "
+            "weights as float32"
         )
+
+    tensor = given.to(wanted.dtype)
+    bad = int((~tensor.isfinite() & wanted.isfinite()).sum())
+    if bad:
+        raise UserError(
+            f"{path}: {bad} of {tensor.numel()} values of {key} are NaN or infinite, so the run "
+            "that wrote it diverged; give an earlier checkpoint, or train again"
+        )
+    return tensor
+
+
+def check_finite(network: nn.Module, role: str) -> None:
+    """Raise UserError where a given network has parameters that are not finite.
+
+    Args:
+        role: "teacher" or "student", for the message.
+    """
+    for name, parameter in network.named_parameters():
+        if not parameter.isfinite().all():
+            kind = type(network).__name__
+            raise UserError(
+                f"the {role} {kind} has values in {name} that are NaN or infinite; give one that "
+                "was trained without diverging"
+            )
 
 
 def _is_plain(tensor: Tensor) -> bool:
     is_dense = tensor.layout == torch.strided and not tensor.is_meta
     return is_dense and tensor.dtype in _PLAIN_TYPES
-
-
-def _model_weights(entries: Any) -> dict[str, Tensor]:
-    """The model's own tensors; in a whole run's checkpoint these are the student's."""
-    if not isinstance(entries, dict):
-        return {}
-
-    weights = {
-        str(key).removeprefix("module."): value
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
-    }
-    student = {
-        key.removeprefix("student."): value
-        for key, value in weights.items()
-        if key.startswith("student.")
-    }
-    return student or weights

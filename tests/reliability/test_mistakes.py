@@ -133,11 +133,11 @@ def test_mistakes_in_configurations(tmp_path, digits, complaint, verdict):
 
 EVALUATED = [  # the name of a file of FOREIGN, and what the line names beside its path
     ("nothing", "is damaged"),
-    ("a page of a server", "is damaged"),
-    ("a pointer of Git LFS", "is damaged"),
-    ("a picture", "is damaged"),
+    ("a page of a server", "is a web page"),
+    ("a pointer of Git LFS", "git lfs pull"),
+    ("a picture", "is a picture"),
     ("a folder", "-c: no weights of resnet8 at"),
-    ("a pickled dictionary", "is damaged"),
+    ("a pickled dictionary", "is a pickle that torch.save did not write"),
     ("the older format, cut short", "is damaged"),
     ("another architecture", "another architecture"),
     ("another number of classes", "fc.weight is (100, 64) there but (10, 64) here"),
@@ -153,12 +153,12 @@ TEACHERS = [  # what is done to the teacher's weights, and what the line names b
     (lambda state: model(state)[:-1], "is damaged"),
     (lambda state: model(state)[100:], "is damaged"),
     (lambda state: model(state).replace(b"conv1", b"conv9"), "is damaged"),
-    (lambda state: saved({"epoch": 3}), "it lacks bn1.bias"),
+    (lambda state: saved({"epoch": 3}), "holds no weights"),
     (lambda state: saved([state]), "holds list"),
     (lambda state: model(state | {"fc.bias": torch.ones(11)}), "fc.bias is (11,) there"),
     (lambda state: model(without(state, "fc.bias")), "lacks fc.bias"),
     (lambda state: model(state | {"extra.weight": torch.ones(1)}), "has extra.weight"),
-    (lambda state: model({f"backbone.{key}": state[key] for key in state}), "backbone"),
+    (lambda state: model({f"{key}x": state[key] for key in state}), "it lacks bn1.bias"),
     (FOREIGN["sparse tensors"], "conv1.weight"),
 ]
 

@@ -1,0 +1,168 @@
+"""Finds a network's tensors in a checkpoint, whatever dictionaries and prefixes are around them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_MAX_DEPTH = 8
+"""Of nested dictionaries."""
+
+_COPIES = ("average", "averaged", "avg", "best", "ema", "shadow", "swa", "teacher", "teachers")
+"""Words in the name of a second copy of a network, or of another network."""
+
+_COUNTERS = (
+    "decay",
+    "initted",
+    "n_averaged",
+    "num_batches_tracked",
+    "num_updates",
+    "step",
+    "total_ops",
+    "total_params",
+)
+"""Tensors that tools add to a network's own."""
+
+
+class Place(NamedTuple):
+    """A tensor of a checkpoint."""
+
+    outer: tuple[str, ...]
+    """Keys of the dictionaries around it."""
+    key: str
+    tensor: Tensor
+
+
+class Match(NamedTuple):
+    """The tensors of a checkpoint under one prefix, compared with a network's."""
+
+    prefix: str
+    """Before each name, with the keys of the dictionaries around it, as "model.module."."""
+    weights: dict[str, Tensor]
+    """By the network's names."""
+    lacking: list[str]
+    """Names of the network that are not there."""
+    surplus: list[str]
+    """Names beside them that the network does not have."""
+    counters: list[str]
+    """Tensors beside them that belong to no network."""
+
+    @property
+    def misfits(self) -> list[str]:
+        """All names that differ."""
+        return sorted([*self.lacking, *self.surplus])
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Low for the plain copy of a network."""
+        words = re.split(r"[._]", self.prefix.lower())
+        return any(word in _COPIES for word in words), self.prefix.count(".")
+
+
+def matches(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> list[Match]:
+    """All places in a checkpoint that have tensors with names of the network, the best first.
+
+    Args:
+        content: of the file.
+        wanted: the network's own tensors.
+    """
+    places = list(_places(content))
+    found: dict[str, dict[str, Place]] = defaultdict(dict)
+    for place in places:
+        for prefix, name in _splits(place):
+            if name in wanted:
+                found[prefix].setdefault(name, place)
+
+    compared = [_compared(prefix, names, places, wanted) for prefix, names in found.items()]
+    return sorted(compared, key=lambda match: (-_quality(match, wanted), match.rank))
+
+
+def fits(match: Match, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether names and shapes are the network's."""
+    return not match.misfits and not wrong_shapes(match, wanted)
+
+
+def wrong_shapes(match: Match, wanted: Mapping[str, Tensor]) -> list[str]:
+    """Names whose tensors have another shape in the network."""
+    return [
+        name
+        for name, tensor in match.weights.items()
+        if tensor.shape != wanted[name].shape and not is_counter(name)
+    ]
+
+
+def is_counter(name: str) -> bool:
+    """Whether a name is that of a batch norm's counter of batches, which nothing here uses."""
+    return name.endswith("num_batches_tracked")
+
+
+def is_numbered(match: Match, found: Sequence[Match]) -> bool:
+    """Whether a place is one of several whose prefixes differ in a number, as of a cohort."""
+    parent = re.sub(r"\d+\.$", "", match.prefix)
+    if parent == match.prefix:
+        return False
+    siblings = re.compile(rf"{re.escape(parent)}\d+\.")
+    return any(siblings.fullmatch(other.prefix) for other in found if other is not match)
+
+
+def is_same(one: Match, other: Match) -> bool:
+    """Whether two places hold the same numbers."""
+    return all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
+
+
+def _places(content: Mapping[Any, Any], outer: tuple[str, ...] = ()) -> Iterator[Place]:
+    """The tensors of nested dictionaries."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, Tensor):
+            yield Place(outer, key, value)
+        elif isinstance(value, Mapping) and len(outer) < _MAX_DEPTH:
+            yield from _places(value, (*outer, key))
+
+
+def _splits(place: Place) -> Iterator[tuple[str, str]]:
+    """The ways to read a full name as a prefix and a name of the network."""
+    full = ".".join([*place.outer, place.key])
+    yield "", full
+    for dot in re.finditer(r"\.", full):
+        yield full[: dot.end()], full[dot.end() :]
+
+
+def _compared(
+    prefix: str, names: dict[str, Place], places: list[Place], wanted: Mapping[str, Tensor]
+) -> Match:
+    weights = {name: place.tensor for name, place in names.items()}
+    lacking = [name for name in wanted if name not in weights and not is_counter(name)]
+
+    # What is beside them in the same dictionaries.
+    outers = {place.outer for place in names.values()}
+    used = {id(place) for place in names.values()}
+    surplus = []
+    counters = []
+    for place in places:
+        if place.outer not in outers or id(place) in used:
+            continue
+        full = ".".join([*place.outer, place.key])
+        is_inside = full.startswith(prefix)
+        is_alone = "." not in place.key
+        if _belongs_to_no_network(place) and (is_inside or is_alone):
+            counters.append(place.key)
+        elif is_inside:
+            surplus.append(full.removeprefix(prefix))
+    return Match(prefix, weights, lacking, surplus, counters)
+
+
+def _belongs_to_no_network(place: Place) -> bool:
+    is_single = place.tensor.numel() <= 1
+    is_whole = not place.tensor.is_floating_point() and not place.tensor.is_complex()
+    return is_single and (is_whole or place.key.rsplit(".", 1)[-1] in _COUNTERS)
+
+
+def _quality(match: Match, wanted: Mapping[str, Tensor]) -> int:
+    """High where more of the network is there."""
+    right = len(match.weights) - len(wrong_shapes(match, wanted))
+    return right - len(match.surplus)
