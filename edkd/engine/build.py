@@ -19,7 +19,7 @@ from edkd.engine.log.logger import Record
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
 from edkd.engine.updates import find_update
-from edkd.engine.weights import load_weights
+from edkd.engine.weights import Use, check_finite, load_weights
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.models import DOWNLOADS, get_model, published_weights
@@ -70,6 +70,9 @@ def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = Non
     if method.needs_teacher:
         teachers = networks.teachers if networks else load_teachers(cfg, data)
     _check_teachers(cfg.DISTILLER.TYPE, method, teachers)
+    for role, given in (("student", students), ("teacher", teachers)):
+        for network in given:
+            check_finite(network, role)
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     student = nn.ModuleList(students) if method.is_cohort else students[0]
@@ -172,7 +175,7 @@ def load_teachers(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
     for name, given in zip(names, paths, strict=True):
         path = find_weights(cfg, name, given, "DISTILLER.TEACHER", "DISTILLER.TEACHER_CKPT")
         teacher = get_model(family, name, data.num_classes, cfg)
-        load_weights(teacher, path)
+        load_weights(teacher, path, Use(data.info, cfg.DATASET.TYPE, name))
         teachers.append(teacher)
     return teachers
 

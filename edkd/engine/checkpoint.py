@@ -182,8 +182,8 @@ def _reason(path: Path, error: Exception) -> str:
         )
     if name:
         return (
-            f"is not a checkpoint of tensors alone: it refers to {name}, and loading that could run "
-            "code; save the state dict without it"
+            f"is not a checkpoint of tensors alone: it refers to {name}, and loading that could "
+            "run code; save the state dict without it"
         )
 
     kind = type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import edkd
+from edkd.engine.config.plugins import imported_plugins
 
 _PACKAGES = ("torch", "torchvision", "numpy", "yacs")
 
@@ -18,6 +19,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Facts for `environment.json`."""
     return {
         "command": [sys.executable, *sys.argv],
+        "plugins": imported_plugins(),
         "edkd": edkd.__version__,
         "edkd_path": str(Path(edkd.__file__).parent),
         "commit": _git_commit(),

@@ -49,21 +49,20 @@ def other_kind(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(_HEAD)
 
-    if not head:
-        return f"is damaged: it is empty; {AGAIN}"
     if not head.strip(b"\0"):
-        return f"is damaged: it begins with {len(head)} zeros; {AGAIN}"
-    for start, reason in _STARTS.items():
-        if head.startswith(start):
-            return reason
+        content = f"begins with {len(head)} zeros" if head else "is empty"
+        return f"is damaged: it {content}; {AGAIN}"
+    known = [reason for start, reason in _STARTS.items() if head.startswith(start)]
+    if known:
+        return known[0]
     if _is_other_pickle(head):
         return "is a pickle that torch.save did not write; save a state dict with torch.save"
-    if head[257:262] == b"ustar":
-        return f"is a tar archive; {_UNPACK}"
     if _is_onnx(path, head):
         return "is an ONNX graph; give the state dict that it was exported from"
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
+    if head[257:262] == b"ustar":
+        return f"is a tar archive; {_UNPACK}"
     return _kind_of_text(head)
 
 

@@ -35,6 +35,11 @@ class Place(NamedTuple):
     key: str
     tensor: Tensor
 
+    @property
+    def full(self) -> str:
+        """All keys that lead to it, as "model.module.fc.weight"."""
+        return ".".join([*self.outer, self.key])
+
 
 class Match(NamedTuple):
     """The tensors of a checkpoint under one prefix, compared with a network's."""
@@ -126,10 +131,9 @@ def _places(content: Mapping[Any, Any], outer: tuple[str, ...] = ()) -> Iterator
 
 def _splits(place: Place) -> Iterator[tuple[str, str]]:
     """The ways to read a full name as a prefix and a name of the network."""
-    full = ".".join([*place.outer, place.key])
-    yield "", full
-    for dot in re.finditer(r"\.", full):
-        yield full[: dot.end()], full[dot.end() :]
+    yield "", place.full
+    for dot in re.finditer(r"\.", place.full):
+        yield place.full[: dot.end()], place.full[dot.end() :]
 
 
 def _compared(
@@ -146,13 +150,12 @@ def _compared(
     for place in places:
         if place.outer not in outers or id(place) in used:
             continue
-        full = ".".join([*place.outer, place.key])
-        is_inside = full.startswith(prefix)
+        is_inside = place.full.startswith(prefix)
         is_alone = "." not in place.key
         if _belongs_to_no_network(place) and (is_inside or is_alone):
             counters.append(place.key)
         elif is_inside:
-            surplus.append(full.removeprefix(prefix))
+            surplus.append(place.full.removeprefix(prefix))
     return Match(prefix, weights, lacking, surplus, counters)
 
 

@@ -44,8 +44,8 @@ class Use(NamedTuple):
     """Name of the network."""
     model_key: str = "DISTILLER.TEACHER"
     """How the user names the network."""
-    data_key: str = "DATASET.TYPE"
-    """How the user names the data set."""
+    data_key: str = ""
+    """How the user names the data set; "": it stays, and another network must be given."""
 
 
 class Facts(NamedTuple):
@@ -57,18 +57,29 @@ class Facts(NamedTuple):
     class_names: tuple[str, ...] = ()
 
 
-def load_weights(model: nn.Module, path: Path, use: Use | None = None) -> Facts:
+def load_weights(
+    model: nn.Module, path: Path, use: Use | None = None, content: dict[str, Any] | None = None
+) -> Facts:
     """Load a checkpoint into a model with the same keys and shapes.
 
     The weights may be in nested dictionaries and have a prefix, as "state_dict" or "module.". Files
     from before 2018 lack the batch norms' counters of batches, which are not used here.
+
+    Args:
+        model: its weights are replaced; where an error is raised, they stay.
+        path: a file, see `load_checkpoint`.
+        use: what the network is loaded for; its classes are compared.
+        content: of that file, where it was read already.
+
+    Returns:
+        What the file says about its network.
 
     Raises:
         UserError: the file cannot be read (see `load_checkpoint`), its weights are not finite, or
             they belong to another architecture, number of classes or set of classes.
     """
     use = use or Use()
-    content = load_checkpoint(path)
+    content = content or load_checkpoint(path)
     facts = facts_of(content)
     check_classes(path, facts, use)
 
@@ -108,8 +119,10 @@ def check_classes(path: Path, facts: Facts, use: Use) -> None:
         return
     trained_on = f" of {facts.dataset}" if facts.dataset else ""
     data = f"the data set {use.dataset}" if use.dataset else "the data set"
-    remedy = f"give the data set that it was trained on by {use.data_key}"
-    if facts.dataset and facts.dataset != use.dataset:
+    remedy = f"give a {use.model_key} that was trained on the classes of these data"
+    if use.data_key:
+        remedy = f"give the data set that it was trained on with {use.data_key}"
+    if use.data_key and facts.dataset not in ("", use.dataset):
         remedy = f"write {use.data_key} {facts.dataset}"
 
     number = facts.num_classes or len(facts.class_names)
@@ -126,15 +139,17 @@ def check_classes(path: Path, facts: Facts, use: Use) -> None:
     place, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
     raise UserError(
         f"{path} was trained on other classes{trained_on} or in another order: class {place} is "
-        f"{there!r} there, but {here!r} in {data}; {remedy}, with its classes in that order"
+        f"{there!r} there, but {here!r} in {data}; {remedy}"
     )
 
 
 def _suggestion(facts: Facts, use: Use) -> str:
     """What to do where a network does not fit."""
     if facts.architecture and facts.architecture != use.model:
-        return f"the file names the model {facts.architecture}: {use.model_key} {facts.architecture}"
-    if facts.dataset and use.dataset and facts.dataset != use.dataset:
+        return (
+            f"the file names the model {facts.architecture}: {use.model_key} {facts.architecture}"
+        )
+    if facts.dataset not in ("", use.dataset) and use.data_key:
         return f"the file names the data set {facts.dataset}: {use.data_key} {facts.dataset}"
     return "name the model and the data set that it was trained with"
 

@@ -77,7 +77,10 @@ def test_code_is_not_run(tmp_path, monkeypatch):
     with open("pickle", "wb") as file:
         pickle.dump({"model": Malicious()}, file)
     for name in ("zip", "pickle"):
-        with pytest.raises(UserError, match=f"{name} is (not a checkpoint of tensors alone|a pickle that torch.save did not)"):
+        with pytest.raises(
+            UserError,
+            match=f"{name} is (not a checkpoint of tensors alone|a pickle that torch.save did not)",
+        ):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 

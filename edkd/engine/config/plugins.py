@@ -12,6 +12,9 @@ from types import ModuleType
 
 from edkd.errors import UserError
 
+_imported: dict[str, None] = {}
+"""Files by absolute path, in the order of the first import."""
+
 
 def import_plugin(plugin: str) -> ModuleType:
     """Run a Python file, so that it registers what it defines.
@@ -41,7 +44,14 @@ def import_plugin(plugin: str) -> ModuleType:
         where = _line_of(error, path)
         kind = type(error).__name__
         raise UserError(f"--plugin {plugin}: {where}{kind}: {error}") from error
+
+    _imported[str(path.resolve())] = None
     return module
+
+
+def imported_plugins() -> list[str]:
+    """The absolute paths of the plugins that this process has imported, the first one first."""
+    return [file for file in _imported if os.path.isfile(file)]
 
 
 def _module_name(path: Path) -> str:
