@@ -14,6 +14,9 @@ _MAX_DEPTH = 8
 _COPIES = ("average", "averaged", "avg", "best", "ema", "shadow", "swa", "teacher", "teachers")
 """Words in the name of a second copy of a network, or of another network."""
 
+_AVERAGES = ("ema", "shadow", "swa")
+"""First words in the names of averaged copies, as "ema_backbone_conv_weight"."""
+
 _COUNTERS = (
     "decay",
     "initted",
@@ -52,8 +55,8 @@ class Match(NamedTuple):
     """Names of the network that are not there."""
     surplus: list[str]
     """Names beside them that the network does not have."""
-    counters: list[str]
-    """Tensors beside them that belong to no network."""
+    extras: list[str]
+    """Tensors beside them that belong to no network: counters, averaged copies."""
 
     @property
     def misfits(self) -> list[str]:
@@ -146,20 +149,23 @@ def _compared(
     outers = {place.outer for place in names.values()}
     used = {id(place) for place in names.values()}
     surplus = []
-    counters = []
+    extras = []
     for place in places:
         if place.outer not in outers or id(place) in used:
             continue
         is_inside = place.full.startswith(prefix)
         is_alone = "." not in place.key
         if _belongs_to_no_network(place) and (is_inside or is_alone):
-            counters.append(place.key)
+            extras.append(place.key)
         elif is_inside:
             surplus.append(place.full.removeprefix(prefix))
-    return Match(prefix, weights, lacking, surplus, counters)
+    return Match(prefix, weights, lacking, surplus, extras)
 
 
 def _belongs_to_no_network(place: Place) -> bool:
+    """Whether a tensor is a counter, or one of an averaged copy that lies between the others."""
+    if re.split(r"[._]", place.key)[0] in _AVERAGES:
+        return True
     is_single = place.tensor.numel() <= 1
     is_whole = not place.tensor.is_floating_point() and not place.tensor.is_complex()
     return is_single and (is_whole or place.key.rsplit(".", 1)[-1] in _COUNTERS)

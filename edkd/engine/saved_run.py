@@ -158,7 +158,7 @@ def _plugins_of(folder: Path) -> tuple[str, ...]:
 
 def _check_plugins(run: SavedRun) -> None:
     for path in run.plugins:
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             names = ", ".join(Path(plugin).name for plugin in run.plugins)
             raise UserError(
                 f"the plugin {path} of the run {run.folder} is not there any more; give --plugin "

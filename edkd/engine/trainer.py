@@ -118,7 +118,7 @@ class Trainer:
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
         save_text(
-            json.dumps(environment(self.device), indent=1) + "\n",
+            json.dumps(environment(self.device, self.cfg), indent=1) + "\n",
             self.folder / "environment.json",
         )
 

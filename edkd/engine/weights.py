@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.matching import (
@@ -182,8 +183,8 @@ def _find(
     if others:
         warn(f"{path}: several networks fit ({names}); {_place_name(match)} is used")
 
-    if match.counters:
-        warn(f"{path}: ignored what is not the network's: {_some(match.counters)}")
+    if match.extras:
+        warn(f"{path}: ignored what is not the network's: {_some(match.extras)}")
     return match
 
 
@@ -274,18 +275,23 @@ def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
 
 
 def check_finite(network: nn.Module, role: str) -> None:
-    """Raise UserError where a given network has parameters that are not finite.
+    """Raise UserError where a given network has weights or statistics that are not finite.
 
     Args:
+        network: may be wrapped in another module, as its attribute `module`.
         role: "teacher" or "student", for the message.
     """
-    for name, parameter in network.named_parameters():
-        if not parameter.isfinite().all():
-            kind = type(network).__name__
-            raise UserError(
-                f"the {role} {kind} has values in {name} that are NaN or infinite; give one that "
-                "was trained without diverging"
-            )
+    own = getattr(network, "module", network)
+    statistics = {name: value for name, value in own.named_buffers() if "running_" in name}
+
+    for name, tensor in (dict(own.named_parameters()) | statistics).items():
+        if is_lazy(tensor) or not _is_plain(tensor) or tensor.isfinite().all():
+            continue
+        kind = type(own).__name__
+        raise UserError(
+            f"the {role} {kind} has values in {name} that are NaN or infinite; give one that was "
+            "trained without diverging"
+        )
 
 
 def _is_plain(tensor: Tensor) -> bool:
