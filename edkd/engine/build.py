@@ -14,12 +14,13 @@ from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, construct, find_method, uses_published_style
 from edkd.engine.device import amp_dtype
+from edkd.engine.file_facts import Use
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
 from edkd.engine.updates import find_update
-from edkd.engine.weights import Use, check_finite, load_weights
+from edkd.engine.weights import check_finite, load_weights
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.models import DOWNLOADS, get_model, published_weights

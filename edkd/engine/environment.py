@@ -22,11 +22,13 @@ def environment(device: torch.device, cfg: Any) -> dict[str, Any]:
         device: of the run.
         cfg: its configuration, of which the plugins are noted.
     """
+    code = Path(edkd.__file__).parent
+
     return {
         "command": [sys.executable, *sys.argv],
         "plugins": plugins_of(cfg),
         "edkd": edkd.__version__,
-        "edkd_path": str(Path(edkd.__file__).parent),
+        "edkd_path": str(code),
         "commit": _git_commit(),
         "python": platform.python_version(),
         "packages": _versions(),

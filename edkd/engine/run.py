@@ -20,9 +20,10 @@ from edkd.engine.build import (
 from edkd.engine.checkpoint import check_room, load_checkpoint, load_latest, save_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
+from edkd.engine.file_facts import Facts, Use, facts_of
 from edkd.engine.log.logger import Record
 from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, run_folder
-from edkd.engine.weights import Facts, Use, facts_of, load_weights
+from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
 

@@ -17,8 +17,8 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import import_plugin, load_config
 from edkd.engine.config.table import table
+from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
-from edkd.engine.weights import Facts, facts_of
 from edkd.errors import UserError
 from edkd.hints import hint
 

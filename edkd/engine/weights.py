@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, suggestion
 from edkd.engine.matching import (
     Match,
     fits,
@@ -19,7 +20,6 @@ from edkd.engine.matching import (
     wrong_shapes,
 )
 from edkd.errors import UserError, warn
-from edkd.types import DataInfo
 
 _PLAIN_TYPES = (
     torch.float64,
@@ -32,30 +32,6 @@ _PLAIN_TYPES = (
 
 _SHOWN = 4
 """Names that a message lists."""
-
-
-class Use(NamedTuple):
-    """What a file is loaded for."""
-
-    data: DataInfo | None = None
-    """Of the data set that the network will see; None: its classes are not compared."""
-    dataset: str = ""
-    """Name of that data set."""
-    model: str = ""
-    """Name of the network."""
-    model_key: str = "DISTILLER.TEACHER"
-    """How the user names the network."""
-    data_key: str = ""
-    """How the user names the data set; "": it stays, and another network must be given."""
-
-
-class Facts(NamedTuple):
-    """What a file says about its network; empty where it does not."""
-
-    architecture: str = ""
-    dataset: str = ""
-    num_classes: int = 0
-    class_names: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -86,7 +62,7 @@ def load_weights(
 
     state = model.state_dict()
     wanted = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    match = _find(path, content, wanted, _suggestion(facts, use))
+    match = _find(path, content, wanted, suggestion(facts, use))
     weights = {
         key: _checked(path, key, tensor, match.weights.get(key, tensor))
         for key, tensor in wanted.items()
@@ -95,77 +71,15 @@ def load_weights(
     return facts
 
 
-# What a file says about itself.
-
-
-def facts_of(content: Mapping[str, Any]) -> Facts:
-    """The facts in a student's file; those of another type are left out."""
-    architecture = content.get("architecture", content.get("arch"))
-    dataset = content.get("dataset")
-    number = content.get("num_classes")
-    names = content.get("class_names")
-
-    are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return Facts(
-        architecture if isinstance(architecture, str) else "",
-        dataset if isinstance(dataset, str) else "",
-        number if isinstance(number, int) else 0,
-        tuple(names) if names and are_names else (),
-    )
-
-
-def check_classes(path: Path, facts: Facts, use: Use) -> None:
-    """Raise UserError where a network was trained on other classes than those of the data."""
-    if use.data is None:
-        return
-    trained_on = f" of {facts.dataset}" if facts.dataset else ""
-    data = f"the data set {use.dataset}" if use.dataset else "the data set"
-    remedy = f"give a {use.model_key} that was trained on the classes of these data"
-    if use.data_key:
-        remedy = f"give the data set that it was trained on with {use.data_key}"
-    if use.data_key and facts.dataset not in ("", use.dataset):
-        remedy = f"write {use.data_key} {facts.dataset}"
-
-    number = facts.num_classes or len(facts.class_names)
-    if number and number != use.data.num_classes:
-        raise UserError(
-            f"{path} was trained on the {number} classes{trained_on}, but {data} has "
-            f"{use.data.num_classes}; {remedy}"
-        )
-
-    names = use.data.class_names
-    if not facts.class_names or not names or facts.class_names == tuple(names):
-        return
-    pairs = enumerate(zip(facts.class_names, names, strict=True))
-    place, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
-    raise UserError(
-        f"{path} was trained on other classes{trained_on} or in another order: class {place} is "
-        f"{there!r} there, but {here!r} in {data}; {remedy}"
-    )
-
-
-def _suggestion(facts: Facts, use: Use) -> str:
-    """What to do where a network does not fit."""
-    if facts.architecture and facts.architecture != use.model:
-        return (
-            f"the file names the model {facts.architecture}: {use.model_key} {facts.architecture}"
-        )
-    if facts.dataset not in ("", use.dataset) and use.data_key:
-        return f"the file names the data set {facts.dataset}: {use.data_key} {facts.dataset}"
-    return "name the model and the data set that it was trained with"
-
-
 # Finding the weights.
 
 
-def _find(
-    path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], suggestion: str
-) -> Match:
+def _find(path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], remedy: str) -> Match:
     """The one place in a file that fits the model."""
     found = matches(content, wanted)
     fitting = sorted((match for match in found if fits(match, wanted)), key=lambda m: m.rank)
     if not fitting:
-        _refuse(path, content, wanted, found, suggestion)
+        _refuse(path, content, wanted, found, remedy)
 
     # Several networks?
     match = fitting[0]
@@ -193,13 +107,13 @@ def _refuse(
     content: dict[str, Any],
     wanted: Mapping[str, Tensor],
     found: Sequence[Match],
-    suggestion: str,
+    remedy: str,
 ) -> None:
     """Raise UserError with the reason why nothing in a file fits."""
     top = _some(list(map(str, content))) or "none"
     if not found:
         reason = _why_nothing(content, wanted)
-        raise UserError(f"{path} {reason} (keys at its top: {top}); {suggestion}")
+        raise UserError(f"{path} {reason} (keys at its top: {top}); {remedy}")
 
     best = found[0]
     if best.misfits:
@@ -210,7 +124,7 @@ def _refuse(
         raise UserError(
             f"{path} is of another architecture: it {verb} {first} (and {len(best.misfits) - 1} "
             f"more keys differ; {where}{right} of {len(wanted)} names are there; keys at its top: "
-            f"{top}); {suggestion}"
+            f"{top}); {remedy}"
         )
 
     key = wrong_shapes(best, wanted)[0]
@@ -219,7 +133,7 @@ def _refuse(
     kind = "another architecture or number of classes"
     if len(there) > 1 and there == here[::-1]:
         kind = "another layout (transposed, as other libraries store it) or architecture"
-    raise UserError(f"{path} is of {kind}: {key} is {there} there but {here} here; {suggestion}")
+    raise UserError(f"{path} is of {kind}: {key} is {there} there but {here} here; {remedy}")
 
 
 def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:

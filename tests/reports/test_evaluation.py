@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
-from edkd.engine.weights import Use, load_weights
+from edkd.engine.file_facts import Use
+from edkd.engine.weights import load_weights
 from edkd.errors import UserError
 from edkd.registry import MODELS
 from edkd.types import DataInfo
