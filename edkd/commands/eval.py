@@ -73,7 +73,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--which",
-        default="best",
+        default="",
         help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
         "(default: best)",
     )

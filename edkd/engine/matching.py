@@ -11,6 +11,9 @@ from torch import Tensor
 _MAX_DEPTH = 8
 """Of nested dictionaries."""
 
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of a name that wrappers of a network or of its parts add, as torch.compile."""
+
 _COPIES = ("average", "averaged", "avg", "best", "ema", "shadow", "swa", "teacher", "teachers")
 """Words in the name of a second copy of a network, or of another network."""
 
@@ -77,7 +80,7 @@ def matches(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> list[Ma
         content: of the file.
         wanted: the network's own tensors.
     """
-    places = list(_places(content))
+    places = _without_wrappers(list(_places(content, set())), wanted)
     found: dict[str, dict[str, Place]] = defaultdict(dict)
     for place in places:
         for prefix, name in _splits(place):
@@ -121,15 +124,40 @@ def is_same(one: Match, other: Match) -> bool:
     return all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
 
 
-def _places(content: Mapping[Any, Any], outer: tuple[str, ...] = ()) -> Iterator[Place]:
-    """The tensors of nested dictionaries."""
+def has_tensors(content: Mapping[Any, Any]) -> bool:
+    """Whether there is a tensor in nested dictionaries."""
+    return any(True for _ in _places(content, set()))
+
+
+def _places(
+    content: Mapping[Any, Any], seen: set[int], outer: tuple[str, ...] = ()
+) -> Iterator[Place]:
+    """The tensors of nested dictionaries, each dictionary once.
+
+    Args:
+        content: of the file, or within it.
+        seen: identities of the dictionaries so far; a file can hold one in several places.
+        outer: keys that lead to the content.
+    """
+    seen.add(id(content))
     for key, value in content.items():
         if not isinstance(key, str):
             continue
         if isinstance(value, Tensor):
             yield Place(outer, key, value)
-        elif isinstance(value, Mapping) and len(outer) < _MAX_DEPTH:
-            yield from _places(value, (*outer, key))
+        elif isinstance(value, Mapping) and id(value) not in seen and len(outer) < _MAX_DEPTH:
+            yield from _places(value, seen, (*outer, key))
+
+
+def _without_wrappers(places: list[Place], wanted: Mapping[str, Tensor]) -> list[Place]:
+    """The same tensors, without the parts of their keys that the network does not have."""
+    own = {part for name in wanted for part in name.split(".")}
+    added = set(_WRAPPERS) - own
+    plain = []
+    for place in places:
+        parts = [part for part in place.key.split(".") if part not in added]
+        plain.append(place._replace(key=".".join(parts)))
+    return plain
 
 
 def _splits(place: Place) -> Iterator[tuple[str, str]]:

@@ -46,8 +46,8 @@ class Request(NamedTuple):
 
     path: str = ""
     """A file of weights or the folder of a run; "": the published weights."""
-    which: str = "best"
-    """Of a run's folder: best, latest, the number of an epoch, or the name of a file."""
+    which: str = ""
+    """Of a run's folder: best (the default), latest, an epoch's number, or the name of a file."""
     model: str = ""
     dataset: str = ""
     plugins: Sequence[str] = ()
@@ -76,10 +76,8 @@ def find_trained(request: Request) -> Trained:
         UserError: there is no such file or run, it does not say enough, or a plugin is gone.
     """
     file = _file_of(request)
+    run = _run_of(request, file)
     is_complete = bool(request.model and request.dataset)
-    is_in_run = file is not None and os.path.isfile(file.parent / CONFIG)
-    uses_run = is_in_run and (_is_folder(request.path) or not is_complete)
-    run = run_at(file.parent) if file is not None and uses_run else None
 
     # Plugins register models and data sets, so they come first.
     plugins = list(request.plugins) or list(run.plugins if run else ())
@@ -149,11 +147,11 @@ def student_file(folder: Path, which: str) -> Path:
 def _plugins_of(folder: Path) -> tuple[str, ...]:
     try:
         content = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-        plugins = content["plugins"]
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, or of an older version
+    except (OSError, ValueError):
         return ()
+    plugins = content.get("plugins") if isinstance(content, dict) else None
     is_list = isinstance(plugins, list) and all(isinstance(path, str) for path in plugins)
-    return tuple(plugins) if is_list else ()
+    return tuple(plugins) if plugins and is_list else ()
 
 
 def _check_plugins(run: SavedRun) -> None:
@@ -180,11 +178,29 @@ def _file_of(request: Request) -> Path | None:
     path = Path(os.path.expanduser(request.path))
     if _is_folder(request.path):
         run_at(path)
-        return student_file(path, request.which)
+        return student_file(path, request.which or "best")
 
+    if request.which:
+        raise UserError(f"--which {request.which} chooses in a run's folder; {path} is a file")
     if not request.model and not os.path.isfile(path):
         raise UserError(f"no file of weights and no folder of a run at {request.path}")
     return path
+
+
+def _run_of(request: Request, file: Path | None) -> SavedRun | None:
+    """The run that says what a request leaves open; None where there is none or nothing is open."""
+    if file is None or (request.model and request.dataset and not _is_folder(request.path)):
+        return None
+    try:
+        run = run_at(file.parent)
+    except UserError:
+        if _is_folder(request.path):
+            raise
+        return None
+
+    # Other systems write a config.yaml, too.
+    is_ours = {"DATASET.TYPE", "DISTILLER.STUDENT"} <= run.values.keys()
+    return run if is_ours else None
 
 
 def _dataset_of(request: Request, facts: Facts, run: SavedRun | None) -> str:

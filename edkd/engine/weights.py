@@ -13,6 +13,7 @@ from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, suggesti
 from edkd.engine.matching import (
     Match,
     fits,
+    has_tensors,
     is_counter,
     is_numbered,
     is_same,
@@ -139,15 +140,9 @@ def _refuse(
 def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:
     """The reason where a file has no name of the network."""
     first = sorted(wanted)[0]
-    if not _has_tensor(content):
+    if not has_tensors(content):
         return "holds no weights, as it has no tensors"
     return f"is of another architecture: it lacks {first} (and all other names differ)"
-
-
-def _has_tensor(content: Any, depth: int = 0) -> bool:
-    if isinstance(content, Mapping) and depth < 8:
-        return any(_has_tensor(value, depth + 1) for value in content.values())
-    return isinstance(content, Tensor)
 
 
 def _place_name(match: Match) -> str:

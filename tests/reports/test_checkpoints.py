@@ -92,6 +92,7 @@ def test_weights_under_any_key(tmp_path, trained, outer):
         "model._orig_mod.",
         "backbone.",
         "net.0.",
+        "_fsdp_wrapped_module.",
         "my_own_wrapper.",
     ],
 )
@@ -103,6 +104,21 @@ def test_any_uniform_prefix(tmp_path, trained, prefix):
     state = prefixed(trained.state_dict(), prefix)
     assert is_same(loaded(tmp_path, state), trained)
     assert is_same(loaded(tmp_path, {"state_dict": state}), trained)
+
+
+def test_wrapped_parts(tmp_path, trained):
+    """A part of a network was compiled or wrapped alone, as the published VGGs of ImageNet."""
+    state = trained.state_dict()
+    wrapped = {key.replace("conv.", "conv.module._orig_mod."): state[key] for key in state}
+    assert is_same(loaded(tmp_path, {"model": prefixed(wrapped, "module.")}), trained)
+
+
+def test_a_dictionary_that_contains_itself(tmp_path, trained):
+    """A file can hold one dictionary in many places, and within itself. The search ends."""
+    content = {"net": trained.state_dict()}
+    content |= {str(number): content for number in range(50)}
+    content["again"] = {"net": content["net"]}
+    assert is_same(loaded(tmp_path, content), trained)
 
 
 def test_several_levels_deep(tmp_path, trained, capsys):
@@ -141,7 +157,7 @@ def test_the_plain_copy_of_two(tmp_path, trained, capsys, copy):
 
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"several networks fit (state_dict, {copy}.module); state_dict is used" in error
+    assert f"several networks fit (state_dict, {copy}); state_dict is used" in error
 
 
 def test_two_networks_of_equal_standing_are_refused(tmp_path, trained):
@@ -350,9 +366,7 @@ def test_a_missing_key_is_named_with_what_is_there(tmp_path, trained):
     state = trained.state_dict()
     del state["fc.bias"]
     message = reason(tmp_path, saved({"epoch": 1, "net": prefixed(state, "module.")}))
-    assert (
-        "another architecture: it lacks fc.bias (and 0 more keys differ; in net.module" in message
-    )
+    assert "another architecture: it lacks fc.bias (and 0 more keys differ; in net," in message
     assert "keys at its top: epoch, net" in message
 
 

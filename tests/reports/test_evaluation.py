@@ -127,6 +127,8 @@ def test_a_path_that_is_no_run(tool, run, tmp_path):
     folder = run("a")
     assert_refused(tool("eval", folder.parent), f"give one of the runs in it: {folder}")
     assert_refused(tool("eval", tmp_path / "none"), "no file of weights and no folder of a run at")
+    file = folder / "student_best"
+    assert_refused(tool("eval", "-c", file, "--which", 1), "--which 1 chooses in a run's folder")
     assert_refused(tool("eval", folder, "-c", folder), "two files of weights are given")
     (folder / "config.yaml").write_text("[")
     assert_refused(tool("eval", folder), "config.yaml cannot be read")
@@ -141,6 +143,16 @@ def test_a_run_on_data_of_its_own(tool, tmp_path):
 
 
 # A file far from its run.
+
+
+def test_the_configuration_of_another_system(tool, tmp_path):
+    """Weights of another system lie beside its own config.yaml, which is not that of a run."""
+    save_checkpoint({"state_dict": TinyNet(6).state_dict()}, tmp_path / "w.pth")
+    for text in ("model: resnet\n", "a: !!python/tuple [1]\n", "[", "3"):
+        (tmp_path / "config.yaml").write_text(text)
+        words = ["--plugin", PLUGIN, "-d", "tiny", "-c", tmp_path / "w.pth"]
+        assert_refused(tool("eval", *words), "does not name its model")
+        assert figures(tool("eval", "-m", "narrow", *words))
 
 
 @pytest.fixture
