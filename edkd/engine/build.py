@@ -71,9 +71,8 @@ def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = Non
     if method.needs_teacher:
         teachers = networks.teachers if networks else load_teachers(cfg, data)
     _check_teachers(cfg.DISTILLER.TYPE, method, teachers)
-    for role, given in (("student", students), ("teacher", teachers)):
-        for network in given:
-            check_finite(network, role)
+    for network in teachers:
+        check_finite(network)
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     student = nn.ModuleList(students) if method.is_cohort else students[0]
@@ -223,6 +222,10 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
 
     given = os.path.expanduser(given)
     if given:
+        if os.path.isdir(given):
+            raise UserError(
+                f"{path_key}: {given} is a folder; give the file of weights in it, as student_best"
+            )
         if not os.path.isfile(given):  # for a name that is too long, Path would raise
             raise UserError(
                 f"{path_key}: no weights of {name} at {given}; correct the path, or {train_it}"

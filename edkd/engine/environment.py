@@ -26,6 +26,7 @@ def environment(device: torch.device, cfg: Any) -> dict[str, Any]:
 
     return {
         "command": [sys.executable, *sys.argv],
+        "cwd": os.getcwd(),
         "plugins": plugins_of(cfg),
         "edkd": edkd.__version__,
         "edkd_path": str(code),

@@ -28,10 +28,10 @@ _STARTS = {
     b"\x89HDF": _H5,
     b"\x93NUMPY": "is an array of NumPy; save a state dict with torch.save",
     b"GGUF": "is a GGUF file; give a state dict of torch",
-    b"\x89PNG": "is a picture",
-    b"\xff\xd8\xff": "is a picture",
-    b"GIF8": "is a picture",
-    b"%PDF": "is a PDF document",
+    b"\x89PNG": "is a picture; give a file of weights",
+    b"\xff\xd8\xff": "is a picture; give a file of weights",
+    b"GIF8": "is a picture; give a file of weights",
+    b"%PDF": "is a PDF document; give a file of weights",
 }
 
 _MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)[2:]

@@ -121,7 +121,16 @@ def is_numbered(match: Match, found: Sequence[Match]) -> bool:
 
 def is_same(one: Match, other: Match) -> bool:
     """Whether two places hold the same numbers."""
-    return all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
+    names = [name for name in one.weights if not is_counter(name)]
+    return all(_is_equal(one.weights[name], other.weights[name]) for name in names)
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of a file are of one type and have the same numbers."""
+    for tensor in (one, other):
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype != one.dtype:
+            return False
+    return torch.equal(one, other)
 
 
 def has_tensors(content: Mapping[Any, Any]) -> bool:
@@ -170,6 +179,14 @@ def _splits(place: Place) -> Iterator[tuple[str, str]]:
 def _compared(
     prefix: str, names: dict[str, Place], places: list[Place], wanted: Mapping[str, Tensor]
 ) -> Match:
+    """Compare what was found under a prefix with the network.
+
+    Args:
+        prefix: see `Match`.
+        names: the places by the network's names.
+        places: all of the file.
+        wanted: the network's own tensors.
+    """
     weights = {name: place.tensor for name, place in names.items()}
     lacking = [name for name in wanted if name not in weights and not is_counter(name)]
 

@@ -21,6 +21,7 @@ from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import UserError
 from edkd.hints import hint
+from edkd.models import model_names
 
 ENVIRONMENT = "environment.json"
 
@@ -39,6 +40,8 @@ class SavedRun(NamedTuple):
     """Of its configuration, by full names."""
     plugins: tuple[str, ...]
     """Absolute paths."""
+    cwd: str
+    """Where its command was given, which relative paths are meant from; "" where not known."""
 
 
 class Request(NamedTuple):
@@ -91,7 +94,7 @@ def find_trained(request: Request) -> Trained:
     if file is not None and os.path.isfile(file) and not is_complete:
         facts = facts_of(load_checkpoint(file))
     dataset = request.dataset or _dataset_of(request, facts, run)
-    model = request.model or _model_of(request, facts, run)
+    model = request.model or _model_of(request, facts, run, dataset)
 
     words = ["DATASET.TYPE", dataset, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", model]
     kept = _kept_options(run, dataset) if run else []
@@ -119,7 +122,8 @@ def run_at(folder: Path) -> SavedRun:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{config} cannot be read ({reason}); give -m and -d") from None
-    return SavedRun(folder, values, _plugins_of(folder))
+    about = _environment_of(folder)
+    return SavedRun(folder, values, _plugins_in(about), str(about.get("cwd") or ""))
 
 
 def student_file(folder: Path, which: str) -> Path:
@@ -144,12 +148,18 @@ def student_file(folder: Path, which: str) -> Path:
     )
 
 
-def _plugins_of(folder: Path) -> tuple[str, ...]:
+def _environment_of(folder: Path) -> dict[str, Any]:
+    """The content of `environment.json`; {} where it is damaged or missing."""
     try:
         content = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ()
-    plugins = content.get("plugins") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _plugins_in(about: dict[str, Any]) -> tuple[str, ...]:
+    """The plugins that a run noted; older versions noted none."""
+    plugins = about.get("plugins")
     is_list = isinstance(plugins, list) and all(isinstance(path, str) for path in plugins)
     return tuple(plugins) if plugins and is_list else ()
 
@@ -222,13 +232,20 @@ def _dataset_of(request: Request, facts: Facts, run: SavedRun | None) -> str:
     return name or DEFAULT_DATASET
 
 
-def _model_of(request: Request, facts: Facts, run: SavedRun | None) -> str:
-    """The architecture of a network."""
+def _model_of(request: Request, facts: Facts, run: SavedRun | None, dataset: str) -> str:
+    """The architecture of a network, which must be registered for a data set."""
     saved = run.values.get("DISTILLER.STUDENT", "") if run else ""
     name = facts.architecture or (saved if isinstance(saved, str) else "")
     if not name:
         which = f"{request.path} does not name its model; " if request.path else ""
         raise UserError(f"{which}give the architecture with -m, or the folder of a run")
+
+    family = dataset_dict[dataset].family if dataset in dataset_dict else ""
+    if family and name not in model_names(family):
+        raise UserError(
+            f"{request.path} is of the model {name!r}, which is not registered for {dataset}; give "
+            "the plugin that registers it with --plugin, or a model with -m"
+        )
     return name
 
 
@@ -241,8 +258,17 @@ def _kept_options(run: SavedRun, dataset: str) -> list[str]:
     for name, value in run.values.items():
         is_kept = name.startswith(_KEPT if is_same else "MODEL.")
         if is_kept and name in keys:
-            words += [name, _as_option(value)]
+            is_path = keys[name].is_path and isinstance(value, str)
+            words += [name, _from_here(value, run.cwd) if is_path else _as_option(value)]
     return words
+
+
+def _from_here(path: str, cwd: str) -> str:
+    """A path of a run that was perhaps started in another folder."""
+    if not path or os.path.exists(os.path.expanduser(path)):
+        return path
+    there = os.path.join(cwd, path)
+    return there if os.path.exists(there) else path
 
 
 def _as_option(value: Any) -> str:

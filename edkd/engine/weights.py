@@ -139,7 +139,7 @@ def _refuse(
 
 def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:
     """The reason where a file has no name of the network."""
-    first = sorted(wanted)[0]
+    first = min(wanted, default="any")
     if not has_tensors(content):
         return "holds no weights, as it has no tensors"
     return f"is of another architecture: it lacks {first} (and all other names differ)"
@@ -162,7 +162,8 @@ def _some(names: Sequence[str]) -> str:
 def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
     """A tensor of a file in the model's type."""
     if is_counter(key):
-        is_number = given.numel() == 1 and not given.is_complex() and not given.is_meta
+        is_dense = given.layout == torch.strided and not given.is_meta
+        is_number = is_dense and given.numel() == 1 and not given.is_complex()
         return given.reshape(wanted.shape).to(wanted.dtype) if is_number else wanted
 
     if not _is_plain(given) or given.is_floating_point() != wanted.is_floating_point():
@@ -183,14 +184,13 @@ def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
     return tensor
 
 
-def check_finite(network: nn.Module, role: str) -> None:
-    """Raise UserError where a given network has weights or statistics that are not finite.
+def check_finite(teacher: nn.Module) -> None:
+    """Raise UserError where a teacher has weights or statistics that are not finite.
 
     Args:
-        network: may be wrapped in another module, as its attribute `module`.
-        role: "teacher" or "student", for the message.
+        teacher: may be wrapped in another module, as its attribute `module`.
     """
-    own = getattr(network, "module", network)
+    own = getattr(teacher, "module", teacher)
     statistics = {name: value for name, value in own.named_buffers() if "running_" in name}
 
     for name, tensor in (dict(own.named_parameters()) | statistics).items():
@@ -198,7 +198,7 @@ def check_finite(network: nn.Module, role: str) -> None:
             continue
         kind = type(own).__name__
         raise UserError(
-            f"the {role} {kind} has values in {name} that are NaN or infinite; give one that was "
+            f"the teacher {kind} has values in {name} that are NaN or infinite; give one that was "
             "trained without diverging"
         )
 

@@ -160,6 +160,13 @@ def test_the_plain_copy_of_two(tmp_path, trained, capsys, copy):
     assert f"several networks fit (state_dict, {copy}); state_dict is used" in error
 
 
+def test_a_copy_in_another_precision_without_counters(tmp_path, trained):
+    """The average is kept in half precision, or without the batch norms' counters."""
+    state = trained.state_dict()
+    average = {key: value.half() for key, value in state.items() if "tracked" not in key}
+    assert is_same(loaded(tmp_path, {"model_ema": average, "model": state}), trained)
+
+
 def test_two_networks_of_equal_standing_are_refused(tmp_path, trained):
     """A file with two networks must not load one of them by chance."""
     content = {"net_a": trained.state_dict(), "net_b": halved(trained.state_dict())}

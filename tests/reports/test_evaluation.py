@@ -1,5 +1,6 @@
 """Evaluation of trained networks: run folders, plugins, data sets, classes; after reports."""
 
+import itertools
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from edkd.errors import UserError
 from edkd.registry import MODELS
 from edkd.types import DataInfo
 from tests.conftest import PLUGIN, forget_tiny
+from tests.reliability.files import picture
 from tests.runs import assert_refused
 from tests.small import IMAGE_SHAPE, TinyNet
 
@@ -103,6 +105,25 @@ def test_keys_of_the_run_are_kept(tool, run, tmp_path):
         MODELS.remove("sized", "tiny")
 
 
+def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch):
+    """A run was started in another folder, from which its DATASET.ROOT is meant."""
+    for split, name in itertools.product(("train", "val"), "ab"):
+        folder = tmp_path / "there" / "images" / split / name
+        folder.mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{number}.png").write_bytes(picture())
+    monkeypatch.chdir(tmp_path / "there")
+    words = [*tiny, "a", *ONE_EPOCH, "DATASET.TYPE", "tiny_folder", "DATASET.ROOT", "images"]
+    assert tool("train", *words, "DATASET.NUM_WORKERS", 0, "SOLVER.BATCH_SIZE", 2).code == 0
+
+    forget_tiny()
+    monkeypatch.chdir(tmp_path)
+    assert figures(tool("eval", tmp_path / "distill" / "a"))
+    forget_tiny()
+    done = tool("eval", tmp_path / "distill" / "a", "--root", "elsewhere")
+    assert_refused(done, "elsewhere")
+
+
 def test_a_plugin_that_moved(tool, tiny, tmp_path):
     """The message names the plugin that is gone. --plugin gives its present place."""
     plugin = tmp_path / "parts.py"
@@ -140,6 +161,9 @@ def test_a_run_on_data_of_its_own(tool, tmp_path):
     text = "DATASET: {TYPE: custom}\nDISTILLER: {STUDENT: TinyNet, TYPE: KD}\n"
     (tmp_path / "config.yaml").write_text(text)
     assert_refused(tool("eval", tmp_path), "the data set 'custom', which is not registered")
+    words = ["eval", tmp_path, "--plugin", PLUGIN, "-d", "tiny"]
+    assert_refused(tool(*words), "of the model 'TinyNet', which is not registered for tiny")
+    assert figures(tool(*words, "-m", "narrow"))
 
 
 # A file far from its run.
