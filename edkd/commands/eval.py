@@ -1,64 +1,129 @@
 """The command eval."""
 
+import argparse
+import os
 from collections.abc import Sequence
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
+
+PUBLISHED = "pretrain"
+"""In the place of a file: the published weights."""
 
 DESCRIPTION = """Top-1 and top-5 accuracy of a model on the test set.
 
 examples:
+  {eval} output/cifar100_baselines/kd,res56,res20
   {eval} -m resnet56
-  {eval} -m resnet20 -c output/cifar100_baselines/kd,res56,res20/student_best
-  {eval} -m mynet -d mydata --plugin my_parts.py -c output/distill/default/student_best
+  {eval} -m resnet20 -c weights.pth -d cifar10
+  {eval} -m mynet -d mydata --plugin my_parts.py -c weights.pth
+
+The folder of a run, and the files in it, know their model, data set and plugins. Other files are
+told with -m and -d; those of edkd name both themselves.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, evaluate, print a line."""
+    args = _parser().parse_intermixed_args(argv)
+    path, opts = _path_and_options(args)
+
+    with hold():  # a signal must not interrupt the import of torch, which takes seconds
+        from edkd.engine.run import evaluate_checkpoint
+        from edkd.engine.saved_run import Request, find_trained
+
+    words = ["SOLVER.AMP", args.amp]
+    if args.root:
+        words += ["DATASET.ROOT", args.root]
+    if args.batch_size:
+        words += ["DATASET.TEST.BATCH_SIZE", args.batch_size]
+
+    found = find_trained(
+        Request(path, args.which, args.model, args.dataset, args.plugin, [*words, *opts])
+    )
+    file = str(found.file) if found.file else PUBLISHED
+    result = evaluate_checkpoint(found.cfg, file, args.device)
+
+    model = found.cfg.DISTILLER.STUDENT
+    dataset = found.cfg.DATASET.TYPE
+    precision = "float32" if args.amp == "off" else f"precision {args.amp}"
+    where = f"; {file}" if found.run else ""
+    print(
+        f"{model} on {dataset}: top-1 {result['top1']:.2f} %, "
+        f"top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} ({precision}{where})"
+    )
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=command("eval"), description=DESCRIPTION.format(eval=command("eval"))
     )
-    parser.add_argument("-m", "--model", required=True, help="architecture, as resnet8x4")
+
+    # What is evaluated.
     parser.add_argument(
-        "-c", "--ckpt", default="pretrain", help="file of weights (default: the published ones)"
+        "-m", "--model", default="", help="architecture, as resnet8x4 (default: the file's own)"
     )
-    parser.add_argument("-d", "--dataset", default="cifar100", help="(default: cifar100)")
     parser.add_argument(
-        "-bs", "--batch-size", default="0", help="images of a batch (default: as suits the device)"
+        "-c",
+        "--ckpt",
+        default="",
+        help="file of weights, or folder of a run (default: the published weights)",
     )
-    parser.add_argument("--root", default="", help="folder of the data set (default: data/)")
+    parser.add_argument(
+        "--which",
+        default="",
+        help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
+        "(default: best)",
+    )
+
+    # On which images, and how.
+    parser.add_argument(
+        "-d", "--dataset", default="", help="(default: that of the weights, else cifar100)"
+    )
+    parser.add_argument(
+        "-bs", "--batch-size", default="", help="images of a batch (default: as suits the device)"
+    )
+    parser.add_argument(
+        "--root", default="", help="folder of the data set (default: the run's, else data/)"
+    )
     parser.add_argument(
         "--amp", default="off", help="auto, off, bf16 or fp16 (default: off, float32)"
     )
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="as in the command train"
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="as in the command train (default: those of the run)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as MODEL.mynet.WIDTH 8")
-    args = parser.parse_intermixed_args(argv)
-
-    with hold():  # a signal must not interrupt the import of torch, which takes seconds
-        from edkd.engine.config.load import load_config
-        from edkd.engine.run import evaluate_checkpoint
-
-    opts = {
-        "DATASET.TYPE": args.dataset,
-        "DATASET.ROOT": args.root,
-        "DATASET.TEST.BATCH_SIZE": args.batch_size,
-        "DISTILLER.TYPE": "NONE",
-        "DISTILLER.STUDENT": args.model,
-        "SOLVER.AMP": args.amp,
-    }
-    words = [word for pair in opts.items() for word in pair]
-    cfg = load_config(opts=[*words, *args.opts], plugins=args.plugin)
-    result = evaluate_checkpoint(cfg, args.ckpt, args.device)
-
-    precision = "float32" if args.amp == "off" else f"precision {args.amp}"
-    print(
-        f"{args.model} on {args.dataset}: top-1 {result['top1']:.2f} %, "
-        f"top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} ({precision})"
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar="[RUN_FOLDER] [KEY VALUE]",
+        help="folder of a run, or a file of weights; keys, as MODEL.mynet.WIDTH 8",
     )
+    return parser
+
+
+def _path_and_options(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The path of the weights, "" for the published ones; the KEY VALUE pairs."""
+    path = "" if args.ckpt == PUBLISHED else args.ckpt
+    opts = list(args.opts)
+    if not opts or not _is_path(opts[0]):
+        return path, opts
+
+    first = opts.pop(0)
+    if args.ckpt:
+        raise UserError(f"two files of weights are given, {args.ckpt} and {first}; give one")
+    return first, opts
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word is a path, not a configuration key."""
+    has_separator = any(mark in word for mark in ("/", os.sep))
+    return os.path.exists(word) or ("=" not in word and has_separator)

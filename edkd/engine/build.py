@@ -14,13 +14,14 @@ from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import Distiller, construct, find_method, uses_published_style
 from edkd.engine.device import amp_dtype
+from edkd.engine.file_facts import Use
 from edkd.engine.given_networks import name_of, warn_of_probabilities
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
 from edkd.engine.updates import find_update
-from edkd.engine.weights import load_weights
+from edkd.engine.weights import check_finite, load_weights
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.models import DOWNLOADS, get_model, published_weights
@@ -71,6 +72,8 @@ def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = Non
     if method.needs_teacher:
         teachers = networks.teachers if networks else load_teachers(cfg, data)
     _check_teachers(cfg.DISTILLER.TYPE, method, teachers)
+    for network in teachers:
+        check_finite(network)
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     student = nn.ModuleList(students) if method.is_cohort else students[0]
@@ -174,7 +177,7 @@ def load_teachers(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
     for name, given in zip(names, paths, strict=True):
         path = find_weights(cfg, name, given, "DISTILLER.TEACHER", "DISTILLER.TEACHER_CKPT")
         teacher = get_model(family, name, data.num_classes, cfg)
-        load_weights(teacher, path)
+        load_weights(teacher, path, Use(data.info, cfg.DATASET.TYPE, name))
         teachers.append(teacher)
     return teachers
 
@@ -221,6 +224,10 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
 
     given = os.path.expanduser(given)
     if given:
+        if os.path.isdir(given):
+            raise UserError(
+                f"{path_key}: {given} is a folder; give the file of weights in it, as student_best"
+            )
         if not os.path.isfile(given):  # for a name that is too long, Path would raise
             raise UserError(
                 f"{path_key}: no weights of {name} at {given}; correct the path, or {train_it}"

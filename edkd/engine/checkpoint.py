@@ -1,6 +1,5 @@
 """Checkpoint files: written atomically and verified, read without running code."""
 
-import argparse
 import errno
 import hashlib
 import io
@@ -17,6 +16,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from edkd.engine.foreign import AGAIN, is_safetensors, is_whole_model, other_kind
+from edkd.engine.unpickling import harmless_globals, refused_global
 from edkd.errors import StorageError, UserError, warn
 
 LATEST = "latest"
@@ -181,29 +182,72 @@ def check_room(folder: Path, size: int) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values onto the CPU.
 
+    Numbers of NumPy become Python's. Its arrays, and settings and paths of the training script, may
+    be there too. A file of safetensors is read where that package is installed.
+
     Raises:
-        UserError: the file is absent, damaged, or has other content.
+        UserError: the file is absent, damaged, or has other content; the message says which.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
 
     try:
-        if zipfile.is_zipfile(path) and not is_intact(path):
-            raise zipfile.BadZipFile("wrong checksum")
-        # Published teachers hold the arguments of their training script.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        other = other_kind(path)
+        has_safetensors = is_safetensors(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if has_safetensors:
+        return _load_safetensors(path)
+    if other:
+        raise UserError(f"{path} {other}")
+
+    try:
+        with harmless_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says more
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise almost any exception
-        kind = type(error).__name__
-        raise UserError(
-            f"{path} is damaged, or not a checkpoint of tensors ({kind}); replace it"
-        ) from None
+        raise UserError(f"{path} {_reason(path, error)}") from None
 
     if not isinstance(state, dict):
         kind = type(state).__name__
-        raise UserError(f"{path} holds {kind}, not a dictionary of tensors; replace it")
+        raise UserError(
+            f"{path} holds {kind}, not a dictionary of tensors; save a state dict with torch.save"
+        )
     return state
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why torch.load refused a file, and what to do."""
+    name = refused_global(error)
+    if name and is_whole_model(path):
+        return (
+            f"is not a checkpoint of tensors but a whole pickled model of the class {name}, and "
+            "loading that could run code; load it where the class is defined, and save "
+            "model.state_dict()"
+        )
+    if name:
+        return (
+            f"is not a checkpoint of tensors alone: it refers to {name}, and loading that could "
+            "run code; save the state dict without it"
+        )
+
+    kind = type(error).__name__
+    return f"is damaged, or not a file that torch.save wrote ({kind}); {AGAIN}"
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(
+            f"{path} is a file of safetensors; install that package (pip install safetensors)"
+        ) from None
+
+    try:
+        return load_file(path)
+    except Exception as error:  # damaged bytes
+        kind = type(error).__name__
+        raise UserError(f"{path} is damaged ({kind}); {AGAIN}") from None
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

@@ -10,16 +10,26 @@ from typing import Any
 import torch
 
 import edkd
+from edkd.engine.config.plugins import plugins_of
 
 _PACKAGES = ("torch", "torchvision", "numpy", "yacs")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Facts for `environment.json`."""
+def environment(device: torch.device, cfg: Any) -> dict[str, Any]:
+    """Facts for `environment.json`.
+
+    Args:
+        device: of the run.
+        cfg: its configuration, of which the plugins are noted.
+    """
+    code = Path(edkd.__file__).parent
+
     return {
         "command": [sys.executable, *sys.argv],
+        "cwd": os.getcwd(),
+        "plugins": plugins_of(cfg),
         "edkd": edkd.__version__,
-        "edkd_path": str(Path(edkd.__file__).parent),
+        "edkd_path": str(code),
         "commit": _git_commit(),
         "python": platform.python_version(),
         "packages": _versions(),

@@ -17,14 +17,15 @@ from edkd.engine.build import (
     build_trainer,
     find_weights,
 )
-from edkd.engine.checkpoint import check_room, load_latest, save_text
+from edkd.engine.checkpoint import check_room, load_checkpoint, load_latest, save_text
 from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
+from edkd.engine.file_facts import Facts, Use, facts_of
 from edkd.engine.log.logger import Record
 from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, run_folder
 from edkd.engine.weights import load_weights
-from edkd.errors import NonFiniteError
+from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
 from edkd.streams import fill_missing_descriptors
 
@@ -116,9 +117,10 @@ def evaluate_checkpoint(
     name = cfg.DISTILLER.STUDENT
     path = find_weights(cfg, name, "" if ckpt == "pretrain" else ckpt, "-m", "-c")
 
-    data = get_dataset(cfg, where)
+    content = load_checkpoint(path)
+    data = _test_data(cfg, where, facts_of(content))
     model = get_model(dataset_dict[cfg.DATASET.TYPE].family, name, data.num_classes, cfg)
-    load_weights(model, path)
+    load_weights(model, path, Use(data.info, cfg.DATASET.TYPE, name, "-m", "-d"), content)
     model.eval().to(where).to(memory_format=torch.channels_last)
 
     with autocast(dtype, where):
@@ -128,3 +130,15 @@ def evaluate_checkpoint(
             f"the loss of {path} on the test set is {result['loss']}: the run diverged"
         )
     return result
+
+
+def _test_data(cfg: CfgNode, device: torch.device, facts: Facts) -> DataSet:
+    """DATASET.TYPE; where it is absent, the message names the data set of the weights."""
+    try:
+        return get_dataset(cfg, device)
+    except UserError as error:
+        if facts.dataset in ("", cfg.DATASET.TYPE):
+            raise
+        raise UserError(
+            f"{error}; but the weights are of the data set {facts.dataset}: -d {facts.dataset}"
+        ) from None

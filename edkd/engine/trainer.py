@@ -25,6 +25,7 @@ from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
 from edkd.engine.memo.cache import TeacherCache, attach
 from edkd.engine.nonfinite import REMEDY, describe_step
+from edkd.engine.nonfinite_cause import cause_in
 from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
@@ -124,7 +125,7 @@ class Trainer:
         before = done * steps + self.state.step_done
 
         with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
-            facts = environment(self.device)
+            facts = environment(self.device, self.cfg)
             self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
             for line in [self.headline(), *long_warmups(self.cfg)]:
                 self.logger.say(line)
@@ -321,15 +322,21 @@ class Trainer:
     def report_nonfinite(self, epoch: int, step: int, figures: Record) -> None:
         """Write `nonfinite.json` for a step, from 0, and raise NonFiniteError."""
         inputs = next(iter(self.data.train.inputs(epoch, step)))
-        index = self.data.train.batch(*inputs).index
-        about = describe_step(epoch, step, figures, index)
+        batch = self.data.train.batch(*inputs)
+        about = describe_step(epoch, step, figures, batch.index)
         self.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
 
         names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
         raise NonFiniteError(
-            f"{names} not finite in epoch {epoch}, step {step + 1}; {REMEDY}; "
+            f"{names} not finite in epoch {epoch}, step {step + 1}; {self.remedy(batch)}; "
             f"{self.last_checkpoint()}; nonfinite.json there has the figures and the images"
         )
+
+    def remedy(self, batch: Batch) -> str:
+        """What to do about a step that is not finite: its cause in the batch, else REMEDY."""
+        with autocast(self.amp, self.device):
+            cause = cause_in(batch, self.distiller.teachers(), self.data.num_classes)
+        return cause or REMEDY
 
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite, before it is saved."""

@@ -78,7 +78,10 @@ def test_code_is_not_run(tmp_path, monkeypatch):
     with open("pickle", "wb") as file:
         pickle.dump({"model": Malicious()}, file)
     for name in ("zip", "pickle"):
-        with pytest.raises(UserError, match=f"{name} is damaged, or not a checkpoint of tensors"):
+        with pytest.raises(
+            UserError,
+            match=f"{name} is (not a checkpoint of tensors alone|a pickle that torch.save did not)",
+        ):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -87,7 +90,7 @@ def test_damage_is_detected(tmp_path, model):
     path = tmp_path / "c"
     save_checkpoint({"model": model.state_dict()}, path)
     whole = path.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-1], whole[100:]):
+    for content in (b"", whole[: len(whole) // 2], whole[:-1], whole[100:]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="is damaged"):
             load_checkpoint(path)
@@ -128,7 +131,7 @@ def test_another_models_weights_are_refused(tmp_path, model, other, classes, mes
 @pytest.mark.parametrize("content", [{"epoch": 1}, {"model": 3}, {"model": {}}])
 def test_a_file_without_weights_is_refused(tmp_path, model, content):
     save_checkpoint(content, tmp_path / "c")
-    with pytest.raises(UserError, match="another architecture: it lacks"):
+    with pytest.raises(UserError, match="holds no weights"):
         load_weights(model, tmp_path / "c")
 
 

@@ -80,7 +80,9 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, figure):
     executed = []
     for call, hidden, kind in cases:
         path.write_bytes(FORMATS[kind](HIDDEN[hidden](CALLS[call](mark))))
-        with pytest.raises(UserError, match="is damaged, or not a checkpoint of tensors"):
+        with pytest.raises(
+            UserError, match="is not a checkpoint of tensors|is a pickle that torch.save did not"
+        ):
             load_checkpoint(path)
         if mark.exists():
             executed.append((call, hidden, kind))

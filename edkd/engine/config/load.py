@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from edkd.engine.config.check import Networks, canonical, check, typed
 from edkd.engine.config.command_line import pairs
-from edkd.engine.config.plugins import import_plugin
+from edkd.engine.config.plugins import import_plugin, remember_plugins
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
 from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
@@ -73,6 +73,7 @@ def load_config(
         )
     cfg = as_node(values)
     check(cfg, values, keys, [name for name, _ in given], networks)
+    remember_plugins(cfg, plugins)
     cfg.freeze()
     return cfg
 

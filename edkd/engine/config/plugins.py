@@ -5,12 +5,18 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from edkd.errors import UserError
+
+_ATTRIBUTE = "__plugins__"
+
+_imported: dict[str, None] = {}
+"""Files by absolute path, in the order of the first import."""
 
 
 def import_plugin(plugin: str) -> ModuleType:
@@ -41,7 +47,23 @@ def import_plugin(plugin: str) -> ModuleType:
         where = _line_of(error, path)
         kind = type(error).__name__
         raise UserError(f"--plugin {plugin}: {where}{kind}: {error}") from error
+
+    _imported[str(path.resolve())] = None
     return module
+
+
+def remember_plugins(cfg: Any, plugins: Sequence[str]) -> None:
+    """Note the plugins of a configuration, outside its keys."""
+    cfg.__dict__[_ATTRIBUTE] = [str(Path(plugin).expanduser().resolve()) for plugin in plugins]
+
+
+def plugins_of(cfg: Any) -> list[str]:
+    """Absolute paths of the plugins that a configuration needs.
+
+    Those that it was loaded with; where there are none, all that this process has imported.
+    """
+    files = cfg.__dict__.get(_ATTRIBUTE) or _imported
+    return [file for file in files if os.path.exists(file)]
 
 
 def _module_name(path: Path) -> str:

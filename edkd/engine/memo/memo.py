@@ -14,6 +14,7 @@ from edkd.dataset import NumberedLoader, large_batch
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import autocast
 from edkd.engine.memo.files import hash_of
+from edkd.engine.memo.finite import nonfinite_logits, nonfinite_rows
 from edkd.engine.memo.keys import memo_folder
 from edkd.engine.memo.store import Store
 
@@ -91,12 +92,14 @@ class TeacherMemo:
         self.teacher = teacher
         self.loader = loader
         self.view = view
+        self.name = settings.teacher
         self.num_views = loader.augmentations[view].num_views
         self.device = device
         self.amp = amp
 
         sample = self._sample()
         self.dtype = DTYPES.get(settings.dtype, sample.dtype)
+        self.storable(sample, *self._sampled())  # before a store is made
         self.store = self._open_store(settings, sample, say)
 
         # A captured CUDA graph reads this tensor, so it is filled in place and never replaced.
@@ -141,6 +144,8 @@ class TeacherMemo:
             self.store.add(missing, computed)
 
         logits = torch.from_numpy(rows).view(self.dtype).to(self.device)
+        if not logits.isfinite().all():
+            raise nonfinite_rows(self.store.folder)
         index = torch.from_numpy(keys // self.num_views).to(self.device)
         self.table[index] = logits.to(self.table.dtype)
 
@@ -165,9 +170,21 @@ class TeacherMemo:
         for batch_number, batch in enumerate(padded.split(size)):
             show(f"teacher cache {batch_number * size}/{len(keys)}")
             logits = self.compute(batch // self.num_views, batch % self.num_views)
-            batches.append(logits.to(self.dtype))
+            batches.append(self.storable(logits, batch // self.num_views, batch % self.num_views))
 
         return as_bytes(torch.cat(batches)[: len(keys)])
+
+    def storable(self, logits: Tensor, index: Tensor, number: Tensor) -> Tensor:
+        """Logits of `compute` in the type in which they are stored.
+
+        Raises:
+            NonFiniteError: some are not finite; the message names the teacher and the image.
+        """
+        stored = logits.to(self.dtype)
+        if not stored.isfinite().all():
+            image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+            raise nonfinite_logits(self.name, logits, stored, index, image, self.amp)
+        return stored
 
     def outlook(self, epochs: Sequence[int]) -> str:
         """How much of these epochs is cached, as a line for the log."""
@@ -183,9 +200,13 @@ class TeacherMemo:
         )
 
     def _sample(self) -> Tensor:
-        """Logits of the first images, each in another view."""
+        """Logits of the images of `_sampled`."""
+        return self.compute(*self._sampled())
+
+    def _sampled(self) -> tuple[Tensor, Tensor]:
+        """The first images, each in another view: their numbers, and those of the views."""
         index = torch.arange(min(SAMPLE_SIZE, self.loader.set_size))
-        return self.compute(index, index % self.num_views)
+        return index, index % self.num_views
 
     def _open_store(self, settings: MemoSettings, sample: Tensor, say: Say) -> Store:
         """The store in a folder whose name contains a hash of all that decides the logits."""

@@ -1,0 +1,102 @@
+"""What a file of weights says about its network, compared with what it is loaded for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edkd.errors import UserError
+from edkd.types import DataInfo
+
+
+class Use(NamedTuple):
+    """What a file is loaded for."""
+
+    data: DataInfo | None = None
+    """Of the data set that the network will see; None: its classes are not compared."""
+    dataset: str = ""
+    """Name of that data set."""
+    model: str = ""
+    """Name of the network."""
+    model_key: str = "DISTILLER.TEACHER"
+    """How the user names the network."""
+    data_key: str = ""
+    """How the user names the data set; "": it stays, and another network must be given."""
+
+
+class Facts(NamedTuple):
+    """What a file says about its network; empty where it does not."""
+
+    architecture: str = ""
+    dataset: str = ""
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+
+def facts_of(content: Mapping[str, Any]) -> Facts:
+    """The facts in a student's file; those of another type are left out."""
+    architecture = content.get("architecture", content.get("arch"))
+    dataset = content.get("dataset")
+    number = content.get("num_classes")
+    names = content.get("class_names")
+
+    are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return Facts(
+        architecture if isinstance(architecture, str) else "",
+        dataset if isinstance(dataset, str) else "",
+        number if isinstance(number, int) else 0,
+        tuple(names) if names and are_names else (),
+    )
+
+
+def check_classes(path: Path, facts: Facts, use: Use) -> None:
+    """Raise UserError where a network was trained on other classes than those of the data."""
+    if use.data is None:
+        return
+    trained_on = f" of {facts.dataset}" if facts.dataset else ""
+    data = f"the data set {use.dataset}" if use.dataset else "the data set"
+
+    number = facts.num_classes or len(facts.class_names)
+    if number not in (0, use.data.num_classes):
+        raise UserError(
+            f"{path} was trained on the {number} classes{trained_on}, but {data} has "
+            f"{use.data.num_classes}; {_remedy(facts, use)}"
+        )
+
+    place = _first_difference(facts.class_names, use.data.class_names)
+    if place is not None:
+        there = facts.class_names[place]
+        here = use.data.class_names[place]
+        raise UserError(
+            f"{path} was trained on other classes{trained_on} or in another order: class {place} "
+            f"is {there!r} there, but {here!r} in {data}; {_remedy(facts, use)}"
+        )
+
+
+def _first_difference(there: Sequence[str], here: Sequence[str]) -> int | None:
+    """The first class with another name; None where there is none, or names are not known."""
+    if len(there) != len(here):
+        return None
+    for place in range(len(there)):
+        if there[place] != here[place]:
+            return place
+    return None
+
+
+def _remedy(facts: Facts, use: Use) -> str:
+    """What to do about other classes."""
+    if not use.data_key:
+        return f"give a {use.model_key} that was trained on the classes of these data"
+    if facts.dataset in ("", use.dataset):
+        return f"give the data set that it was trained on with {use.data_key}"
+    return f"write {use.data_key} {facts.dataset}"
+
+
+def suggestion(facts: Facts, use: Use) -> str:
+    """What to do where a network does not fit."""
+    if facts.architecture and facts.architecture != use.model:
+        return (
+            f"the file names the model {facts.architecture}: {use.model_key} {facts.architecture}"
+        )
+    if facts.dataset not in ("", use.dataset) and use.data_key:
+        return f"the file names the data set {facts.dataset}: {use.data_key} {facts.dataset}"
+    return "name the model and the data set that it was trained with"
