@@ -1,10 +1,13 @@
 """The registries: what a configuration can name, each entry in a file of its own or in a plugin."""
 
+import importlib
 import inspect
-from collections.abc import Callable, Iterator, MutableMapping
+import multiprocessing
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 from edkd.hints import hint
 from edkd.known_elsewhere import method_note
 
@@ -49,6 +52,7 @@ class Registry:
         self.upper = upper
         self.note = note
         self.check: Callable[[str, Any], None] = lambda name, value: None
+        self.unavailable: dict[str, str] = {}  # reason by the name of a file, see import_files
         self._entries: dict[tuple[str, str], Entry] = {}
 
     def register(
@@ -116,6 +120,9 @@ class Registry:
             return self._entries[scope, alike[0]]
 
         what = f"{scope} {self.kind}" if scope else self.kind
+        for file, reason in self.unavailable.items():
+            if file.lower() == name.lower():
+                raise UserError(f"{what} {name!r} is unavailable: {reason}")
         about = self.note(name) or hint(name, known)
         raise UserError(f"unknown {what} {name!r}{about} (known: {', '.join(known)})")
 
@@ -176,6 +183,34 @@ class PublishedDict(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.registry.names(self.scope))
+
+
+def import_files(package: str, folders: Iterable[str], registry: Registry) -> None:
+    """Import all files of a package, so that they register what they define.
+
+    A file that cannot be imported costs only what it defines: a warning gives the reason, and so
+    does an error where a configuration names it.
+
+    Args:
+        package: name of the package; files whose names begin with "_" are left out.
+        folders: its `__path__`.
+        registry: where the files register.
+    """
+    for module in pkgutil.iter_modules(folders):
+        if module.name.startswith("_"):
+            continue
+        try:
+            importlib.import_module(f"{package}.{module.name}")
+        except (Exception, SystemExit) as error:  # any that a user's code can raise
+            reason = f"{package.replace('.', '/')}/{module.name}.py: {_described(error)}"
+            registry.unavailable[module.name] = reason
+            if multiprocessing.parent_process() is None:  # a data worker would repeat it
+                warn(f"{registry.kind} unavailable: {reason}")
+
+
+def _described(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def place(value: Any) -> str:

@@ -45,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
-        from edkd.engine.config.plugins import import_plugin
+        from edkd.engine.config.plugins import import_plugins
         from edkd.engine.config.table import help_text
 
-    for plugin in args.plugin:
-        import_plugin(plugin)
+    import_plugins(args.plugin)
     print(markdown(args.prefixes) if args.markdown else help_text(args.prefixes))
 
 

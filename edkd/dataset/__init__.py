@@ -1,8 +1,5 @@
 """Data sets, one file each. A new file in this folder is found automatically."""
 
-import importlib
-import pkgutil
-
 from edkd.dataset._base import (
     REPLACE,
     DataSet,
@@ -13,10 +10,9 @@ from edkd.dataset._base import (
     large_batch,
     register,
 )
+from edkd.registry import DATASETS, import_files
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__, DATASETS)
 
 __all__ = [
     "REPLACE",

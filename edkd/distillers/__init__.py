@@ -1,27 +1,30 @@
 """Distillation methods, one file each. A new file in this folder is found automatically."""
 
 import functools
-import importlib
-import pkgutil
 
 from edkd.distillers._base import (
     Distiller,
+    check_first_terms,
     check_terms,
+    checked_groups,
     construct,
     distiller_dict,
+    evaluation_logits,
+    networks_of,
+    prepare_batch,
     register,
     uses_published_style,
 )
 from edkd.distillers._combined import SEPARATOR, Combined, combine
+from edkd.distillers._contract import explained
+from edkd.distillers._layout import to_channels_last
 from edkd.distillers.dkd import dkd_loss
 from edkd.distillers.dml import dml_loss
 from edkd.distillers.edkd import edkd_loss
 from edkd.distillers.kd import kd_loss
-from edkd.registry import METHODS
+from edkd.registry import METHODS, import_files
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__, METHODS)
 
 
 def method_names() -> list[str]:
@@ -57,15 +60,22 @@ __all__ = [
     "Combined",
     "Distiller",
     "canonical_name",
+    "check_first_terms",
     "check_terms",
+    "checked_groups",
     "construct",
     "distiller_dict",
     "dkd_loss",
     "dml_loss",
     "edkd_loss",
+    "evaluation_logits",
+    "explained",
     "find_method",
     "kd_loss",
     "method_names",
+    "networks_of",
+    "prepare_batch",
     "register",
+    "to_channels_last",
     "uses_published_style",
 ]

@@ -1,6 +1,5 @@
 """The contract of a distillation method."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,7 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edkd.distillers._contract import (
+    accepted_arguments,
+    check_arguments,
+    check_gradients,
+    check_logits,
+    check_losses,
+    check_not_empty,
+    check_result,
+)
 from edkd.distillers._features import FeatureShapes, feature_shapes
+from edkd.distillers._groups import as_groups, owner_of
+from edkd.distillers._layout import contiguous_batch, contiguous_features, contiguous_output
 from edkd.distillers._math import at_least_float32, mean_prediction
 from edkd.errors import UserError
 from edkd.registry import METHODS, PublishedDict, place
@@ -16,8 +26,6 @@ from edkd.types import Batch, DataInfo, LazyFeatures, Output
 
 Views = Mapping[str, Output]
 """Outputs by the name of the view, for methods with several `views`."""
-
-_LOSSES = "a dictionary of scalar tensors by name, as {'loss_kd': loss}"
 
 
 class Distiller(nn.Module):
@@ -110,10 +118,8 @@ class Distiller(nn.Module):
             The student's logits (N,C), and the weighted terms of the loss by name.
         """
         if uses_published_style(type(self)):
-            more = {"turn": turn} if self.turns > 1 else {}
-            return self.forward_train(
-                image=batch.image, target=batch.target, index=batch.index, epoch=batch.epoch, **more
-            )
+            with contiguous_features(networks_of(self)):
+                return self.forward_train(**self._published_arguments(batch, turn))
 
         student = self.run_student(batch)
         teacher = self.run_teachers(batch) if self.needs_teacher else None
@@ -121,14 +127,30 @@ class Distiller(nn.Module):
         outputs = list(student.values()) if isinstance(student, Mapping) else [student]
         loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
         terms = self.losses(student, teacher, batch)
-        _check_losses(type(self).__name__, terms)
+        check_losses(type(self), terms, only_scalars=True)
+        if self.needs_teacher:
+            check_not_empty(type(self), terms)
         return outputs[0].logits, {"loss_ce": loss_ce.sum()} | terms
+
+    def _published_arguments(self, batch: Batch, turn: int) -> dict[str, Any]:
+        """Those arguments of `forward_train` that the method's own takes."""
+        arguments: dict[str, Any] = {"image": batch.image, "target": batch.target}
+        arguments |= {"index": batch.index, "epoch": batch.epoch}
+        if self.turns > 1:
+            arguments["turn"] = turn
+
+        accepted = accepted_arguments(type(self).forward_train)
+        if accepted is None:
+            return arguments
+        return {name: value for name, value in arguments.items() if name in accepted}
 
     def run_student(self, batch: Batch) -> Output | Views:
         """The student's output for the batch, or its outputs for each view."""
         if len(self.views) == 1:
-            return Output(*self.student(batch.image))
-        return {name: Output(*self.student(batch.views[name].image)) for name in self.views}
+            return contiguous_output(self.student(batch.image))
+        return {
+            name: contiguous_output(self.student(batch.views[name].image)) for name in self.views
+        }
 
     @torch.no_grad()
     def run_teachers(self, batch: Batch) -> Output | Views:
@@ -144,8 +166,8 @@ class Distiller(nn.Module):
     def _run_teacher(self, number: int, batch: Batch) -> Output | Views:
         teacher = self.cached_teachers.get(number, self._frozen[number])
         if len(self.views) == 1:
-            return Output(*teacher(batch.image))
-        return {name: Output(*teacher(batch.views[name].image)) for name in self.views}
+            return contiguous_output(teacher(batch.image))
+        return {name: contiguous_output(teacher(batch.views[name].image)) for name in self.views}
 
     def merge(self, outputs: Sequence[Any]) -> Any:
         """The mean prediction of several teachers, softened by the method's temperature."""
@@ -238,34 +260,24 @@ class Distiller(nn.Module):
         return feature_shapes(network, self.data.image_shape)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for the optimizer: `params`, and `lr_factor` or a published `lr`.
+        """Parameter groups for the optimizer, see `as_groups`.
 
         No parameter is in two groups, and none is a teacher's.
         """
-        given = list(self.get_learnable_parameters())
-        if given and isinstance(given[0], dict):
-            groups = [group | {"params": _as_parameters(group["params"])} for group in given]
-        else:
-            groups = self._groups_by_factor(given)
+        return self._groups_by_factor(self.get_learnable_parameters())
 
-        frozen = {id(p) for teacher in self._frozen for p in teacher.parameters()}
-        seen: set[int] = set(frozen)
-        for group in groups:
-            group["params"] = [p for p in group["params"] if id(p) not in seen]
-            seen.update(id(p) for p in group["params"])
+    def _groups_by_factor(self, given: Any) -> list[dict[str, Any]]:
+        """Groups; parameters outside of groups are grouped by `learning_rate_factors`."""
+        owner = owner_of(self, self._frozen)
+        groups = as_groups(owner, given)
+        if len(groups) > 1 or len(groups[0]) > 1:
+            return groups
 
-        groups = [group for group in groups if group["params"]]
-        if not groups:
-            raise UserError(f"{type(self).__name__}: neither student nor method has a parameter")
-        return groups
-
-    def _groups_by_factor(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-        names = {id(parameter): name for name, parameter in self.named_parameters()}
-        groups: dict[float, list[nn.Parameter]] = {}
-        for parameter in dict.fromkeys(parameters):
-            factor = self._learning_rate_factor(names.get(id(parameter), ""))
-            groups.setdefault(factor, []).append(parameter)
-        return [{"params": params, "lr_factor": factor} for factor, params in groups.items()]
+        by_factor: dict[float, list[Tensor]] = {}
+        for parameter in groups[0]["params"]:
+            factor = self._learning_rate_factor(owner.names[id(parameter)])
+            by_factor.setdefault(factor, []).append(parameter)
+        return [{"params": params, "lr_factor": factor} for factor, params in by_factor.items()]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state dict without the teachers' part, under whatever name they are held."""
@@ -302,29 +314,58 @@ def uses_published_style(cls: type[Distiller]) -> bool:
     return cls.forward_train is not Distiller.forward_train
 
 
-def check_terms(distiller: Distiller, logits: Any, terms: Any) -> None:
-    """Raise UserError where the results of a training step break the contract."""
-    name = type(distiller).__name__
-    if not isinstance(logits, Tensor):
-        raise UserError(
-            f"{name} returned {type(logits).__name__} as logits, but must return a tensor (N,C)"
-        )
-    _check_losses(name, terms)
-    if not terms:
-        raise UserError(f"{name} returned no loss, but must return {_LOSSES}")
+# Functions, not methods: a method in the published style may keep modules under any name.
 
 
-def _check_losses(name: str, terms: Any) -> None:
-    expected = _LOSSES
-    if not isinstance(terms, dict):
-        raise UserError(
-            f"{name} returned {type(terms).__name__} as losses, but must return {expected}"
-        )
-    for term, loss in terms.items():
-        if not isinstance(loss, Tensor):
-            raise UserError(
-                f"{name} returned {type(loss).__name__} as {term!r}, but must return {expected}"
-            )
+def networks_of(distiller: Distiller) -> list[nn.Module]:
+    """The students and the teachers."""
+    student: Any = distiller.student
+    students = list(student) if distiller.is_cohort else [student]
+    return [*students, *distiller.teachers()]
+
+
+def prepare_batch(distiller: Distiller, batch: Batch) -> Batch:
+    """The batch as a step gets it: with contiguous images for the published style."""
+    return contiguous_batch(batch) if uses_published_style(type(distiller)) else batch
+
+
+def evaluation_logits(distiller: Distiller, image: Tensor) -> Tensor:
+    """`forward_test`; one of the published style gets contiguous tensors."""
+    if not uses_published_style(type(distiller)):
+        return distiller.forward_test(image)
+    with contiguous_features(networks_of(distiller)):
+        return distiller.forward_test(image.contiguous())
+
+
+def checked_groups(distiller: Distiller) -> list[dict[str, Any]]:
+    """`parameter_groups`, which a method may override, checked.
+
+    Raises:
+        UserError: see `as_groups`.
+    """
+    owner = owner_of(distiller, distiller.teachers())
+    return as_groups(owner, distiller.parameter_groups())
+
+
+def check_terms(distiller: Distiller, result: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits and the terms of a training step.
+
+    As in mdistiller, terms of the published style may have several elements: their mean counts.
+
+    Raises:
+        UserError: the result breaks the contract.
+    """
+    method = type(distiller)
+    logits, terms = check_result(method, result)
+    check_losses(method, terms, only_scalars=not uses_published_style(method))
+    check_not_empty(method, terms)
+    check_logits(method, logits)
+    return logits, terms
+
+
+def check_first_terms(distiller: Distiller, terms: Mapping[str, Tensor]) -> None:
+    """Raise UserError where nothing learns from a term of the first step's loss."""
+    check_gradients(type(distiller), terms)
 
 
 def construct(
@@ -334,13 +375,26 @@ def construct(
     cfg: Any,
     data: DataInfo | None,
 ) -> Distiller:
-    """Make a method; a constructor in the published style takes no `data`."""
-    parameters = inspect.signature(method).parameters.values()
-    takes_data = any(p.name == "data" or p.kind is p.VAR_KEYWORD for p in parameters)
-    if takes_data:
-        distiller = method(student, teacher, cfg, data=data)
-    else:
-        distiller = method(student, teacher, cfg)
+    """Make a method; a constructor in the published style takes no `data`.
+
+    Raises:
+        UserError: the method needs arguments that only its own trainer would give, or reads a key
+            that the configuration does not have.
+    """
+    check_arguments(method)
+    given = {"student": student, "teacher": teacher, "cfg": cfg, "data": data}
+    constructor: Any = method
+    accepted = accepted_arguments(constructor)
+    try:
+        if accepted is None:
+            distiller = method(student, teacher, cfg, data=data)
+        elif accepted <= given.keys():
+            distiller = method(**{name: given[name] for name in accepted})
+        else:
+            distiller = method(student, teacher, cfg)
+    except AttributeError as error:
+        _explain_absent_key(method, error)
+        raise
 
     # A constructor may pass only the networks on to the base class.
     if distiller.hp is None:
@@ -360,9 +414,14 @@ def own_node(cls: type[Distiller], cfg: Any) -> Any:
     return None
 
 
-def _as_parameters(params: Any) -> list[nn.Parameter]:
-    """The parameters of a group: one, a list, or a generator."""
-    return [params] if isinstance(params, nn.Parameter) else list(params)
+def _explain_absent_key(method: type[Distiller], error: AttributeError) -> None:
+    """Raise UserError where a constructor read a key that the configuration does not have."""
+    key = str(error)  # of a configuration, the name alone
+    if key.isidentifier() and key.isupper():
+        raise UserError(
+            f"{method.__name__} ({place(method)}) reads the key {key}, which the configuration "
+            f"does not have; declare it in `defaults`, as defaults = dict({key}=1.0)"
+        ) from error
 
 
 def _teachers(teacher: nn.Module | None) -> Sequence[nn.Module]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
+from edkd.distillers._layout import contiguous_output
 from edkd.keys import Key
 from edkd.types import Batch, Output
 
@@ -60,7 +61,7 @@ class Cohort(Distiller):
 
     def run_students(self, batch: Batch) -> list[Output]:
         """The outputs of all students for the batch."""
-        return [Output(*student(batch.image)) for student in self.student]
+        return [contiguous_output(student(batch.image)) for student in self.student]
 
     def learners(self) -> Sequence[int]:
         """Numbers, from 0, of the students that learn in the update `turn`."""

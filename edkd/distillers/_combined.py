@@ -13,7 +13,14 @@ from edkd.types import Batch, DataInfo, Output
 
 SEPARATOR = "+"
 
-_NOT_COMBINED = ("get_learnable_parameters", "deployable", "students", "task_loss", "turns")
+_NOT_COMBINED = (
+    "get_learnable_parameters",
+    "parameter_groups",
+    "deployable",
+    "students",
+    "task_loss",
+    "turns",
+)
 """Parts of the contract that a combination does not take over from its methods."""
 
 

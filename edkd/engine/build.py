@@ -12,7 +12,15 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.dataset.sampling import seed_for
-from edkd.distillers import Distiller, construct, find_method, uses_published_style
+from edkd.distillers import (
+    Distiller,
+    checked_groups,
+    construct,
+    find_method,
+    networks_of,
+    to_channels_last,
+    uses_published_style,
+)
 from edkd.engine.device import amp_dtype
 from edkd.engine.file_facts import Use
 from edkd.engine.given_networks import name_of, warn_of_probabilities
@@ -106,8 +114,8 @@ def build_trainer(
         optimizers: of the distiller's parameters; empty: SOLVER names one.
     """
     distiller = distiller.to(device)
-    if all(parameter.dim() < 5 for parameter in distiller.parameters()):
-        distiller = distiller.to(memory_format=torch.channels_last)
+    for network in networks_of(distiller):
+        to_channels_last(network)
     check_outputs(distiller, data.info, device)
 
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
@@ -118,7 +126,7 @@ def build_trainer(
     amp = amp_dtype(cfg.SOLVER.AMP, device)
 
     with hold():  # the optimizer imports modules, which a signal must not interrupt
-        update = update_rule(distiller.parameter_groups(), cfg, device, amp)
+        update = update_rule(checked_groups(distiller), cfg, device, amp)
         return Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
 
 

@@ -1,15 +1,24 @@
 """Detects losses and gradients that are not finite, on the device."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch import Tensor
 
 GRADIENT = "norm of the gradient"
 
 REMEDY = "lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM"
+
+
+class Kept(NamedTuple):
+    """The figures of an update."""
+
+    names: tuple[str, ...]
+    """Of the losses and of the norm of the gradient, which come first in `figures`."""
+    figures: Tensor
+    """(F,): losses, norm of the gradient, norm of the gradient of each parameter."""
+    parameters: list[Tensor]
 
 
 class FiniteWatch:
@@ -22,7 +31,9 @@ class FiniteWatch:
     def __init__(self, device: torch.device) -> None:
         self.failed = torch.zeros((), dtype=torch.bool, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.figures: dict[tuple[str, ...], Tensor] = {}  # by their names, which differ by update
+
+        # By the names of the losses and the numbers of the parameters, which differ by update.
+        self.kept: dict[tuple[Any, ...], Kept] = {}
 
     def reset(self) -> None:
         """Start again, in the same tensors: a captured step refers to them."""
@@ -33,7 +44,7 @@ class FiniteWatch:
     def skip(
         self,
         losses: dict[str, Tensor],
-        parameters: Iterable[nn.Parameter],
+        parameters: Sequence[Tensor],
         ends_step: bool = True,
     ) -> Tensor:
         """Check an update after its backward pass.
@@ -46,14 +57,19 @@ class FiniteWatch:
         Returns:
             1 where the update must be skipped, else 0, in the form of an optimizer's `found_inf`.
         """
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = get_total_norm(gradients).to(self.failed.device)
+        reached = tuple(i for i, each in enumerate(parameters) if each.grad is not None)
+        norms = norms_of([parameters[i].grad for i in reached], self.failed.device)
         terms = [loss.float() for loss in losses.values()]
-        figures = torch.stack([*terms, norm.float()])
+        whole = torch.linalg.vector_norm(norms)
+        figures = torch.cat([torch.stack([*terms, whole]), norms])
 
         # In place, for a captured step: the figures of the first step that failed stay.
-        names = (*losses, GRADIENT)
-        kept = self.figures.setdefault(names, torch.zeros_like(figures))
+        key = (*losses, *reached)
+        if key not in self.kept:
+            names = (*losses, GRADIENT)
+            of_update = [parameters[i] for i in reached]
+            self.kept[key] = Kept(names, torch.zeros_like(figures), of_update)
+        kept = self.kept[key].figures
         kept.copy_(torch.where(self.failed, kept, figures))
 
         self.failed.logical_or_(~figures.isfinite().all())
@@ -69,27 +85,31 @@ class FiniteWatch:
         if not self.failed.item():
             return None
 
-        for names, kept in self.figures.items():
-            if not kept.isfinite().all():
-                figures = dict(zip(names, kept.tolist(), strict=True))
-                return int(self.good_steps.item()), figures
+        kept = self._failed_update()
+        values = kept.figures[: len(kept.names)].tolist()
+        figures = dict(zip(kept.names, values, strict=True))
+        return int(self.good_steps.item()), figures
+
+    def bad_parameters(self) -> list[Tensor]:
+        """The parameters whose gradients were not finite in the step that failed."""
+        kept = self._failed_update()
+        is_finite = kept.figures[len(kept.names) :].isfinite().tolist()
+        pairs = zip(kept.parameters, is_finite, strict=True)
+        return [parameter for parameter, finite in pairs if not finite]
+
+    def _failed_update(self) -> Kept:
+        for kept in self.kept.values():
+            if not kept.figures.isfinite().all():
+                return kept
         raise AssertionError("a step failed, but all of its figures are finite")
 
 
-def describe_step(
-    epoch: int, step: int, figures: dict[str, float], index: Tensor | None
-) -> dict[str, Any]:
-    """The content of `nonfinite.json`.
-
-    Args:
-        epoch: from 1.
-        step: of the epoch, from 0.
-        figures: losses and the norm of the gradient.
-        index: numbers of the step's images, where they are known.
-    """
-    return {
-        "epoch": epoch,
-        "step": step + 1,
-        "figures": {name: str(value) for name, value in figures.items()},
-        "index": None if index is None else index.tolist(),
-    }
+def norms_of(gradients: list[Any], device: torch.device) -> Tensor:
+    """The norm of each gradient, (P,), float32."""
+    if not gradients:
+        return torch.zeros(0, device=device)
+    if len({(each.dtype, each.device) for each in gradients}) == 1:
+        norms = list(torch._foreach_norm(gradients))
+    else:
+        norms = [torch.linalg.vector_norm(each).to(device) for each in gradients]
+    return torch.stack([norm.float() for norm in norms])

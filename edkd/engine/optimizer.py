@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
+from edkd.errors import UserError
+from edkd.hints import hint
 from edkd.keys import Key
 
 KEYS = {
@@ -22,12 +24,15 @@ def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimize
     """SGD, Adam or AdamW as SOLVER says, with a fused update where the device has one.
 
     Args:
-        groups: `params`, and either `lr_factor` (of SOLVER.LR) or a published `lr`.
+        groups: `params`; optionally `lr_factor` (of SOLVER.LR) or a published `lr`, and options of
+            the optimizer, as `weight_decay`.
         cfg: SOLVER is read.
+
+    Raises:
+        UserError: a group has an option that the optimizer does not know.
     """
     solver = cfg.SOLVER
     with_factors = [_with_factor(group, solver.LR) for group in groups]
-    parameters = [parameter for group in groups for parameter in group["params"]]
 
     kind = getattr(optim, solver.TYPE)
     options = {"lr": solver.LR, "weight_decay": solver.WEIGHT_DECAY}
@@ -35,18 +40,23 @@ def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimize
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     else:
         options |= {"betas": tuple(solver.BETAS)}
-    if has_fused_update(kind, parameters[0].device):
+    if has_fused_update(kind, groups[0]["params"][0].device):
         options["fused"] = True
 
+    _check_options(with_factors, kind)
     optimizer = kind(with_factors, **options)
-    if solver.TYPE == "SGD" and solver.MOMENTUM:
-        _start_momentum(optimizer, parameters)
+    if solver.TYPE == "SGD":
+        _start_momentum(optimizer)
     return optimizer
 
 
 def make_plain_sgd(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimizer:
-    """SGD without momentum and weight decay, for update rules that compute the direction."""
+    """SGD without momentum and weight decay, for update rules that compute the direction.
+
+    A group may have its own learning rate and weight decay, but no other option.
+    """
     with_factors = [_with_factor(group, cfg.SOLVER.LR) for group in groups]
+    _check_known(with_factors, {"weight_decay"}, f"SOLVER.TRAINER {cfg.SOLVER.TRAINER}")
     with_factors = [{key: g[key] for key in ("params", "lr_factor")} for g in with_factors]
     device = groups[0]["params"][0].device
     fused = has_fused_update(optim.SGD, device)
@@ -81,15 +91,41 @@ def _with_factor(group: dict[str, Any], rate: float) -> dict[str, Any]:
     """A parameter group with `lr_factor`; a published group states its own `lr` instead."""
     if "lr_factor" in group or "lr" not in group:
         return {"lr_factor": 1.0} | group
-    factor = group["lr"] / rate if rate else 1.0
+
+    own = group["lr"]
+    if own and not rate:
+        raise UserError(
+            f"a parameter group has the learning rate {own:g}, but SOLVER.LR, which the schedule "
+            "scales, is 0; set SOLVER.LR above 0 and give the other groups lr_factor 0"
+        )
+    factor = own / rate if rate else 1.0
     return group | {"lr_factor": factor}
 
 
-def _start_momentum(optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+def _check_options(groups: Sequence[dict[str, Any]], kind: type[optim.Optimizer]) -> None:
+    """Raise UserError for an option that torch would keep and never read."""
+    known = set(inspect.signature(kind).parameters) - {"params"}
+    _check_known(groups, known, f"SOLVER.TYPE {kind.__name__}")
+
+
+def _check_known(groups: Sequence[dict[str, Any]], known: set[str], owner: str) -> None:
+    own = {"params", "lr", "lr_factor", "name"}
+    for group in groups:
+        for option in group.keys() - own - known:
+            raise UserError(
+                f"a parameter group has {option!r}, which {owner} does not know"
+                f"{hint(option, known)} (known: {', '.join(sorted(known | own))})"
+            )
+
+
+def _start_momentum(optimizer: optim.Optimizer) -> None:
     """Begin with buffers of zeros; the first gradient makes the same of them as of no buffer.
 
     If the first step is skipped, the fused kernel would leave new buffers uninitialised.
     """
-    for parameter in parameters:
-        buffer = torch.zeros_like(parameter, requires_grad=False)
-        optimizer.state[parameter]["momentum_buffer"] = buffer
+    for group in optimizer.param_groups:
+        if not group["momentum"]:
+            continue
+        for parameter in group["params"]:
+            buffer = torch.zeros_like(parameter, requires_grad=False)
+            optimizer.state[parameter]["momentum_buffer"] = buffer

@@ -23,7 +23,7 @@ from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.file_facts import Facts, Use, facts_of
 from edkd.engine.log.logger import Record
-from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, run_folder
+from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, run_folder, take_over
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
@@ -91,6 +91,7 @@ def train(
         if not resume:
             claim(folder)
             held.enter_context(lock(folder))
+            trainer.notes += take_over(folder)
         save_text(saved_text(cfg), folder / CONFIG)
         return trainer.train()
 

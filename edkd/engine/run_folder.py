@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from yacs.config import CfgNode
 
+from edkd.engine.abandoned import HELD, clear_abandoned, is_abandoned, is_in_use
 from edkd.engine.config.compare import changed_keys, differences, saved_config
 from edkd.engine.config.tags import is_same_tag
 from edkd.engine.run_name import old_names, portable, run_name
@@ -56,6 +57,11 @@ def refuse_used(folder: Path, cfg: CfgNode | None = None) -> None:
         cfg: its configuration; the message then says how that of the folder differs.
     """
     if (folder / CONFIG).is_file():
+        is_used = is_in_use(folder) if is_abandoned(folder) else None
+        if is_used:
+            raise UserError(f"{folder} is in use by another process; wait for it, or stop it")
+        if is_used is False:
+            return
         raise UserError(f"{folder} already holds a run{_way_out(folder / CONFIG, cfg)}")
     if not folder.exists():
         return
@@ -94,6 +100,18 @@ def claim(folder: Path) -> None:
         ) from None
 
 
+def take_over(folder: Path) -> list[str]:
+    """Clear a claimed and locked folder; return lines for the log.
+
+    Raises:
+        UserError: another process has used the folder since it was claimed.
+    """
+    if not is_abandoned(folder):
+        refuse_used(folder)
+    line = clear_abandoned(folder)
+    return [line] if line else []
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Lock the folder of a run. Raises UserError where another process has locked it.
@@ -101,6 +119,8 @@ def lock(folder: Path) -> Iterator[None]:
     The system releases the lock when the process ends, however it ends; child processes do not
     inherit it.
     """
+    if folder.resolve() in HELD:  # to open and close the file would end that lock
+        raise UserError(f"{folder} is in use by this process; wait for that run")
     try:
         file = open(folder / ".lock", "w")  # noqa: SIM115  closed, and so unlocked, below
     except OSError as error:
@@ -109,7 +129,11 @@ def lock(folder: Path) -> Iterator[None]:
     with file:
         if fcntl:
             _lock_file(file, folder)
-        yield
+        HELD.add(folder.resolve())
+        try:
+            yield
+        finally:
+            HELD.discard(folder.resolve())
 
 
 def _lock_file(file: TextIO, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The position of a run: finished epochs, steps of the current one, means, random state."""
 
+import time
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ class RunState:
         step_done: steps of the current epoch that are done.
         first_step: the step at which this process entered the epoch.
         meter: running means of the current epoch.
+        seconds: time that the current epoch took in earlier processes.
     """
 
     def __init__(self) -> None:
@@ -24,12 +26,29 @@ class RunState:
         self.step_done = 0
         self.first_step = 0
         self.meter = Meter()
+        self.seconds = 0.0
+        self._started: float | None = None
         self._random_state: dict[str, Any] | None = None
 
     @property
     def epochs_done(self) -> int:
         """Number of finished epochs."""
         return len(self.history)
+
+    def start_clock(self) -> None:
+        """Begin to count the seconds of an epoch."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Count no further seconds of the epoch."""
+        self.seconds = self.train_seconds()
+        self._started = None
+
+    def train_seconds(self) -> float:
+        """Seconds of the current epoch's training, those of earlier processes included."""
+        if self._started is None:
+            return self.seconds
+        return self.seconds + time.perf_counter() - self._started
 
     def start_epoch(self) -> None:
         """Enter an epoch, at its first step or where a resumed run left it."""
@@ -44,6 +63,7 @@ class RunState:
         """Add the record of the current epoch."""
         self.history.append(record)
         self.step_done = 0
+        self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `load_state_dict`."""
@@ -52,6 +72,7 @@ class RunState:
             progress = {
                 "step": self.step_done,
                 "meter": self.meter.state_dict(),
+                "seconds": self.train_seconds(),
                 "random": self._random_state or random_state(),
             }
         return {"epoch": self.epochs_done, "history": self.history, "progress": progress}
@@ -69,6 +90,7 @@ class RunState:
 
         self.step_done = progress["step"]
         self.meter.load_state_dict(progress["meter"], device)
+        self.seconds = float(progress.get("seconds", 0.0))  # absent in older checkpoints
 
         # Raises here, before anything is written, where it is not such a state.
         set_random_state(progress["random"])

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from edkd.dataset import DataSet
 from edkd.dataset.sampling import seed_everything, seed_for
-from edkd.distillers import Distiller, check_terms
+from edkd.distillers import (
+    Distiller,
+    check_first_terms,
+    check_terms,
+    evaluation_logits,
+    explained,
+    prepare_batch,
+)
 from edkd.engine.best import best_record, is_best, top1_key
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
@@ -24,8 +31,9 @@ from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
 from edkd.engine.memo.cache import TeacherCache, attach
-from edkd.engine.nonfinite import REMEDY, describe_step
+from edkd.engine.nonfinite import REMEDY
 from edkd.engine.nonfinite_cause import cause_in
+from edkd.engine.nonfinite_report import describe_step, explain_state, explain_step
 from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
@@ -96,6 +104,7 @@ class Trainer:
         self.cache: TeacherCache | None = None
         self.saved_at = time.monotonic()
         self.terms_are_checked = False
+        self.notes: list[str] = []  # lines for the beginning of the log
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.student_files = StudentFiles(
             folder,
@@ -127,7 +136,7 @@ class Trainer:
         with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
             facts = environment(self.device, self.cfg)
             self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
-            for line in [self.headline(), *long_warmups(self.cfg)]:
+            for line in [*self.notes, self.headline(), *long_warmups(self.cfg)]:
                 self.logger.say(line)
             epochs = range(done + 1, self.cfg.SOLVER.EPOCHS + 1)
             try:
@@ -158,14 +167,16 @@ class Trainer:
     def run_epoch(self, epoch: int) -> None:
         """Train, evaluate and save; when stopped, save the steps that are done."""
         try:
-            start = time.perf_counter()
+            self.state.start_clock()
             record = {"epoch": epoch, **self.train_epoch(epoch)}
-            trained = time.perf_counter()
+            self.state.stop_clock()
+
+            start = time.perf_counter()
             figures = self.evaluate(self.split)
-            evaluated = time.perf_counter()
+            seconds = time.perf_counter() - start
 
             record |= {f"{self.split}_{name}": value for name, value in figures.items()}
-            record |= {"train_seconds": trained - start, "eval_seconds": evaluated - trained}
+            record |= {"train_seconds": self.state.seconds, "eval_seconds": seconds}
             self.check_finite(epoch, record)
 
             with hold():
@@ -204,9 +215,12 @@ class Trainer:
                 self.after_step(epoch, done + 1)
 
         self.check_update(epoch)
-        rate = learning_rate(self.cfg, epoch * steps - 1, steps)
         means = self.state.meter.read()
-        return {"lr": rate, **{f"train_{name}": value for name, value in means.items()}}
+        return {
+            "lr": learning_rate(self.cfg, (epoch - 1) * steps, steps),
+            "lr_end": learning_rate(self.cfg, epoch * steps - 1, steps),
+            **{f"train_{name}": value for name, value in means.items()},
+        }
 
     def train_step(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """Batch, forward, backward, update.
@@ -217,6 +231,7 @@ class Trainer:
             The terms of the loss and their sum, the logits, the targets.
         """
         batch = dataclasses.replace(self.data.train.batch(*inputs), epoch=epoch)
+        batch = prepare_batch(self.distiller, batch)
         if self.cache:
             self.cache.expect(batch)
 
@@ -239,10 +254,11 @@ class Trainer:
 
     def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
         """The terms of the loss and "loss", their sum; the logits."""
-        with autocast(self.amp, self.device):
-            logits, terms = self.distiller.training_step(batch, turn)
-        check_terms(self.distiller, logits, terms)
+        with autocast(self.amp, self.device), explained(type(self.distiller)):
+            result = self.distiller.training_step(batch, turn)
+        logits, terms = check_terms(self.distiller, result)
         if not self.terms_are_checked:
+            check_first_terms(self.distiller, terms)
             self.update.check_terms(terms)
             self.terms_are_checked = True
 
@@ -291,7 +307,8 @@ class Trainer:
         """Top-1, top-5 and loss of the student on "val" or "test"."""
         self.distiller.eval()
         with autocast(self.amp, self.device):
-            return evaluate(self.distiller.forward_test, getattr(self.data, split))
+            run = functools.partial(evaluation_logits, self.distiller)
+            return evaluate(run, getattr(self.data, split))
 
     def headline(self) -> str:
         """The run in one line."""
@@ -314,21 +331,24 @@ class Trainer:
             steps, figures = found
             self.report_nonfinite(epoch, self.state.first_step + steps, figures)
         if self.update.has_no_scale():
+            findings = explain_step(self, epoch, self.state.step_done - 1, {})
+            about = f"; {findings.text()}" if findings.text() else ""
             raise NonFiniteError(
-                f"fp16 has no scale at which the gradient of epoch {epoch} is finite; set "
+                f"fp16 has no scale at which the gradient of epoch {epoch} is finite{about}; set "
                 f"SOLVER.AMP bf16 or off, or lower SOLVER.LR; {self.last_checkpoint()}"
             )
 
     def report_nonfinite(self, epoch: int, step: int, figures: Record) -> None:
         """Write `nonfinite.json` for a step, from 0, and raise NonFiniteError."""
-        inputs = next(iter(self.data.train.inputs(epoch, step)))
-        batch = self.data.train.batch(*inputs)
-        about = describe_step(epoch, step, figures, batch.index)
+        findings = explain_step(self, epoch, step, figures)
+        batch = self.batch_of(epoch, step)
+        about = describe_step(epoch, step, figures, findings, batch.index)
         self.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
 
         names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
+        found = f"{findings.text()}; " if findings.text() else ""
         raise NonFiniteError(
-            f"{names} not finite in epoch {epoch}, step {step + 1}; {self.remedy(batch)}; "
+            f"{names} not finite in epoch {epoch}, step {step + 1}; {found}{self.remedy(batch)}; "
             f"{self.last_checkpoint()}; nonfinite.json there has the figures and the images"
         )
 
@@ -338,12 +358,21 @@ class Trainer:
             cause = cause_in(batch, self.distiller.teachers(), self.data.num_classes)
         return cause or REMEDY
 
+    def batch_of(self, epoch: int, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        inputs = next(iter(self.data.train.inputs(epoch, step)))
+        batch = dataclasses.replace(self.data.train.batch(*inputs), epoch=epoch)
+        return prepare_batch(self.distiller, batch)
+
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite, before it is saved."""
         bad = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
         if bad:
             found = " and ".join(bad)
-            raise NonFiniteError(f"{found} in epoch {epoch}; {REMEDY}; {self.last_checkpoint()}")
+            raise NonFiniteError(
+                f"{found} in epoch {epoch}; {explain_state(self.distiller)}{REMEDY}; "
+                f"{self.last_checkpoint()}"
+            )
 
     # Files.
 

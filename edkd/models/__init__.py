@@ -6,10 +6,8 @@ the data sets that the model is made for. A constructor takes `num_classes`, and
 `_base.Network`, or any module that returns logits. State-dict keys are the published ones.
 """
 
-import importlib
 import inspect
 import os
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +17,9 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
 from edkd.models._hooked import as_network
-from edkd.registry import MODELS, Entry, PublishedDict, place
+from edkd.registry import MODELS, Entry, PublishedDict, import_files, place
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__, MODELS)
 
 DOWNLOADS = {"cifar": "teachers", "imagenet": "imagenet_teachers"}
 """Family -> name of its published weights for `edkd download`, where they can be downloaded."""

@@ -271,7 +271,7 @@ def test_dot_uses_the_decay_of_a_group_and_skips_frozen_parameters():
     model.unused.requires_grad_(False)
     groups = [
         {"params": [model.both, model.unused], "lr_factor": 1.0},
-        {"params": [model.task, model.distilled], "weight_decay": 0.0, "momentum": 0.5},
+        {"params": [model.task, model.distilled], "weight_decay": 0.0},
     ]
     update = DOT(groups, config("SOLVER.TRAINER", "dot", "SOLVER.WEIGHT_DECAY", "0.1"), CPU, None)
     assert update.decays == [0.1, 0.1, 0.0, 0.0]

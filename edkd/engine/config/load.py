@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from edkd.engine.config.check import Networks, canonical, check, typed
 from edkd.engine.config.command_line import pairs
-from edkd.engine.config.plugins import import_plugin, remember_plugins
+from edkd.engine.config.plugins import import_plugin, import_plugins, remember_plugins
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
 from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
@@ -39,7 +39,8 @@ def load_config(
     Args:
         file: a YAML file, or "" for none. It may be based on another one, `_BASE_: other.yaml`.
         opts: `KEY VALUE` or `KEY=VALUE`; values are written as in YAML.
-        plugins: Python files that register methods, models, data sets or update rules.
+        plugins: Python files, or folders with an `__init__.py`, that register methods, models, data
+            sets or update rules.
         networks: names of the caller's own modules, {"student": [...], "teacher": [...]}; the
             models and the data set that the configuration names are then not checked.
 
@@ -52,8 +53,7 @@ def load_config(
     """
     given = pairs(opts)
     plugins = [expanded(plugin, "--plugin") for plugin in plugins]
-    for plugin in plugins:
-        import_plugin(plugin)
+    import_plugins(plugins)
     keys = table()
 
     # Merge.

@@ -205,6 +205,8 @@ class Logger:
 
         # Single terms of the loss, as train_loss_ce, would make the line too long.
         keys = [key for key in record if key.count("_") < 2 or key.endswith("top1")]
+        if record.get("lr_end") == record.get("lr"):
+            keys = [key for key in keys if key != "lr_end"]
         self.say("  ".join(f"{key} {_short(record[key])}" for key in keys))
 
         figures = {key: value for key, value in record.items() if key != "epoch"}

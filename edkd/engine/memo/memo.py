@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from edkd.engine.memo.files import hash_of
 from edkd.engine.memo.finite import nonfinite_logits, nonfinite_rows
 from edkd.engine.memo.keys import memo_folder
 from edkd.engine.memo.store import Store
+from edkd.signals import hold
 
 Say = Callable[[str], None]
 
@@ -26,6 +28,9 @@ SAMPLE_SIZE = large_batch(torch.device("cpu"))
 """Images whose logits become part of the fingerprint: other hardware computes other bits."""
 
 USUAL_VIEW = "weak"
+
+PART_SECONDS = 60.0
+"""Time after which computed logits are stored, the most that a kill can cost."""
 
 
 class MemoSettings(NamedTuple):
@@ -138,10 +143,7 @@ class TeacherMemo:
         rows, found = self.store.read(keys)
 
         if not found.all():
-            missing = keys[~found]
-            computed = self.fill(missing, show)
-            rows[~found] = computed
-            self.store.add(missing, computed)
+            rows[~found] = self.fill(keys[~found], show)
 
         logits = torch.from_numpy(rows).view(self.dtype).to(self.device)
         if not logits.isfinite().all():
@@ -150,10 +152,10 @@ class TeacherMemo:
         self.table[index] = logits.to(self.table.dtype)
 
     def fill(self, keys: np.ndarray, show: Say) -> np.ndarray:
-        """Compute logits in large batches.
+        """Compute logits in large batches and store them, in parts.
 
         All batches have one shape, the last one too: the bits of a row must not depend on the other
-        keys.
+        keys. Whatever ends the work, what is computed by then is stored.
 
         Args:
             keys: (K,), at least one.
@@ -166,13 +168,35 @@ class TeacherMemo:
         num_batches = -(-len(keys) // size)
         padded = torch.from_numpy(np.resize(keys, num_batches * size)).to(self.device)
 
-        batches = []
-        for batch_number, batch in enumerate(padded.split(size)):
-            show(f"teacher cache {batch_number * size}/{len(keys)}")
-            logits = self.compute(batch // self.num_views, batch % self.num_views)
-            batches.append(self.storable(logits, batch // self.num_views, batch % self.num_views))
+        parts: list[np.ndarray] = []
+        batches: list[Tensor] = []
+        stored_at = time.monotonic()
+        try:
+            for batch_number, batch in enumerate(padded.split(size)):
+                show(f"teacher cache {batch_number * size}/{len(keys)}")
+                logits = self.compute(batch // self.num_views, batch % self.num_views)
+                batches.append(
+                    self.storable(logits, batch // self.num_views, batch % self.num_views)
+                )
 
-        return as_bytes(torch.cat(batches)[: len(keys)])
+                if time.monotonic() - stored_at > PART_SECONDS:
+                    self._store_part(keys, parts, batches)
+                    stored_at = time.monotonic()
+        finally:
+            self._store_part(keys, parts, batches)
+        return np.concatenate(parts)
+
+    def _store_part(self, keys: np.ndarray, parts: list[np.ndarray], batches: list[Tensor]) -> None:
+        """Store the logits of these batches, and move them to the parts."""
+        if not batches:
+            return
+
+        with hold():
+            done = sum(map(len, parts))
+            rows = as_bytes(torch.cat(batches)[: len(keys) - done])
+            self.store.add(keys[done : done + len(rows)], rows)
+            parts.append(rows)
+            batches.clear()
 
     def storable(self, logits: Tensor, index: Tensor, number: Tensor) -> Tensor:
         """Logits of `compute` in the type in which they are stored.

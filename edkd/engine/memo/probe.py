@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edkd.distillers import Distiller
+from edkd.distillers import Distiller, prepare_batch
 from edkd.engine.device import autocast
 from edkd.engine.memo.stand_in import PassThrough, snapshot
 from edkd.types import Batch, LazyFeatures, Output
@@ -30,6 +30,7 @@ def reason_against(
     Returns:
         Why cached logits of this batch do not suffice; "" if they do.
     """
+    batch = prepare_batch(distiller, batch)
     with autocast(amp, device):
         trial = Trial(teacher, batch, device)
         try:

@@ -1,14 +1,9 @@
 """Update rules, one file each. A new file in this folder is found automatically."""
 
-import importlib
-import pkgutil
-
 from edkd.engine.update import Update, find_update
-from edkd.registry import UPDATES
+from edkd.registry import UPDATES, import_files
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__, UPDATES)
 
 register = UPDATES.register
 
