@@ -9,6 +9,10 @@ from typing import Any
 
 from edkd.errors import StorageError, reason_of
 
+dropped_sinks: set[str] = set()
+"""Names of the sinks of the log that failed or hung in this process: their libraries may do so
+again, and print, when the process ends."""
+
 
 class Guard:
     """A text stream that keeps its first error instead of raising it.

@@ -15,6 +15,7 @@ from edkd.dataset import get_dataset
 from edkd.distillers import method_names
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
+from edkd.errors import UserError
 from tests.conftest import PLUGIN
 from tests.small import TinyNet
 
@@ -76,7 +77,10 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
 ERRORS = ("DATASET.TYPE", "DATASET.ROOT")
 """Their effect is an error; the other runs succeed."""
 
-LOADER_KEYS = ("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE")
+LOADER_KEYS = (
+    *("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE"),
+    "DATASET.UNREADABLE",
+)
 """They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
 
 BASE = {
@@ -184,6 +188,12 @@ def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
             found.append((loader.num_workers, loader.timeout))
         found.append(len(data.test))
     assert found == [(0, 0), (0, 0), 1, (3, 7.5), (3, 7.5), 2]
+
+    # The last options once more, with an image that cannot be read.
+    (tmp_path / "train" / "n01" / "0.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"0\.png"):
+        get_dataset(load_config(opts=opts), torch.device("cpu"))
+    get_dataset(load_config(opts=[*opts, "DATASET.UNREADABLE", "replace"]), torch.device("cpu"))
     live.update(LOADER_KEYS)
 
 

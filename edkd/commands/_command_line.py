@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from edkd.engine.log.background import dropped
 from edkd.errors import EXPECTED, UserError, warn
 from edkd.hints import closest
 from edkd.invocation import other_checkout
 from edkd.signals import Stopped, exit_code, listening
-from edkd.streams import check_output, guarded_streams
+from edkd.streams import check_output, dropped_sinks, guarded_streams
 
 PATIENCE = 10.0
 """Seconds that the interpreter may take to end after a logging library has failed."""
@@ -89,7 +88,7 @@ def run_command(
 
     # A bug has the code 1.
     finally:
-        if dropped:
+        if dropped_sinks:
             atexit.register(_end_in_time, code)
 
 

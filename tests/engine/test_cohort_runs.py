@@ -9,6 +9,7 @@ from edkd.engine.build import Networks
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.engine.evaluate import evaluate
+from edkd.engine.log.logger import Logger
 from edkd.engine.run import train
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
@@ -121,6 +122,7 @@ def test_a_value_that_is_not_finite_names_the_turn(tmp_path):
     trainer.train_step(1, *next(trainer.data.train.inputs(1)))
     trainer.state.step_done = 1
     message = "loss_kd_student2, loss, norm of the gradient not finite in epoch 1, step 1;"
+    trainer.logger = Logger(tmp_path, trainer.cfg, [], 1, 0, sinks={})
     with pytest.raises(NonFiniteError, match=message):
         trainer.check_update(1)
 

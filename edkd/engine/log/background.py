@@ -6,13 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from edkd.errors import reason_of
+from edkd.streams import dropped_sinks
 
 Record = dict[str, float]
 """Figures by name."""
-
-dropped: set[str] = set()
-"""Names of the sinks that failed or hung in this process: their libraries may do so again when the
-process ends."""
 
 
 class Sink:
@@ -85,7 +82,7 @@ class Background:
         if self.is_dropped:
             return
         self.is_dropped = True
-        dropped.add(self.name)
+        dropped_sinks.add(self.name)
         self.say(f"{self.name} is off: {reason}")
 
     def _run(self, make: Callable[[], Sink]) -> None:

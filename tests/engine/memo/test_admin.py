@@ -140,7 +140,7 @@ def test_command_verify(tmp_path, memo):
 
     bad = folder / ("0" * 32)
     bad.write_bytes(b"x")
-    with pytest.raises(UserError, match=f"damaged: {bad}; the next run"):
+    with pytest.raises(UserError, match=f"damaged: {bad}; 3 of 4 files are intact; the next run"):
         memo("verify", "--folder", tmp_path)
     memo("verify", TWO, "--folder", tmp_path)
 
