@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import edkd
 from edkd.errors import UserError
-from edkd.notebook import DML, MLP, HintonDistiller
+from edkd.notebook import DML, MLP, HintonDistiller, train_dml
 from tests.runs import records
 
 IMAGE = torch.randn(17, 20, generator=torch.Generator().manual_seed(0))
@@ -121,3 +121,22 @@ def test_epochs_of_another_type_are_named(epochs, distil):
     """A kind of report: a number that came from a form or a file as text ends in a traceback."""
     with pytest.raises(UserError, match=r"epochs is .*, but must be an integer"):
         distil(MLP(20, 3, 8), MLP(20, 3, 8), epochs=epochs)
+
+
+def test_an_experiment_name_fits_every_file_system(tmp_path):
+    """A kind of report: files with a colon in their name cannot be copied to Windows."""
+    config = {
+        "save_dir": tmp_path / "models",
+        "log_dir": tmp_path / "logs",
+        "experiment_name": "lr:0.1?",
+        "model": "ResNet20",
+        "num_classes": 3,
+        "epochs": 1,
+        "device": "cpu",
+    }
+    images = TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 3)
+    result = train_dml(config, DataLoader(images, 4), DataLoader(images, 8))
+    assert result["experiment_name"] == "lr_0.1_"
+    assert not [path for path in tmp_path.rglob("*") if set(path.name) & set(":?")]
+    with pytest.raises(UserError, match="give another experiment_name|exists already"):
+        train_dml(config, DataLoader(images, 4), DataLoader(images, 8))
