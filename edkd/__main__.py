@@ -27,7 +27,7 @@ edkd COMMAND --help describes a command. Examples:
 
   edkd train --cfg configs/digits/vanilla/resnet8.yaml
   edkd train --cfg configs/cifar100/edkd/res56_res20.yaml SOLVER.LR 0.1
-  edkd eval -m resnet20 -c output/cifar100_baselines/edkd,res56,res20/student_best
+  edkd eval output/cifar100_baselines/edkd,res56,res20
 """
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config, pairs
 from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
-from edkd.engine.given_networks import check_apart, check_trainable
+from edkd.engine.given_networks import check_apart, check_precision, check_trainable
 from edkd.engine.log.logger import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
-from edkd.errors import UserError
+from edkd.errors import EXPECTED, UserError
 from edkd.hints import hint
 from edkd.known_elsewhere import key_note
 from edkd.models._hooked import as_network
@@ -29,6 +30,13 @@ from edkd.registry import METHODS
 __all__ = ["distill", "evaluate", "load_config", "train"]
 
 STAGES = "SOLVER.LR_DECAY_STAGES"
+
+ARGUMENTS = {
+    "--resume": "resume=True",
+    "EXPERIMENT.NAME": "name",
+    "LOG.PREFIX": "output",
+}
+"""Words of the command line, and the arguments of `distill` that take their place."""
 
 CUSTOM = "custom"
 """DATASET.TYPE of a run whose data the caller gives."""
@@ -96,7 +104,9 @@ def distill(
     teachers = _as_list(teacher)
     if not students:
         raise UserError("distill: give a student")
-    with _name_of(method) as kind:
+    if not isinstance(epochs, Integral):
+        raise UserError(f"distill: epochs is {epochs!r}, but must be an integer")
+    with _arguments_named(), _name_of(method) as kind:
         given = {"student": _class_names(students), "teacher": _class_names(teachers)}
 
         opts = _options(kind, epochs, given, output, name, plugins, settings)
@@ -230,6 +240,20 @@ def _name_of(method: str | type[Distiller]) -> Iterator[str]:
         METHODS.remove(method.__name__)
 
 
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Messages name the arguments of `distill`, not words of the command line."""
+    try:
+        yield
+    except EXPECTED as error:
+        if len(error.args) == 1:
+            text = str(error)
+            for word, argument in ARGUMENTS.items():
+                text = text.replace(word, argument)
+            error.args = (text,)
+        raise
+
+
 def _as_list(networks: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
     if networks is None:
         return []
@@ -265,6 +289,9 @@ def _check_networks(
     check_apart(students, teachers)
     for student in students:
         check_trainable("student", student)
+        check_precision("student", student)
+    for teacher in teachers:
+        check_precision("teacher", teacher)
     if method.needs_teacher and not teachers:
         raise UserError(f"distill: {kind} needs a teacher")
     if not method.is_cohort and len(students) > 1:

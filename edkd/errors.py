@@ -1,7 +1,8 @@
 """What can go wrong for a user. Each error has an exit code, and its message is one line."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 class UserError(ValueError):
@@ -43,3 +44,17 @@ def reason_of(error: BaseException) -> str:
     """The reason of an error in one line, as "No space left on device"."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(reason).split())
+
+
+@contextmanager
+def batch_norm_explained() -> Iterator[None]:
+    """Raise UserError where batch normalisation gets one value per channel to train on."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "a batch has one image, which batch normalisation cannot train on; set drop_last=True "
+            "in the DataLoader, or another batch size"
+        ) from error

@@ -9,7 +9,6 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edkd.commands import report
 from edkd.commands._command_line import ArgumentParser
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for number, (name, seed) in enumerate(runs, 1):
             title = f"run {number} of {len(runs)}: {name}, seed {seed}"
-            result = _train(title, project, name, seed, args)
+            _train(title, project, name, seed, args)
     except Stopped as stopped:
         stopped.hint = "the same command continues from here"
         raise
@@ -70,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.main([*folders, "--picture", str(project / "curves.png")])
 
     print("\nTo try next: another method with the same teacher, all in one table, an evaluation:")
-    for line in _next_commands(project, args, result):
+    for line in _next_commands(project, args):
         print(f"  {line}")
 
 
-def _train(title: str, project: Path, name: str, seed: int, args: Namespace) -> dict[str, Any]:
-    """Train a run, or what is left of it; return its result."""
+def _train(title: str, project: Path, name: str, seed: int, args: Namespace) -> None:
+    """Train a run, or what is left of it."""
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.engine.config.load import load_config
         from edkd.engine.run import train
@@ -102,7 +101,6 @@ def _train(title: str, project: Path, name: str, seed: int, args: Namespace) -> 
         if trained:
             took = f"{time.monotonic() - begin:.0f} s"
         line.end(f"{title}: {result['last_test_top1']:.2f} %, {took}")
-    return result
 
 
 def _keys(project: Path, name: str, seed: int, prefix: str) -> dict[str, str]:
@@ -124,12 +122,8 @@ def _folder(project: Path, name: str, seed: int) -> Path:
     return project / f"{name},seed={seed}"
 
 
-def _next_commands(project: Path, args: Namespace, result: dict[str, Any]) -> list[str]:
-    """Three commands that work as written.
-
-    Args:
-        result: of a distilled student.
-    """
+def _next_commands(project: Path, args: Namespace) -> list[str]:
+    """Three commands that work as written."""
     device = [] if args.device == "auto" else ["--device", args.device]
 
     # Another method.
@@ -138,13 +132,11 @@ def _next_commands(project: Path, args: Namespace, result: dict[str, Any]) -> li
     if args.prefix == _PREFIX:
         del keys["LOG.PREFIX"]
 
-    # The student of the demo.
-    (model,) = result["student"]
-    weights = _folder(project, "student by EDKD", 1) / "student_best"
+    distilled = _folder(project, "student by EDKD", 1)
     return [
         _typed("train", "--cfg", config, *device, *_words(keys), *args.opts),
         _typed("report", project, "--picture", project / "curves.png"),
-        _typed("eval", "-m", model, "-d", result["dataset"], "-c", weights, *device),
+        _typed("eval", distilled, *device),
     ]
 
 

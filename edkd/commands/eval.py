@@ -20,8 +20,7 @@ examples:
   {eval} -m resnet20 -c weights.pth -d cifar10
   {eval} -m mynet -d mydata --plugin my_parts.py -c weights.pth
 
-The folder of a run, and the files in it, know their model, data set and plugins. Other files are
-told with -m and -d; those of edkd name both themselves.
+A run folder and its files name their model, data set and plugins. For other files, give -m and -d.
 """
 
 

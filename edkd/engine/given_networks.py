@@ -37,6 +37,22 @@ def check_trainable(role: str, network: nn.Module) -> None:
         )
 
 
+def check_precision(role: str, network: nn.Module) -> None:
+    """Raise UserError if a network holds parameters of another type than float32.
+
+    Args:
+        role: "student" or "teacher", for messages.
+    """
+    floating = (p.dtype for p in network.parameters() if p.is_floating_point())
+    others = [dtype for dtype in floating if dtype != torch.float32]
+    if others:
+        name = str(others[0]).removeprefix("torch.")
+        raise UserError(
+            f"the {role} {name_of(network)} has parameters of type {name}, not float32; convert "
+            "it with .float(). SOLVER.AMP sets the precision in which it computes"
+        )
+
+
 def check_apart(students: Sequence[nn.Module], teachers: Sequence[nn.Module] = ()) -> None:
     """Raise UserError if one network is given twice, or a student shares weights with a teacher."""
     networks = [*students, *teachers]

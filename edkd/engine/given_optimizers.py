@@ -9,7 +9,7 @@ from torch import nn, optim
 from edkd.engine.given_networks import held_parameters, warn_of_missing
 from edkd.engine.optimizer import make_optimizer
 from edkd.engine.update import Losses, Update
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 
 
 class GivenOptimizers(Update):
@@ -54,7 +54,9 @@ class GivenOptimizers(Update):
         if rest:
             self.optimizers.append(make_optimizer([{"params": rest}], cfg))
 
-        self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+        self.rates = self._rates()
+        self.present: list[list[Any]] = []
+        self.has_warned = False
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
         """The first of them."""
@@ -80,11 +82,23 @@ class GivenOptimizers(Update):
 
     def set_learning_rate(self, rate: float) -> None:
         """Scale each group's own rate by the schedule's factor."""
-        base = self.cfg.SOLVER.LR
-        factor = rate / base if base else 1.0
+        if self.present and self._rates() != self.present and not self.has_warned:
+            self.has_warned = True
+            warn(
+                "the learning rate of an optimizer was changed during the run, as by a scheduler; "
+                "the change has no effect: edkd.distill sets it in each step, see its arguments "
+                "schedule and lr_decay_stages"
+            )
+
+        factor = self._factor(rate)
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, own in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = own * factor
+        self.present = self._rates()
+
+    def recorded_rate(self, rate: float) -> float:
+        """That of the first group."""
+        return float(self.rates[0][0]) * self._factor(rate)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of all optimizers."""
@@ -94,10 +108,19 @@ class GivenOptimizers(Update):
         """Continue with the state of another run; the groups keep their own rates."""
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
+        self.present = []
 
     def buffers_per_parameter(self) -> int:
         """Enough for the optimizers of torch."""
         return 3
+
+    def _rates(self) -> list[list[Any]]:
+        """The present learning rate of each group."""
+        return [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+
+    def _factor(self, rate: float) -> float:
+        base = self.cfg.SOLVER.LR
+        return rate / base if base else 1.0
 
     def _check(self) -> None:
         """Raise UserError if the optimizers hold other parameters than the run's, or one twice."""

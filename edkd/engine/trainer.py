@@ -40,7 +40,7 @@ from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
 from edkd.engine.summary import headline, last_line, summarise
 from edkd.engine.update import Losses, Update
-from edkd.errors import NonFiniteError, UserError, WorkerError
+from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
 from edkd.signals import Stopped, hold
 from edkd.types import Batch
@@ -216,9 +216,12 @@ class Trainer:
 
         self.check_update(epoch)
         means = self.state.meter.read()
+        first = (epoch - 1) * steps
+        last = epoch * steps - 1
+        rate = self.update.recorded_rate
         return {
-            "lr": learning_rate(self.cfg, (epoch - 1) * steps, steps),
-            "lr_end": learning_rate(self.cfg, epoch * steps - 1, steps),
+            "lr": rate(learning_rate(self.cfg, first, steps)),
+            "lr_end": rate(learning_rate(self.cfg, last, steps)),
             **{f"train_{name}": value for name, value in means.items()},
         }
 
@@ -254,7 +257,11 @@ class Trainer:
 
     def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
         """The terms of the loss and "loss", their sum; the logits."""
-        with autocast(self.amp, self.device), explained(type(self.distiller)):
+        with (
+            autocast(self.amp, self.device),
+            explained(type(self.distiller)),
+            batch_norm_explained(),
+        ):
             result = self.distiller.training_step(batch, turn)
         logits, terms = check_terms(self.distiller, result)
         if not self.terms_are_checked:

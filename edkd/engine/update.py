@@ -125,6 +125,10 @@ class Update:
         """Set the rate of the next steps."""
         set_learning_rate(self.optimizer, rate)
 
+    def recorded_rate(self, rate: float) -> float:
+        """The learning rate of a record, for the schedule's rate."""
+        return rate
+
     def check_terms(self, losses: Losses) -> None:
         """Raise UserError where a method's terms of the loss do not suit the rule."""
 

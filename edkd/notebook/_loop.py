@@ -26,7 +26,7 @@ from edkd.engine.given_networks import (
     warn_of_probabilities,
 )
 from edkd.engine.meter import Meter
-from edkd.errors import NonFiniteError, StorageError, UserError
+from edkd.errors import NonFiniteError, StorageError, UserError, batch_norm_explained
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(logits of a student (N,C), logits of a peer (N,C)) -> a scalar."""
@@ -224,10 +224,11 @@ def logits_of(model: nn.Module, image: Tensor) -> Tensor:
     The images get the type of the model's parameters.
 
     Raises:
-        UserError: the model returns anything else.
+        UserError: the model returns anything else, or cannot train on a batch of one image.
     """
     dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    output = model(image.to(dtypes[0]) if dtypes else image)
+    with batch_norm_explained():
+        output = model(image.to(dtypes[0]) if dtypes else image)
     logits = output[0] if isinstance(output, (tuple, list)) else output
 
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(image):

@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
     number: int
     """From 1."""
     lr: float
-    """Learning rate of its last step, on the scale of SOLVER.LR."""
+    """Learning rate of the first optimizer in its last step."""
     students: list[dict[str, float]]
     """For each student: loss, loss_ce, loss_kd, top1 of training; test_loss, test_top1."""
     ensemble_top1: float

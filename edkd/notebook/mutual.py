@@ -16,6 +16,7 @@ from edkd.dataset.sampling import seed_for
 from edkd.engine.checkpoint import save_checkpoint, save_text
 from edkd.engine.device import pick_device
 from edkd.engine.log.tensorboard import Curves
+from edkd.engine.run_name import portable
 from edkd.errors import UserError
 from edkd.notebook._loop import make_folder
 from edkd.notebook._run import Epoch, train_together, unused_folder
@@ -115,7 +116,7 @@ class Experiment:
         config = self.config
         now = time.strftime("%Y%m%d_%H%M%S")
         networks = "+".join(dict.fromkeys(self.networks))
-        self.name = config["experiment_name"] or f"dml_{networks}_{now}"
+        self.name = portable(config["experiment_name"] or f"dml_{networks}_{now}")
         self.run = unused_folder(self.save_dir / RUNS, self.name)
 
         summary = self._summary_file()

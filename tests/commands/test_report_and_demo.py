@@ -144,6 +144,9 @@ def test_what_the_demo_names_to_try_next_works(demo, tool, tmp_path):
         plugin = ["--plugin", PLUGIN] if names[-1] == "eval" else []
         done = tool(names[-1], *words, *plugin)
         assert done.code == 0, (line, done.err)
+        if names[-1] == "eval":
+            assert words[0] == str(tmp_path / "demo" / "student by EDKD,seed=1")
+            assert "-c" not in words
         if names[-1] == "report":
             assert "| student by DKD |" in done.out
     assert names == ["train", "report", "eval"]
