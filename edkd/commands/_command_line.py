@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from edkd.errors import EXPECTED, UserError, warn
+from edkd.errors import EXPECTED, StorageError, UserError, warn
 from edkd.hints import closest
 from edkd.invocation import other_checkout
 from edkd.signals import Stopped, exit_code, listening
@@ -98,8 +98,20 @@ def _warn_about_other_checkout() -> None:
         warn(other)
 
 
+def _check_working_folder() -> None:
+    """Libraries end the process, without an exception, where there is none."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError(
+            "the folder in which this command was started no longer exists; change to another one "
+            "with cd"
+        ) from None
+
+
 def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> None:
     try:
+        _check_working_folder()
         main(argv)
         check_output()
 
@@ -107,6 +119,14 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
     except EXPECTED as error:
         sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(
+            f"edkd: error: cannot access {error.filename} ({error.strerror}); "
+            "change its permissions or those of the folders above it, or use another path\n"
+        )
+        sys.exit(StorageError.exit_code)
     except BrokenPipeError:  # as in `edkd keys | head`
         sys.exit(1)
 

@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"delete: give the names of caches, as printed by '{command('memo')} list', or --all"
         )
 
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UserError(f"{args.folder} is a file; give the folder that holds the caches")
+
     memos = find_memos(args.folder, args.memos)
     if not memos:
         print(f"no teacher caches in {args.folder}")
@@ -63,13 +66,20 @@ def _delete(memos: Sequence[Path]) -> None:
 def _list(memos: Sequence[Path], verify: bool) -> None:
     """Print a line for each cache; raise UserError if files are damaged."""
     damaged: list[Path] = []
+    unknown: list[str] = []
     num_files = 0
     for folder in memos:
-        found = survey(folder, verify)
+        try:
+            found = survey(folder, verify)
+        except UserError as error:  # the others are listed all the same
+            unknown.append(str(error))
+            continue
         print(found.line)
         damaged += found.damaged
         num_files += len(segment_files(folder))
 
+    if unknown:
+        raise UserError("; ".join(unknown))
     if damaged:
         intact = num_files - len(damaged)
         names = ", ".join(str(path) for path in damaged)

@@ -153,6 +153,10 @@ class NumberedLoader(Loader):
         self.views = known_views(names, list(self.augmentations))
 
 
+def nothing_to_check(only_test: bool) -> None:
+    """For data that were read when they were loaded."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Images for training, for choosing the best epoch, and for reporting."""
@@ -162,6 +166,9 @@ class DataSet:
     """Images held out to choose the best epoch; None: `test` does."""
     test: Loader
     info: DataInfo
+    check: Callable[[bool], None] = nothing_to_check
+    """Called before images are used, with whether only those of `test` are. Raises UserError if
+    some of them cannot be read."""
 
     @property
     def num_classes(self) -> int:

@@ -1,7 +1,10 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
+import filecmp
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +16,15 @@ from torch.utils.data import Dataset as TorchDataset
 from edkd.dataset._base import REPLACE, DataSet, Loader, single_view
 from edkd.dataset.augment import Normalize
 from edkd.dataset.images import read_image
-from edkd.dataset.listing import Listing, combined, in_threads, list_images, shown
+from edkd.dataset.listing import Listing, combined, in_threads, list_images, printable, shown
 from edkd.dataset.readability import (
     LIMIT,
     BadImage,
+    Probe,
     bad_image,
     contents,
     decode_suspects,
+    not_transformed,
     probe,
     refusal,
     unreadable,
@@ -34,6 +39,9 @@ Transform = Callable[[Any], Tensor]
 """PIL image -> uint8 (3,H,W); draws from torch's global generator on the CPU."""
 
 EVAL_BATCH_SIZE = 64
+
+_COMPARED = 20
+"""Pairs of files that seem equal which are compared as a whole."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,14 @@ class FolderImages(TorchDataset):
                 # The CPU's generator alone: fork_rng restores no other one here.
                 torch.default_generator.manual_seed(seed)
             try:
-                return self.transform(read_image(path))
+                image = read_image(path)
             except Exception as error:  # PIL raises almost any exception for damaged files
                 return bad_image(path, error)
+
+            try:
+                return self.transform(image)
+            except Exception as error:  # as for an image that is smaller than the crop
+                return not_transformed(path, image.size, error)
 
     def _instead_of(self, item: Item, bad: BadImage) -> ReadImage | BadImage:
         """The next readable image of the same class, after the last one the first."""
@@ -253,22 +266,22 @@ def folder_dataset(
 ) -> DataSet:
     """The images of `{train,val}/<class>/*`; `val` becomes the test set.
 
-    Up to `readability.LIMIT` images are probed here, so that no run begins with truncated files.
+    Up to `readability.LIMIT` images are probed here; the check of the result refuses truncated
+    files, so that no run begins with them.
 
     Args:
         cfg: DATASET.* but TYPE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
         folder: below data/, where DATASET.ROOT names none.
 
     Raises:
-        UserError: a folder is missing or empty, the two have different classes, or images cannot be
-            read.
+        UserError: a folder is missing or empty, or the two have different classes.
     """
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
     train = _list_part(root, "train")
     test = _list_part(root, "val")
     _check_classes(root, train, test)
     replaces = cfg.DATASET.UNREADABLE == REPLACE
-    identity = _check_files(train, test, replaces)
+    files = _probe(train, test)
 
     targets = torch.tensor([target for _, target in train.samples])
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
@@ -299,8 +312,9 @@ def folder_dataset(
             mean=preprocessing.mean,
             std=preprocessing.std,
             class_names=tuple(train.classes),
-            identity=identity,
+            identity=_identity(train, test, files),
         ),
+        check=partial(_refuse_unreadable, files, replaces),
     )
 
 
@@ -324,32 +338,103 @@ def _check_classes(root: Path, train: Listing, test: Listing) -> None:
             differences.append(f"only {part} has {shown([repr(name) for name in only])}")
 
     if differences:
+        remedy = _remedy(train.classes, test.classes)
         raise UserError(
             f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
-            "add, rename or remove these folders"
+            f"{remedy}"
+        )
+
+    if len(train.classes) == 1:
+        warn(
+            f"{train.folder} has a single class, {train.classes[0]!r}, so there is nothing to "
+            f"tell apart; the images of all folders within {train.folder / train.classes[0]} "
+            "belong to it"
         )
 
 
-def _check_files(train: Listing, test: Listing, replaces: bool) -> dict[str, str]:
-    """Refuse unreadable files, unless others replace them or there are too many to probe now.
+def _remedy(train: Sequence[str], test: Sequence[str]) -> str:
+    """What to do about classes that differ."""
+    if len(test) == 1 and len(train) > 1:
+        return f"sort the images of val/{printable(test[0])} into one folder per class"
 
-    Returns:
-        `DataInfo.identity`.
-    """
-    total = len(train.samples) + len(test.samples)
-    bad: list[BadImage] = []
-    identity = {}
-    for name, part in (("training images", train), ("test images", test)):
-        paths = _paths(part) if total <= LIMIT else _first_of_each_class(part)
-        probes = in_threads(probe, paths)
-        identity[f"names of the {name}"] = part.names
-        identity[f"files of the {name}"] = combined(part.sizes, contents(probes))
-        if not replaces:
-            bad += decode_suspects(paths, probes)
+    for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
+        forms = [{form(name) for name in names} for names in (train, test)]
+        if forms[0] == forms[1]:
+            return f"the names differ in {kind} alone: rename these folders"
+    return "add, rename or remove these folders"
 
-    if bad:
-        raise refusal(bad, total)
-    return identity
+
+def _composed(name: str) -> str:
+    """A name in one of the forms that look the same; operating systems use different ones."""
+    return unicodedata.normalize("NFC", name)
+
+
+class _Probed(NamedTuple):
+    """The files of train/ and val/ that were probed: all, or the first of each class."""
+
+    train: Sequence[str]
+    test: Sequence[str]
+    train_probes: Sequence[Probe]
+    test_probes: Sequence[Probe]
+
+
+def _probe(train: Listing, test: Listing) -> _Probed:
+    """Probe all files, unless there are too many."""
+    is_small = len(train.samples) + len(test.samples) <= LIMIT
+    choose = _paths if is_small else _first_of_each_class
+    paths = choose(train), choose(test)
+    return _Probed(*paths, *(in_threads(probe, part) for part in paths))
+
+
+def _identity(train: Listing, test: Listing, files: _Probed) -> dict[str, str]:
+    """`DataInfo.identity`."""
+    return {
+        "names of the training images": train.names,
+        "files of the training images": combined(train.sizes, contents(files.train_probes)),
+        "names of the test images": test.names,
+        "files of the test images": combined(test.sizes, contents(files.test_probes)),
+    }
+
+
+def _refuse_unreadable(files: _Probed, replaces: bool, only_test: bool) -> None:
+    """Raise UserError for the files that cannot be read, unless others replace them."""
+    if not replaces:
+        bad = decode_suspects(files.test, files.test_probes)
+        total = len(files.test)
+        if not only_test:
+            bad += decode_suspects(files.train, files.train_probes)
+            total += len(files.train)
+        if bad:
+            raise refusal(bad, total)
+
+    if not only_test:
+        _warn_about_shared(files)
+
+
+def _warn_about_shared(files: _Probed) -> None:
+    """Warn if most images of val/ are training images, too: their accuracy says little."""
+    by_checksum = dict(
+        zip([found.checksum for found in files.train_probes], files.train, strict=True)
+    )
+    pairs = [
+        (path, by_checksum[found.checksum])
+        for path, found in zip(files.test, files.test_probes, strict=True)
+        if found.is_complete and found.checksum in by_checksum
+    ]
+    if 2 * len(pairs) > len(files.test) and all(_are_equal(*pair) for pair in pairs[:_COMPARED]):
+        path, twin = pairs[0]
+        warn(
+            f"{len(pairs)} of {len(files.test)} test images are training images, too "
+            f"({printable(path)} equals {printable(twin)}): the accuracy on them says nothing "
+            "about new images; use other images in val/"
+        )
+
+
+def _are_equal(path: str, other: str) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _paths(part: Listing) -> list[str]:

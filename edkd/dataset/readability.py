@@ -99,6 +99,19 @@ def bad_image(path: str, error: Exception) -> BadImage:
     return BadImage(path, "no image that the installed Pillow can read" if is_unknown else lines[0])
 
 
+def not_transformed(path: str, size: tuple[int, int], error: Exception) -> BadImage:
+    """A sound file whose image the transforms of the data set do not take.
+
+    Args:
+        size: width and height of the image.
+    """
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    width, height = size
+    return BadImage(
+        path, f"the transforms of the data set fail for its {width}x{height} pixels: {reason}"
+    )
+
+
 def refusal(bad: Sequence[BadImage], num_images: int, remedy: str = REMEDY) -> UserError:
     """The error for images that cannot be read; many are listed on standard error.
 

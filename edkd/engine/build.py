@@ -54,6 +54,7 @@ def build_data(cfg: CfgNode, device: torch.device) -> DataSet:
         UserError: the data are absent or damaged, or have no such views.
     """
     data = get_dataset(cfg, device)
+    data.check(False)
     data.train.use_views(find_method(cfg.DISTILLER.TYPE).views)
     return data
 

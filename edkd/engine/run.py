@@ -134,12 +134,18 @@ def evaluate_checkpoint(
 
 
 def _test_data(cfg: CfgNode, device: torch.device, facts: Facts) -> DataSet:
-    """DATASET.TYPE; where it is absent, the message names the data set of the weights."""
+    """DATASET.TYPE; where it is absent, the message names the data set of the weights.
+
+    Training images are not used here, so unreadable ones do not matter.
+    """
     try:
-        return get_dataset(cfg, device)
+        data = get_dataset(cfg, device)
     except UserError as error:
         if facts.dataset in ("", cfg.DATASET.TYPE):
             raise
         raise UserError(
             f"{error}; but the weights are of the data set {facts.dataset}: -d {facts.dataset}"
         ) from None
+
+    data.check(True)
+    return data

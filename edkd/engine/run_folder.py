@@ -64,11 +64,27 @@ def refuse_used(folder: Path, cfg: CfgNode | None = None) -> None:
             return
         raise UserError(f"{folder} already holds a run{_way_out(folder / CONFIG, cfg)}")
     if not folder.exists():
+        _refuse_obstacle(folder)
         return
 
-    is_empty = folder.is_dir() and all(file.name.startswith(".") for file in folder.iterdir())
-    if not is_empty:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; remove it, or give this run another EXPERIMENT.NAME")
+    if not all(file.name.startswith(".") for file in folder.iterdir()):
         raise UserError(f"{folder} is not empty; give this run another EXPERIMENT.NAME")
+
+
+def _refuse_obstacle(folder: Path) -> None:
+    """Raise UserError where no folder can be made because of a file or a link above it."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link to {os.readlink(path)}, which does not exist; create that "
+                "folder, or set LOG.PREFIX to another"
+            )
+        if path.exists():
+            raise UserError(f"{path} is a file, not a folder; set LOG.PREFIX to another folder")
 
 
 def _way_out(config: Path, cfg: CfgNode | None) -> str:

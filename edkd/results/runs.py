@@ -118,6 +118,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         if not os.path.isdir(path):
             skipped.append(f"{path} is no folder of a run")
             continue
+        os.listdir(path)  # raises where the search would pass over a folder that it cannot read
         finished, unfinished = _search(Path(os.path.realpath(path)))
         found.update(dict.fromkeys(finished))
         skipped += [f"{folder} holds no finished run" for folder in unfinished]

@@ -262,3 +262,76 @@ def test_every_cut_is_found_and_no_sound_file_is_refused(tmp_path, name):
     for length in (0, 1, 30, len(sound) // 2, len(sound) - 300):
         path.write_bytes(sound[:length])
         assert [bad.path for bad in readability.unreadable([str(path)])] == [str(path)]
+
+
+# Mistakes in folders.
+
+
+def test_evaluation_reads_the_test_images_alone(tool, train, images, runs):
+    """A kind of report: a damaged training image blocks the evaluation of a trained student."""
+    assert train(images, "run").code == 0
+    (images / "train/a/0.bmp").write_bytes(b"")
+    done = tool("eval", runs / "run")
+    assert done.code == 0, done.err
+    assert "top-1" in done.out
+
+    (images / "val/b/1.bmp").write_bytes(b"")
+    assert_refused(tool("eval", runs / "run"), r"cannot read 1 of 16 images: \S+val/b/1.bmp")
+    assert_refused(train(images, "other"), r"cannot read 2 of 32 images: .*train/a/0.bmp.*val/b/1")
+
+
+def test_training_images_in_the_test_set(train, images):
+    """A kind of report: `val` is a copy of `train`, or a link to it, and the accuracy is 100 %."""
+    shutil.rmtree(images / "val")
+    shutil.copytree(images / "train", images / "val")
+    done = train(images, "run")
+    assert done.code == 0
+    assert "16 of 16 test images are training images, too" in done.err
+
+
+def test_images_that_only_start_alike_are_not_the_same(train, images):
+    """Borders of one colour: the start and the end of all files are equal, their middle is not."""
+    for number, path in enumerate(sorted(images.rglob("*.bmp"))):
+        pixels = np.zeros((80, 80, 3), dtype=np.uint8)
+        pixels[40] = number
+        Image.fromarray(pixels).save(path)
+    assert "training images, too" not in train(images, "run").err
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("caf\u00e9", "cafe\u0301"), "the names differ in Unicode form alone"),
+        (("Cat", "cat"), "the names differ in case alone"),
+    ],
+    ids=["Unicode", "case"],
+)
+def test_class_names_that_look_alike(train, images, names, message):
+    """A kind of report: "only train has X and only val has X" after a copy from another system."""
+    for part, name in zip(("train", "val"), names, strict=True):
+        (images / part / "b").rename(images / part / name)
+    assert_refused(train(images, "run"), message)
+
+
+def test_a_val_folder_that_was_not_sorted(train, images):
+    """Tiny-ImageNet as it is downloaded: all images of val/ are in val/images/."""
+    (images / "val/a").rename(images / "val/images")
+    shutil.rmtree(images / "val/b")
+    assert_refused(train(images, "run"), "sort the images of val/images into one folder per class")
+
+
+def test_classes_that_are_one_level_too_deep(train, images):
+    """A kind of report: 100 % from the first epoch, since train/ holds one folder with classes."""
+    for part in ("train", "val"):
+        (images / part).rename(images / "part")
+        (images / part).mkdir()
+        (images / "part").rename(images / part / "all")
+    assert "has a single class, 'all'" in train(images, "run").err
+
+
+def test_an_image_that_is_too_small(train, images):
+    """A kind of report: "cannot read" about a sound image that is smaller than the crop."""
+    Image.new("RGB", (5, 4)).save(images / "train/a/0.bmp")
+    done = train(images, "run")
+    assert done.code == 2
+    assert "the transforms of the data set fail for its 5x4 pixels: Required crop size" in done.err
