@@ -53,6 +53,23 @@ class ArgumentParser(argparse.ArgumentParser):
         super().exit(status, message)
 
 
+class Once(argparse.Action):
+    """Stores a value, and refuses an option that is given twice, of which one would be lost."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store it."""
+        before = getattr(namespace, self.dest)
+        if before not in (self.default, values):
+            raise UserError(f"{option_string} is given twice, {before} and {values}; give one")
+        setattr(namespace, self.dest, values)
+
+
 class HelpWithKeys(argparse.Action):
     """Prints the help of a parser, and after it every configuration key."""
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, Once
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -67,11 +67,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "-c",
         "--ckpt",
+        action=Once,
         default="",
         help="file of weights, or folder of a run (default: the published weights)",
     )
     parser.add_argument(
         "--which",
+        action=Once,
         default="",
         help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
         "(default: best)",
@@ -117,8 +119,10 @@ def _path_and_options(args: argparse.Namespace) -> tuple[str, list[str]]:
         return path, opts
 
     first = opts.pop(0)
-    if args.ckpt:
-        raise UserError(f"two files of weights are given, {args.ckpt} and {first}; give one")
+    more = [word for word in opts[:1] if os.path.exists(word)]
+    for other in [args.ckpt, *more]:
+        if other:
+            raise UserError(f"two files of weights are given, {other} and {first}; give one")
     return first, opts
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edkd.commands._command_line import ArgumentParser, HelpWithKeys
+from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this text and all keys")
-    parser.add_argument("--cfg", default="", metavar="FILE", help="a YAML file")
+    parser.add_argument("--cfg", action=Once, default="", metavar="FILE", help="a YAML file")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in the output folder"
     )

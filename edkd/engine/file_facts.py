@@ -57,8 +57,9 @@ def check_classes(path: Path, facts: Facts, use: Use) -> None:
 
     number = facts.num_classes or len(facts.class_names)
     if number not in (0, use.data.num_classes):
+        classes = f"the {number} classes{trained_on}" if trained_on else f"{number} classes"
         raise UserError(
-            f"{path} was trained on the {number} classes{trained_on}, but {data} has "
+            f"{path} was trained on {classes}, but {data} has "
             f"{use.data.num_classes}; {_remedy(facts, use)}"
         )
 

@@ -28,6 +28,8 @@ ENVIRONMENT = "environment.json"
 DEFAULT_DATASET = "cifar100"
 _CLASSES_OF_DEFAULT = 100
 
+_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar")
+
 _KEPT = ("DATASET.", "MODEL.")
 """Groups of a run's configuration that decide its networks and its test set."""
 
@@ -115,7 +117,9 @@ def run_at(folder: Path) -> SavedRun:
     if not config.is_file():
         runs = sorted(str(file.parent) for file in folder.glob(f"*/{CONFIG}"))
         inside = f"; give one of the runs in it: {', '.join(runs[:5])}" if runs else ""
-        raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}{inside}")
+        raise UserError(
+            f"{folder} is not the folder of a run: it has no {CONFIG}{inside or _files_in(folder)}"
+        )
 
     try:
         values = saved_config(config.read_text(encoding="utf-8"))
@@ -124,6 +128,12 @@ def run_at(folder: Path) -> SavedRun:
         raise UserError(f"{config} cannot be read ({reason}); give -m and -d") from None
     about = _environment_of(folder)
     return SavedRun(folder, values, _plugins_in(about), str(about.get("cwd") or ""))
+
+
+def _files_in(folder: Path) -> str:
+    """Advice that names the files of weights in a folder of another system, or ""."""
+    names = sorted(file.name for file in folder.glob("*") if file.suffix in _WEIGHTS)
+    return f"; give a file of weights in it: {', '.join(names[:5])}" if names else ""
 
 
 def student_file(folder: Path, which: str) -> Path:
@@ -190,7 +200,7 @@ def _file_of(request: Request) -> Path | None:
         run_at(path)
         return student_file(path, request.which or "best")
 
-    if request.which:
+    if request.which and path.is_file():
         raise UserError(f"--which {request.which} chooses in a run's folder; {path} is a file")
     if not request.model and not os.path.isfile(path):
         raise UserError(f"no file of weights and no folder of a run at {request.path}")

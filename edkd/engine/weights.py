@@ -1,5 +1,6 @@
 """Loading weights into a network, from the files of this package and of other training scripts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,7 @@ def _find(path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], rem
     others = [other for other in fitting[1:] if not is_same(match, other)]
     names = ", ".join(_place_name(each) for each in [match, *others])
     if is_numbered(match, found):
-        raise UserError(
-            f"{path} holds several students; name the file of one beside it, as student1_best or "
-            "student_best"
-        )
+        raise UserError(f"{path} {_several(match, found)}")
     if any(other.rank == match.rank for other in others):
         raise UserError(
             f"{path} holds several networks that fit ({names}); save the state dict of one of them"
@@ -101,6 +99,14 @@ def _find(path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], rem
     if match.extras:
         warn(f"{path}: ignored what is not the network's: {_some(match.extras)}")
     return match
+
+
+def _several(match: Match, found: Sequence[Match]) -> str:
+    """What is said of networks that a number tells apart."""
+    if "student" in match.prefix:
+        return "holds several students; name the file of one beside it, as student1_best"
+    names = _some([_place_name(each) for each in found if not each.misfits])
+    return f"holds several networks that fit ({names}); save the state dict of one of them"
 
 
 def _refuse(
@@ -117,6 +123,11 @@ def _refuse(
         raise UserError(f"{path} {reason} (keys at its top: {top}); {remedy}")
 
     best = found[0]
+    changed = _changed_names(best)
+    if re.search(r"-\d+-of-\d+$", path.stem):
+        raise UserError(f"{path} is one part of several; load them, and save one state dict of all")
+    if changed:
+        raise UserError(f"{path} {changed}; then save the state dict")
     if best.misfits:
         first = best.misfits[0]
         verb = "lacks" if first in best.lacking else "has"
@@ -137,12 +148,32 @@ def _refuse(
     raise UserError(f"{path} is of {kind}: {key} is {there} there but {here} here; {remedy}")
 
 
+def _changed_names(match: Match) -> str:
+    """The tool that has split weights in two, and how to undo it; "" for none."""
+    if any(".parametrizations." in name for name in match.surplus):
+        return "holds parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations"
+    if any(f"{name}_orig" in match.surplus for name in match.lacking):
+        return "holds pruned weights and their masks; call torch.nn.utils.prune.remove"
+    return ""
+
+
 def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:
     """The reason where a file has no name of the network."""
     first = min(wanted, default="any")
+    if {"state", "param_groups"} <= _keys_of_optimizer(content):
+        return "holds the state of an optimizer, no weights of a network"
     if not has_tensors(content):
         return "holds no weights, as it has no tensors"
     return f"is of another architecture: it lacks {first} (and all other names differ)"
+
+
+def _keys_of_optimizer(content: Mapping[Any, Any]) -> set[Any]:
+    """The keys at the top, and within an entry that is named after the optimizer."""
+    keys = set(content)
+    for name in ("optimizer", "optimizer_state_dict"):
+        inner = content.get(name)
+        keys |= set(inner) if isinstance(inner, Mapping) else set()
+    return keys
 
 
 def _place_name(match: Match) -> str:
@@ -181,6 +212,8 @@ def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
             f"{path}: {bad} of {tensor.numel()} values of {key} are NaN or infinite, so the run "
             "that wrote it diverged; give an earlier checkpoint, or train again"
         )
+    if key.endswith("running_var") and (tensor < 0).any():
+        raise UserError(f"{path}: {key} has negative values, which no variance has; save it again")
     return tensor
 
 

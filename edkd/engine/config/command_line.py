@@ -29,8 +29,22 @@ def pairs(opts: Sequence[str]) -> list[Pair]:
         if not sign:
             _check_key(word, words, found)
             value = words.pop(0)
+        _check_pair(key, value, words)
         found.append((key, value))
     return found
+
+
+def _check_pair(key: str, value: str, following: Sequence[str]) -> None:
+    """Refuse a pair that blanks, or the lack of quotes, have torn apart."""
+    if not key.strip():
+        raise UserError(f"the value {value!r} has no key before its sign; {_WAY}")
+    if key != key.strip():
+        raise UserError(f"blanks around the key {key.strip()!r}; write {key.strip()}=VALUE without")
+
+    if value.startswith("[") and "]" not in value and any("]" in word for word in following):
+        raise UserError(
+            f"the list of {key} is in several words; put it in quotes, as {key} '[1, 2]'"
+        )
 
 
 def _check_key(word: str, following: Sequence[str], before: Sequence[Pair]) -> None:

@@ -7,13 +7,14 @@ from yacs.config import CfgNode
 
 from edkd.engine.config.check import Networks, canonical, check, typed
 from edkd.engine.config.command_line import pairs
+from edkd.engine.config.compare import unused_groups
 from edkd.engine.config.plugins import import_plugin, import_plugins, remember_plugins
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
 from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
 from edkd.engine.config.tags import retagged
 from edkd.engine.config.unknown_key import members_of, unknown_key
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 from edkd.keys import Key
 from edkd.paths import expanded
 
@@ -73,9 +74,21 @@ def load_config(
         )
     cfg = as_node(values)
     check(cfg, values, keys, [name for name, _ in given], networks)
+    _warn_of_unused(cfg, [name for name, _ in given])
     remember_plugins(cfg, plugins)
     cfg.freeze()
     return cfg
+
+
+def _warn_of_unused(cfg: CfgNode, given: Sequence[str]) -> None:
+    """Name keys of the command line that belong to a method or another part not in use."""
+    unused = unused_groups(cfg)
+    names = [name for name in given if name.startswith(unused)]
+    if names:
+        warn(
+            f"{', '.join(names)} (command line) changes nothing: the run does not use it "
+            f"(DISTILLER.TYPE {cfg.DISTILLER.TYPE}, SOLVER.TRAINER {cfg.SOLVER.TRAINER})"
+        )
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
@@ -94,6 +107,8 @@ def _leaves(
 
         if name in keys:
             key = keys[name]
+            if source == COMMAND_LINE and isinstance(value, dict):
+                raise UserError(f"{name} ({source}): is a key, not a group; nothing follows it")
             parsed = _parsed(name, value, key) if isinstance(value, _Option) else value
             yield name, typed(name, parsed, key, source)
         elif name not in groups:

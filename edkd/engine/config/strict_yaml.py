@@ -103,7 +103,9 @@ def read_chain(file: str) -> list[Source]:
 
 def _read(path: Path, where: str) -> _Content:
     if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{where}: a configuration is a .yaml file")
+        inside = path / "config.yaml"
+        advice = f"; give {inside}" if inside.is_file() else ""
+        raise UserError(f"{where}: a configuration is a .yaml file{advice}")
 
     try:
         content = parse(path.read_text(encoding="utf-8"))
@@ -115,7 +117,7 @@ def _read(path: Path, where: str) -> _Content:
         raise UserError(f"{where}: cannot be read: {error}") from None
 
     if plain(content) is None:
-        return {}
+        raise UserError(f"{where}: the file is empty; write keys into it, as SOLVER: {{LR: 0.1}}")
     if not isinstance(content, dict):
         raise UserError(f"{where}: contains {shown(content)} instead of KEY: VALUE lines")
     return content
