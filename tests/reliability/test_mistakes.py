@@ -94,7 +94,7 @@ NO_WEIGHTS = ["DISTILLER.TEACHER", "resnet20", "DISTILLER.TEACHER_CKPT", ""]
 PAIRS = [
     (["SOLVER.LR"], "the key 'SOLVER.LR' has no value"),
     (["SOLVER.LRR=0.1", "SOLVER.EPOCHS=3"], "did you mean 'SOLVER.LR'"),
-    (["", "1"], "unknown key"),
+    (["", "1"], "has no key"),
     (["SOLVER..LR", "1"], "unknown key SOLVER."),
     (["SOLVER.LR", "1e-3x"], "SOLVER.LR"),
     (["SOLVER.LR", ".inf"], "SOLVER.LR"),

@@ -241,7 +241,7 @@ def test_the_cost_of_a_verified_save(tmp_path, extent, figure):
             f"{name}, {size:.1f} MB: {b / a:.2f} times a plain torch.save, "
             f"{1e3 * b:.0f} instead of {1e3 * a:.0f} ms",
         )
-        assert b < extent(5, 2) * a  # the short form may run beside other work
+        assert b < extent(5, 2.5) * a  # the short form may run beside other work
 
 
 def verified_save(state, path):

@@ -37,7 +37,7 @@ def pairs(opts: Sequence[str]) -> list[Pair]:
 def _check_pair(key: str, value: str, following: Sequence[str]) -> None:
     """Refuse a pair that blanks, or the lack of quotes, have torn apart."""
     if not key.strip():
-        raise UserError(f"the value {value!r} has no key before its sign; {_WAY}")
+        raise UserError(f"the value {value!r} has no key; {_WAY}")
     if key != key.strip():
         raise UserError(f"blanks around the key {key.strip()!r}; write {key.strip()}=VALUE without")
 
