@@ -109,7 +109,7 @@ def _names_in(content: bytes) -> list[str]:
 
 def _is_other_pickle(head: bytes) -> bool:
     """Whether a file begins like a pickle, and not with the number that torch.save writes first."""
-    has_protocol = head[:1] == b"\x80" and head[1] <= pickle.HIGHEST_PROTOCOL
+    has_protocol = head[:1] == b"\x80" and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL])
     return head.startswith(_OLD_PICKLES) or (has_protocol and _MAGIC not in head[:40])
 
 

@@ -174,7 +174,8 @@ def test_image_folders_train(tool, tmp_path, kind, names):
         for label in ("n01", "n02"):
             (tmp_path / "data" / part / label).mkdir(parents=True)
             for i in range(3):
-                colour = (200, 20, 20 * i) if label == "n01" else (20, 200, 20 * i)
+                blue = 20 * i if part == "train" else 100 + 20 * i
+                colour = (200, 20, blue) if label == "n01" else (20, 200, blue)
                 file = tmp_path / "data" / part / label / f"{i}.jpg"
                 Image.new("RGB", (64, 64), colour).save(file)
 

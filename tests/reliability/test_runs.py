@@ -47,7 +47,7 @@ def test_of_two_runs_at_once_in_one_folder_one_is_refused(server, words, tmp_pat
         if resume:  # of the run of the pair before, as it was after its first epoch
             (folder / "latest").write_bytes((folder / "epoch_1").read_bytes())
 
-        done = start_two(server, [*words, name, *resume], apart=0.02 * (i % 4))
+        done = start_two(server, [*words, name, *resume], apart=0.005 * (i % 4))
         (code, *_), (refused, seconds, complaint) = sorted(done)
         slowest = max(slowest, seconds)
         assert (code, refused) == (0, 2), complaint
