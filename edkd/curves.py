@@ -31,7 +31,7 @@ _LINE = 0.12
 _CHARACTER = 0.054
 """Inches of width that a character takes, on average."""
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito: told apart with any kind of colour vision."""
 
 _STYLES = ("-", "--", "-.", ":")
@@ -171,8 +171,8 @@ def _draw(axes: Any, number: int, curve: Curve, first: float) -> Any:
     """Add a curve and its band; return the line."""
     count = len(curve.values)
     epochs = [first + i for i in range(count)]
-    color = _COLORS[number % len(_COLORS)]
-    style = _STYLES[number // len(_COLORS) % len(_STYLES)]
+    color = COLORS[number % len(COLORS)]
+    style = _STYLES[number // len(COLORS) % len(_STYLES)]
     step = max(1, count // _MARKERS_PER_CURVE)
 
     (line,) = axes.plot(

@@ -18,7 +18,7 @@ def _existing(*names: str) -> list[int]:
 
 
 SIGNALS = _existing("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""Those that stop a command. SIGQUIT is not among them: it ends a command at once."""
+"""Those that stop a command. SIGQUIT is not among them: it ends a command immediately."""
 
 _NOTICES = _existing("SIGUSR1", "SIGUSR2")
 """Counted as SIGTERM."""

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Request(path, args.which, args.model, args.dataset, args.plugin, [*words, *opts])
     )
     file = str(found.file) if found.file else PUBLISHED
-    result = evaluate_checkpoint(found.cfg, file, args.device)
+    result = evaluate_checkpoint(found.cfg, file, args.device, found.content)
 
     model = found.cfg.DISTILLER.STUDENT
     dataset = found.cfg.DATASET.TYPE

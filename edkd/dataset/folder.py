@@ -1,7 +1,5 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
-import filecmp
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +13,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from edkd.dataset._base import REPLACE, DataSet, Loader, single_view
 from edkd.dataset.augment import Normalize
-from edkd.dataset.images import read_image
-from edkd.dataset.listing import Listing, combined, in_threads, list_images, printable, shown
-from edkd.dataset.readability import (
-    LIMIT,
-    BadImage,
-    Probe,
-    bad_image,
-    contents,
-    decode_suspects,
-    not_transformed,
-    probe,
-    refusal,
-    unreadable,
+from edkd.dataset.folder_checks import (
+    check_classes,
+    check_files,
+    identity_of,
+    probe_parts,
 )
+from edkd.dataset.images import read_image
+from edkd.dataset.listing import Listing, list_images
+from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError, warn
@@ -39,9 +32,6 @@ Transform = Callable[[Any], Tensor]
 """PIL image -> uint8 (3,H,W); draws from torch's global generator on the CPU."""
 
 EVAL_BATCH_SIZE = 64
-
-_COMPARED = 20
-"""Pairs of files that seem equal which are compared as a whole."""
 
 
 @dataclass(frozen=True)
@@ -279,14 +269,14 @@ def folder_dataset(
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
     train = _list_part(root, "train")
     test = _list_part(root, "val")
-    _check_classes(root, train, test)
+    check_classes(root, train, test)
     replaces = cfg.DATASET.UNREADABLE == REPLACE
-    files = _probe(train, test)
+    files = probe_parts(train, test)
 
-    targets = torch.tensor([target for _, target in train.samples])
+    targets = torch.tensor(train.targets)
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
-    paths = _paths(train) + _paths(test)
+    paths = train.paths + test.paths
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -312,9 +302,9 @@ def folder_dataset(
             mean=preprocessing.mean,
             std=preprocessing.std,
             class_names=tuple(train.classes),
-            identity=_identity(train, test, files),
+            identity=identity_of(train, test, files),
         ),
-        check=partial(_refuse_unreadable, files, replaces),
+        check=partial(check_files, files, replaces),
     )
 
 
@@ -327,122 +317,3 @@ def _list_part(root: Path, part: str) -> Listing:
             "DATASET.ROOT"
         )
     return list_images(folder)
-
-
-def _check_classes(root: Path, train: Listing, test: Listing) -> None:
-    """Raise UserError unless train and val have the same classes."""
-    differences = []
-    for part, own, other in (("train", train, test), ("val", test, train)):
-        only = sorted(set(own.classes) - set(other.classes))
-        if only:
-            differences.append(f"only {part} has {shown([repr(name) for name in only])}")
-
-    if differences:
-        remedy = _remedy(train.classes, test.classes)
-        raise UserError(
-            f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
-            f"{remedy}"
-        )
-
-    if len(train.classes) == 1:
-        warn(
-            f"{train.folder} has a single class, {train.classes[0]!r}, so there is nothing to "
-            f"tell apart; the images of all folders within {train.folder / train.classes[0]} "
-            "belong to it"
-        )
-
-
-def _remedy(train: Sequence[str], test: Sequence[str]) -> str:
-    """What to do about classes that differ."""
-    if len(test) == 1 and len(train) > 1:
-        return f"sort the images of val/{printable(test[0])} into one folder per class"
-
-    for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
-        forms = [{form(name) for name in names} for names in (train, test)]
-        if forms[0] == forms[1]:
-            return f"the names differ in {kind} alone: rename these folders"
-    return "add, rename or remove these folders"
-
-
-def _composed(name: str) -> str:
-    """A name in one of the forms that look the same; operating systems use different ones."""
-    return unicodedata.normalize("NFC", name)
-
-
-class _Probed(NamedTuple):
-    """The files of train/ and val/ that were probed: all, or the first of each class."""
-
-    train: Sequence[str]
-    test: Sequence[str]
-    train_probes: Sequence[Probe]
-    test_probes: Sequence[Probe]
-
-
-def _probe(train: Listing, test: Listing) -> _Probed:
-    """Probe all files, unless there are too many."""
-    is_small = len(train.samples) + len(test.samples) <= LIMIT
-    choose = _paths if is_small else _first_of_each_class
-    paths = choose(train), choose(test)
-    return _Probed(*paths, *(in_threads(probe, part) for part in paths))
-
-
-def _identity(train: Listing, test: Listing, files: _Probed) -> dict[str, str]:
-    """`DataInfo.identity`."""
-    return {
-        "names of the training images": train.names,
-        "files of the training images": combined(train.sizes, contents(files.train_probes)),
-        "names of the test images": test.names,
-        "files of the test images": combined(test.sizes, contents(files.test_probes)),
-    }
-
-
-def _refuse_unreadable(files: _Probed, replaces: bool, only_test: bool) -> None:
-    """Raise UserError for the files that cannot be read, unless others replace them."""
-    if not replaces:
-        bad = decode_suspects(files.test, files.test_probes)
-        total = len(files.test)
-        if not only_test:
-            bad += decode_suspects(files.train, files.train_probes)
-            total += len(files.train)
-        if bad:
-            raise refusal(bad, total)
-
-    if not only_test:
-        _warn_about_shared(files)
-
-
-def _warn_about_shared(files: _Probed) -> None:
-    """Warn if most images of val/ are training images, too: their accuracy says little."""
-    by_checksum = dict(
-        zip([found.checksum for found in files.train_probes], files.train, strict=True)
-    )
-    pairs = [
-        (path, by_checksum[found.checksum])
-        for path, found in zip(files.test, files.test_probes, strict=True)
-        if found.is_complete and found.checksum in by_checksum
-    ]
-    if 2 * len(pairs) > len(files.test) and all(_are_equal(*pair) for pair in pairs[:_COMPARED]):
-        path, twin = pairs[0]
-        warn(
-            f"{len(pairs)} of {len(files.test)} test images are training images, too "
-            f"({printable(path)} equals {printable(twin)}): the accuracy on them says nothing "
-            "about new images; use other images in val/"
-        )
-
-
-def _are_equal(path: str, other: str) -> bool:
-    try:
-        return filecmp.cmp(path, other, shallow=False)
-    except OSError:
-        return False
-
-
-def _paths(part: Listing) -> list[str]:
-    return [path for path, _ in part.samples]
-
-
-def _first_of_each_class(part: Listing) -> list[str]:
-    first: dict[int, str] = {}
-    for path, target in part.samples:
-        first.setdefault(target, path)
-    return list(first.values())

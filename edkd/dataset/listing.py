@@ -55,6 +55,16 @@ class Listing(NamedTuple):
     sizes: str
     """A hash of the sizes of the files."""
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the images."""
+        return [path for path, _ in self.samples]
+
+    @property
+    def targets(self) -> list[int]:
+        """The class numbers of the images."""
+        return [target for _, target in self.samples]
+
 
 class _ClassImages(NamedTuple):
     files: list[str]

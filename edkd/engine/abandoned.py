@@ -1,16 +1,10 @@
 """Folders of runs that ended before their first checkpoint: the next run may use them."""
 
-import errno
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from edkd.errors import StorageError
-
-try:
-    import fcntl
-except ImportError:  # Windows: whether a process still uses a folder cannot be found out
-    fcntl = None  # type: ignore[assignment]
 
 METRICS = "metrics.jsonl"
 EVENTS = "train.events"
@@ -19,9 +13,6 @@ KEPT = ("config.yaml", "environment.json", METRICS, "worklog.txt", "wandb")
 """Files that a new run overwrites or continues."""
 
 REMOVED = (EVENTS, "nonfinite.json")
-
-HELD: set[Path] = set()
-"""Folders that this process has locked: a second lock of its own would not fail."""
 
 
 def is_abandoned(folder: Path) -> bool:
@@ -37,23 +28,6 @@ def is_abandoned(folder: Path) -> bool:
         return names <= ours and not has_epochs and not _has_foreign_events(folder / EVENTS)
     except OSError:
         return False
-
-
-def is_in_use(folder: Path) -> bool | None:
-    """Whether a process has locked a folder; None where that cannot be found out."""
-    if folder.resolve() in HELD:
-        return True
-    if fcntl is None:
-        return None
-
-    try:
-        with open(folder / ".lock", "r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        return True if error.errno in (errno.EACCES, errno.EAGAIN) else None
-    return False
 
 
 def clear_abandoned(folder: Path) -> str:

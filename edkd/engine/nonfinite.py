@@ -8,8 +8,6 @@ from torch import Tensor
 
 GRADIENT = "norm of the gradient"
 
-REMEDY = "lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM"
-
 
 class Kept(NamedTuple):
     """The figures of an update."""

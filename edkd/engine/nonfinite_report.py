@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from edkd.distillers import Distiller
+from edkd.engine.device import autocast
 from edkd.engine.log.logger import Record
 from edkd.engine.nonfinite import GRADIENT
+from edkd.engine.nonfinite_cause import cause_in
 from edkd.types import Batch
 
 if TYPE_CHECKING:
     from edkd.engine.trainer import Trainer
+
+REMEDY = "lower SOLVER.LR, or set SOLVER.CLIP_GRAD_NORM"
 
 NAMED = 3
 """Parameters that a message names at most; `nonfinite.json` has all of them."""
@@ -29,21 +33,19 @@ class Findings(NamedTuple):
     """Finite terms of the loss whose gradients are not."""
     weights: list[str]
     """Weights that were not finite before the step, in the order of the network."""
-    images: list[int]
-    """Places in the batch, from 0."""
+    cause: str
+    """What in the batch, or of the teacher, is not finite, and what to do; "" for none."""
 
     def text(self) -> str:
-        """The findings in one line, "" where there is none."""
+        """The findings in one line, and what to do."""
         parts = []
-        if self.images:
-            parts.append(f"{len(self.images)} images of the batch are not finite")
         if self.weights:
             parts.append(f"{_owner(self.weights[0])} were not finite before")
         if self.terms:
             parts.append(f"the gradient of {', '.join(self.terms)} is not finite")
         if self.gradients and not self.weights:
             parts.append(self._of_gradients())
-        return "; ".join(parts)
+        return "; ".join([*parts, self.cause or REMEDY])
 
     def _of_gradients(self) -> str:
         first = ", ".join(self.gradients[:NAMED])
@@ -76,20 +78,25 @@ def explain_step(trainer: "Trainer", epoch: int, step: int, figures: Record) -> 
         num_parameters=len(parameters),
         terms=terms,
         weights=bad_weights(trainer.distiller),
-        images=bad_images(batch),
+        cause=_cause(trainer, batch),
     )
 
 
+def _cause(trainer: "Trainer", batch: Batch) -> str:
+    with autocast(trainer.amp, trainer.device):
+        return cause_in(batch, trainer.distiller.teachers(), trainer.data.num_classes)
+
+
 def explain_state(distiller: Distiller) -> str:
-    """ "the weights of student.fc are not finite; "; "" where all weights and statistics are."""
+    """The first weight or statistic that is not finite, where there is one, and what to do."""
     weights = bad_weights(distiller)
     if weights:
-        return f"{_owner(weights[0])} are not finite; "
+        return f"{_owner(weights[0])} are not finite; {REMEDY}"
 
     for name, buffer in distiller.named_buffers():
         if buffer.is_floating_point() and not buffer.isfinite().all():
-            return f"the buffer {name} is not finite; "
-    return ""
+            return f"the buffer {name} is not finite; {REMEDY}"
+    return REMEDY
 
 
 def _owner(name: str) -> str:
@@ -133,12 +140,6 @@ def bad_weights(distiller: Distiller) -> list[str]:
     tensors = [*of_teachers, *statistics, *distiller.named_parameters()]
     found = [name for name, tensor in tensors if not tensor.isfinite().all()]
     return list(dict.fromkeys(found))
-
-
-def bad_images(batch: Batch) -> list[int]:
-    """Places, from 0, of the images that are not finite."""
-    is_finite = batch.image.flatten(1).isfinite().all(1)
-    return (~is_finite).nonzero().flatten().tolist()
 
 
 def bad_gradients(
@@ -186,6 +187,6 @@ def describe_step(
         "parameters": findings.num_parameters,
         "terms_with_such_gradients": findings.terms,
         "weights_not_finite_before": findings.weights,
-        "images_not_finite": findings.images,
+        "cause": findings.cause,
         "index": None if index is None else index.tolist(),
     }

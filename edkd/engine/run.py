@@ -22,8 +22,9 @@ from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.file_facts import Facts, Use, facts_of
+from edkd.engine.folder_lock import lock
 from edkd.engine.log.logger import Record
-from edkd.engine.run_folder import CONFIG, claim, find_run, lock, refuse_used, run_folder, take_over
+from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
@@ -97,7 +98,10 @@ def train(
 
 
 def evaluate_checkpoint(
-    cfg: CfgNode, ckpt: str, device: str | torch.device = "auto"
+    cfg: CfgNode,
+    ckpt: str,
+    device: str | torch.device = "auto",
+    content: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Evaluate DISTILLER.STUDENT with the weights of a file on the test set of DATASET.
 
@@ -105,6 +109,7 @@ def evaluate_checkpoint(
         cfg: DATASET, DISTILLER.STUDENT and SOLVER.AMP are read.
         ckpt: a file, or "pretrain" for the published weights of that model.
         device: auto, cuda, cuda:N, mps or cpu.
+        content: of that file, where it was read already.
 
     Returns:
         top1 and top5 in percent, and the mean cross-entropy, loss.
@@ -118,7 +123,7 @@ def evaluate_checkpoint(
     name = cfg.DISTILLER.STUDENT
     path = find_weights(cfg, name, "" if ckpt == "pretrain" else ckpt, "-m", "-c")
 
-    content = load_checkpoint(path)
+    content = content or load_checkpoint(path)
     data = _test_data(cfg, where, facts_of(content))
     model = get_model(dataset_dict[cfg.DATASET.TYPE].family, name, data.num_classes, cfg)
     load_weights(model, path, Use(data.info, cfg.DATASET.TYPE, name, "-m", "-d"), content)

@@ -1,25 +1,19 @@
-"""The folder of a run: its name, its lock, and how a resumed run finds it."""
+"""The folder of a run: where it is, who may use it, and how a resumed run finds it."""
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from yacs.config import CfgNode
 
-from edkd.engine.abandoned import HELD, clear_abandoned, is_abandoned, is_in_use
+from edkd.engine.abandoned import clear_abandoned, is_abandoned
 from edkd.engine.config.compare import changed_keys, differences, saved_config
 from edkd.engine.config.tags import is_same_tag
+from edkd.engine.folder_lock import is_in_use
 from edkd.engine.run_name import old_names, portable, run_name
-from edkd.errors import StorageError, UserError, warn
+from edkd.errors import StorageError, UserError
 from edkd.hints import hint
-
-try:
-    import fcntl
-except ImportError:  # Windows: a second process in the folder is not detected
-    fcntl = None  # type: ignore[assignment]
 
 CONFIG = "config.yaml"
 
@@ -126,44 +120,6 @@ def take_over(folder: Path) -> list[str]:
         refuse_used(folder)
     line = clear_abandoned(folder)
     return [line] if line else []
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run. Raises UserError where another process has locked it.
-
-    The system releases the lock when the process ends, however it ends; child processes do not
-    inherit it.
-    """
-    if folder.resolve() in HELD:  # to open and close the file would end that lock
-        raise UserError(f"{folder} is in use by this process; wait for that run")
-    try:
-        file = open(folder / ".lock", "w")  # noqa: SIM115  closed, and so unlocked, below
-    except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from None
-
-    with file:
-        if fcntl:
-            _lock_file(file, folder)
-        HELD.add(folder.resolve())
-        try:
-            yield
-        finally:
-            HELD.discard(folder.resolve())
-
-
-def _lock_file(file: TextIO, folder: Path) -> None:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(
-                f"{folder} is in use by another process; wait for it, or stop it"
-            ) from None
-        warn(
-            f"{folder} cannot be locked ({error.strerror}): a second process in it would not be "
-            "detected"
-        )
 
 
 def find_run(cfg: CfgNode, folder: Path, opts: Sequence[str] = ()) -> Path:

@@ -15,13 +15,15 @@ from yacs.config import CfgNode
 from edkd.dataset import dataset_dict
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import saved_config
-from edkd.engine.config.load import import_plugin, load_config
+from edkd.engine.config.load import load_config
+from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.table import table
 from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.models import model_names
+from edkd.paths import expanded
 
 ENVIRONMENT = "environment.json"
 
@@ -69,6 +71,8 @@ class Trained(NamedTuple):
     cfg: CfgNode
     """DATASET and DISTILLER.STUDENT are its own."""
     run: SavedRun | None
+    content: dict[str, Any] | None
+    """Of that file, where it was read already."""
 
 
 def find_trained(request: Request) -> Trained:
@@ -88,20 +92,20 @@ def find_trained(request: Request) -> Trained:
     plugins = list(request.plugins) or list(run.plugins if run else ())
     if run and not request.plugins:
         _check_plugins(run)
-    for plugin in plugins:
-        import_plugin(plugin)
+    import_plugins([expanded(plugin, "--plugin") for plugin in plugins])
 
     # The model and the data set.
-    facts = Facts()
+    content = None
     if file is not None and os.path.isfile(file) and not is_complete:
-        facts = facts_of(load_checkpoint(file))
+        content = load_checkpoint(file)
+    facts = facts_of(content or {})
     dataset = request.dataset or _dataset_of(request, facts, run)
     model = request.model or _model_of(request, facts, run, dataset)
 
     words = ["DATASET.TYPE", dataset, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", model]
     kept = _kept_options(run, dataset) if run else []
     cfg = load_config(opts=[*kept, *words, *request.opts])
-    return Trained(file, cfg, run)
+    return Trained(file, cfg, run, content)
 
 
 # Folders of runs.
@@ -184,7 +188,7 @@ def _check_plugins(run: SavedRun) -> None:
             )
 
 
-# What a request leaves open.
+# Completing a request.
 
 
 def _is_folder(path: str) -> bool:
@@ -208,7 +212,7 @@ def _file_of(request: Request) -> Path | None:
 
 
 def _run_of(request: Request, file: Path | None) -> SavedRun | None:
-    """The run that says what a request leaves open; None where there is none or nothing is open."""
+    """The run that completes a request; None where there is none, or nothing is missing."""
     if file is None or (request.model and request.dataset and not _is_folder(request.path)):
         return None
     try:

@@ -31,8 +31,6 @@ from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
 from edkd.engine.memo.cache import TeacherCache, attach
-from edkd.engine.nonfinite import REMEDY
-from edkd.engine.nonfinite_cause import cause_in
 from edkd.engine.nonfinite_report import describe_step, explain_state, explain_step
 from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
@@ -339,31 +337,23 @@ class Trainer:
             self.report_nonfinite(epoch, self.state.first_step + steps, figures)
         if self.update.has_no_scale():
             findings = explain_step(self, epoch, self.state.step_done - 1, {})
-            about = f"; {findings.text()}" if findings.text() else ""
             raise NonFiniteError(
-                f"fp16 has no scale at which the gradient of epoch {epoch} is finite{about}; set "
-                f"SOLVER.AMP bf16 or off, or lower SOLVER.LR; {self.last_checkpoint()}"
+                f"fp16 has no scale at which the gradient of epoch {epoch} is finite; set "
+                f"SOLVER.AMP bf16 or off; {findings.text()}; {self.last_checkpoint()}"
             )
 
     def report_nonfinite(self, epoch: int, step: int, figures: Record) -> None:
         """Write `nonfinite.json` for a step, from 0, and raise NonFiniteError."""
         findings = explain_step(self, epoch, step, figures)
-        batch = self.batch_of(epoch, step)
-        about = describe_step(epoch, step, figures, findings, batch.index)
+        index = self.batch_of(epoch, step).index
+        about = describe_step(epoch, step, figures, findings, index)
         self.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
 
         names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
-        found = f"{findings.text()}; " if findings.text() else ""
         raise NonFiniteError(
-            f"{names} not finite in epoch {epoch}, step {step + 1}; {found}{self.remedy(batch)}; "
+            f"{names} not finite in epoch {epoch}, step {step + 1}; {findings.text()}; "
             f"{self.last_checkpoint()}; nonfinite.json there has the figures and the images"
         )
-
-    def remedy(self, batch: Batch) -> str:
-        """What to do about a step that is not finite: its cause in the batch, else REMEDY."""
-        with autocast(self.amp, self.device):
-            cause = cause_in(batch, self.distiller.teachers(), self.data.num_classes)
-        return cause or REMEDY
 
     def batch_of(self, epoch: int, step: int) -> Batch:
         """The batch of a step, from 0."""
@@ -377,7 +367,7 @@ class Trainer:
         if bad:
             found = " and ".join(bad)
             raise NonFiniteError(
-                f"{found} in epoch {epoch}; {explain_state(self.distiller)}{REMEDY}; "
+                f"{found} in epoch {epoch}; {explain_state(self.distiller)}; "
                 f"{self.last_checkpoint()}"
             )
 

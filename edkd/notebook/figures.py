@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edkd.curves import COLORS
+
 STUDENT_ALONE = "#8c8c8c"
-COLOURS = ("#1f5fa8", "#d1652a", "#2e8b57", "#8a4fa3", "#b8860b")
 
-_T_95 = tuple(map(float, ["12.71", "4.30", "3.18", "2.78", "2.57", "2.45", "2.36", "2.31", "2.26"]))
-"""97.5 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom."""
-
+_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""97.5 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom; with more than
+these, the last one is used, and the interval is a little too wide."""
 
 FEW = 0.01
 """Share of the images below which the accuracy of a bin says little."""
@@ -111,28 +112,19 @@ def soft_label_figure(
     """
     rows = 1 + len(predictions)
     heights = [1.5] + [1.0] * len(predictions)
-    figure = _figure(
-        1.55 * len(images),
-        1.35 * rows,
-    )
+    figure = _figure(1.55 * len(images), 1.35 * rows)
     axes = figure.subplots(rows, len(images), squeeze=False, height_ratios=heights)
 
     for column, image in enumerate(images):
-        axes[0, column].imshow(
-            image[0].numpy(),
-            cmap="gray_r",
-        )
-        axes[0, column].set_title(
-            f"label {names[int(target[column])]}",
-            fontsize=9,
-        )
+        axes[0, column].imshow(image[0].numpy(), cmap="gray_r")
+        axes[0, column].set_title(f"label {names[int(target[column])]}", fontsize=9)
         axes[0, column].axis("off")
 
     for row, (title, probabilities) in enumerate(predictions.items(), 1):
         for column, p in enumerate(probabilities):
             axis = axes[row, column]
-            colours = [COLOURS[0]] * len(names)
-            colours[int(target[column])] = COLOURS[1]
+            colours = [COLORS[0]] * len(names)
+            colours[int(target[column])] = COLORS[1]
             axis.bar(
                 range(len(names)),
                 p.tolist(),
@@ -143,15 +135,9 @@ def soft_label_figure(
                 xticks=range(len(names)),
                 yticks=[],
             )
-            axis.set_xticklabels(
-                names,
-                fontsize=6,
-            )
+            axis.set_xticklabels(names, fontsize=6)
             axis.spines[["top", "right", "left"]].set_visible(False)
-        axes[row, 0].set_ylabel(
-            title,
-            fontsize=9,
-        )
+        axes[row, 0].set_ylabel(title, fontsize=9)
     return figure
 
 
@@ -165,10 +151,7 @@ def sweep_figure(
         accuracies: in percent, of all seeds, for each value.
         alone: the same of the student alone.
     """
-    figure = _figure(
-        5.2,
-        3.2,
-    )
+    figure = _figure(5.2, 3.2)
     axes = figure.subplots()
     positions = range(len(accuracies))
 
@@ -192,7 +175,7 @@ def sweep_figure(
     # The distilled students; each seed is a dot.
     means = [statistics.mean(values) for values in accuracies.values()]
     spreads = [_deviation(values) for values in accuracies.values()]
-    style = dict(color=COLOURS[0], marker="o", capsize=3, label="distilled")
+    style = dict(color=COLORS[0], marker="o", capsize=3, label="distilled")
     axes.errorbar(
         positions,
         means,
@@ -203,23 +186,14 @@ def sweep_figure(
         axes.scatter(
             [position] * len(values),
             values,
-            color=COLOURS[0],
+            color=COLORS[0],
             s=9,
             alpha=0.4,
         )
 
-    axes.set_xticks(
-        positions,
-        [f"{value:g}" for value in accuracies],
-    )
-    axes.set(
-        xlabel=setting,
-        ylabel="test accuracy (%)",
-    )
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-    )
+    axes.set_xticks(positions, [f"{value:g}" for value in accuracies])
+    axes.set(xlabel=setting, ylabel="test accuracy (%)")
+    axes.legend(frameon=False, fontsize=8)
     return _clean(figure)
 
 
@@ -232,10 +206,7 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
         predictions: logits (N,C) and class numbers (N,), by the network's name.
         bins: see `calibration`.
     """
-    figure = _figure(
-        2.7 * len(predictions),
-        2.9,
-    )
+    figure = _figure(2.7 * len(predictions), 2.9)
     axes = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
 
     colours = _colours(predictions)
@@ -266,10 +237,7 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
             linewidth=0.8,
             linestyle=":",
         )
-        axis.set_title(
-            f"{name}\nECE {100 * found.ece:.1f} %",
-            fontsize=9,
-        )
+        axis.set_title(f"{name}\nECE {100 * found.ece:.1f} %", fontsize=9)
         axis.set(
             xlim=(0, 1.05),
             ylim=(0, 1.05),
@@ -282,10 +250,7 @@ def reliability_figure(predictions: Mapping[str, tuple[Tensor, Tensor]], bins: i
 
 def comparison_figure(accuracies: Mapping[str, Sequence[float]]) -> Any:
     """The accuracies of several kinds of networks: each seed is a dot, the bar is the mean."""
-    figure = _figure(
-        5.2,
-        0.5 * len(accuracies) + 1.0,
-    )
+    figure = _figure(5.2, 0.5 * len(accuracies) + 1.0)
     axes = figure.subplots()
 
     for position, (colour, values) in enumerate(
@@ -313,10 +278,7 @@ def comparison_figure(accuracies: Mapping[str, Sequence[float]]) -> Any:
         fontsize=8,
     )
     axes.invert_yaxis()
-    axes.set_ylim(
-        len(labels) - 0.5,
-        -0.5,
-    )
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel("test accuracy (%)")
     return _clean(figure)
 
@@ -341,7 +303,7 @@ def _clean(figure: Any) -> Any:
 
 def _colours(names: Mapping[str, Any]) -> list[str]:
     """A colour for each name; grey for the student alone."""
-    others = iter(COLOURS * len(names))
+    others = iter(COLORS * len(names))
     return [STUDENT_ALONE if name == "student alone" else next(others) for name in names]
 
 

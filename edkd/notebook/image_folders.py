@@ -66,12 +66,12 @@ class FolderImages(Dataset):
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
         listing = list_images(folder)
-        refuse_unreadable([path for path, _ in listing.samples])
+        refuse_unreadable(listing.paths)
         self.root = folder
         self.transform = transform
         self.classes = listing.classes
         self.samples = listing.samples
-        self.targets = [target for _, target in listing.samples]
+        self.targets = listing.targets
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -16,8 +16,8 @@ from tensorboardX import event_file_writer
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import fingerprint, load_checkpoint
+from edkd.engine.folder_lock import fcntl
 from edkd.engine.log.background import Background
-from edkd.engine.run_folder import fcntl
 from edkd.engine.trainer import Trainer
 from tests.conftest import FORM
 from tests.reliability.faults import STEPS

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from edkd.distillers import Distiller, distiller_dict
-from edkd.engine.abandoned import HELD, is_abandoned
+from edkd.engine.abandoned import is_abandoned
+from edkd.engine.folder_lock import is_in_use, lock
 from edkd.engine.log.logger import Logger
-from edkd.engine.run_folder import claim, lock, refuse_used, take_over
+from edkd.engine.run_folder import claim, refuse_used, take_over
 from edkd.engine.trainer import Trainer
 from edkd.errors import NonFiniteError, UserError
 from tests.runs import assert_refused, records
@@ -112,7 +113,7 @@ def test_weights_that_are_not_finite_already_are_named(tmp_path, network, messag
     assert f"{network}.fc.weight" in about["weights_not_finite_before"]
 
 
-def test_images_that_are_not_finite_are_counted(tmp_path):
+def test_an_image_that_is_not_finite_is_the_cause(tmp_path):
     trainer = make_trainer("NONE", tmp_path)
     make_batch = trainer.data.train.batch
 
@@ -123,8 +124,9 @@ def test_images_that_are_not_finite_are_counted(tmp_path):
 
     trainer.data.train.batch = broken
     message, about = failure(trainer)
-    assert "1 images of the batch are not finite; " in message
-    assert about["images_not_finite"] == [3]
+    assert "has values that are NaN or infinite; repair or remove it" in message
+    assert "lower SOLVER.LR" not in message
+    assert about["cause"].startswith("training image ")
 
 
 def test_an_evaluation_that_is_not_finite_names_the_weights(train_tiny):
@@ -253,7 +255,7 @@ def test_a_run_that_has_no_checkpoint_yet_keeps_its_folder(train_tiny, tmp_path,
         process.kill()
 
     with lock(folder):
-        assert HELD
+        assert is_in_use(folder)
         assert_refused(train_tiny("a", "SOLVER.EPOCHS", 1), "is in use by")
-    assert not HELD
+    assert not is_in_use(folder)
     assert train_tiny("a", "SOLVER.EPOCHS", 1).code == 0

@@ -237,7 +237,7 @@ def test_large_data_sets_are_checked_when_an_image_breaks(train, images, runs, m
 
     The first of each class is opened, to tell the data set from others.
     """
-    monkeypatch.setattr("edkd.dataset.folder.LIMIT", 31)
+    monkeypatch.setattr("edkd.dataset.folder_checks.LIMIT", 31)
     for path in (images / "train/a/5.bmp", images / "train/b/5.bmp", images / "val/b/5.bmp"):
         path.write_bytes(path.read_bytes()[:60])
     assert_refused(train(images, "run"), "cannot read 3 of 32 images: ")

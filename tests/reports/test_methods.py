@@ -237,21 +237,20 @@ def assert_names_contract_and_file(error):
     assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_what_a_published_step_returns_is_checked(tmp_path, monkeypatch, kind):
-    """The report: a traceback within the engine that names neither the contract nor the method."""
-    made, message = BROKEN[kind]
-    with pytest.raises(UserError, match=message) as caught:
-        first_step(tmp_path, Returns, staticmethod(made), monkeypatch)
-    assert_names_contract_and_file(caught.value)
+@pytest.mark.parametrize(
+    ("method", "made", "message"),
+    [
+        *(pytest.param(Returns, *case, id=f"a step: {kind}") for kind, case in BROKEN.items()),
+        *(pytest.param(Computes, *case, id=kind) for kind, case in BROKEN_LOSSES.items()),
+    ],
+)
+def test_what_a_method_returns_is_checked(tmp_path, monkeypatch, method, made, message):
+    """The report: a traceback within the engine that names neither the contract nor the method.
 
-
-@pytest.mark.parametrize("kind", BROKEN_LOSSES)
-def test_what_losses_returns_is_checked(tmp_path, monkeypatch, kind):
-    """A vector was averaged and a detached term ignored, both without a word."""
-    made, message = BROKEN_LOSSES[kind]
+    In `losses`, a vector was averaged and a detached term ignored, both without a word.
+    """
     with pytest.raises(UserError, match=message) as caught:
-        first_step(tmp_path, Computes, staticmethod(made), monkeypatch)
+        first_step(tmp_path, method, staticmethod(made), monkeypatch)
     assert_names_contract_and_file(caught.value)
 
 

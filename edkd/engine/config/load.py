@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from edkd.engine.config.check import Networks, canonical, check, typed
 from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import unused_groups
-from edkd.engine.config.plugins import import_plugin, import_plugins, remember_plugins
+from edkd.engine.config.plugins import import_plugins, remember_plugins
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
 from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
@@ -18,7 +18,7 @@ from edkd.errors import UserError, warn
 from edkd.keys import Key
 from edkd.paths import expanded
 
-__all__ = ["import_plugin", "load_config", "pairs"]
+__all__ = ["load_config", "pairs"]
 
 COMMAND_LINE = "command line"
 

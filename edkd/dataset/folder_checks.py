@@ -1,0 +1,139 @@
+"""Checks of an image folder: its classes, files that cannot be read, images in both parts."""
+
+import filecmp
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edkd.dataset.listing import Listing, combined, in_threads, printable, shown
+from edkd.dataset.readability import LIMIT, Probe, contents, decode_suspects, probe, refusal
+from edkd.errors import UserError, warn
+
+_COMPARED = 20
+"""Pairs of files that seem equal which are compared as a whole."""
+
+
+# Classes.
+
+
+def check_classes(root: Path, train: Listing, test: Listing) -> None:
+    """Raise UserError unless train and val have the same classes."""
+    differences = []
+    for part, own, other in (("train", train, test), ("val", test, train)):
+        only = sorted(set(own.classes) - set(other.classes))
+        if only:
+            differences.append(f"only {part} has {shown([repr(name) for name in only])}")
+
+    if differences:
+        remedy = _remedy(train.classes, test.classes)
+        raise UserError(
+            f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
+            f"{remedy}"
+        )
+
+    if len(train.classes) == 1:
+        warn(
+            f"{train.folder} has a single class, {train.classes[0]!r}, so there is nothing to "
+            f"tell apart; the images of all folders within {train.folder / train.classes[0]} "
+            "belong to it"
+        )
+
+
+def _remedy(train: Sequence[str], test: Sequence[str]) -> str:
+    """What to do about classes that differ."""
+    if len(test) == 1 and len(train) > 1:
+        return f"sort the images of val/{printable(test[0])} into one folder per class"
+
+    for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
+        forms = [{form(name) for name in names} for names in (train, test)]
+        if forms[0] == forms[1]:
+            return f"the names differ in {kind} alone: rename these folders"
+    return "add, rename or remove these folders"
+
+
+def _composed(name: str) -> str:
+    """A name in one of the forms that look the same; operating systems use different ones."""
+    return unicodedata.normalize("NFC", name)
+
+
+# Files.
+
+
+class Probed(NamedTuple):
+    """The files of train/ and val/ that were probed: all, or the first of each class."""
+
+    train: Sequence[str]
+    test: Sequence[str]
+    train_probes: Sequence[Probe]
+    test_probes: Sequence[Probe]
+
+
+def probe_parts(train: Listing, test: Listing) -> Probed:
+    """Probe all files, unless there are too many."""
+    files = [train.paths, test.paths]
+    if sum(map(len, files)) > LIMIT:
+        files = [_first_of_each_class(part) for part in (train, test)]
+    probes = [in_threads(probe, part) for part in files]
+    return Probed(files[0], files[1], probes[0], probes[1])
+
+
+def identity_of(train: Listing, test: Listing, files: Probed) -> dict[str, str]:
+    """`DataInfo.identity`."""
+    return {
+        "names of the training images": train.names,
+        "files of the training images": combined(train.sizes, contents(files.train_probes)),
+        "names of the test images": test.names,
+        "files of the test images": combined(test.sizes, contents(files.test_probes)),
+    }
+
+
+def check_files(files: Probed, replaces: bool, only_test: bool) -> None:
+    """Raise UserError for the files that cannot be read, unless others replace them."""
+    if not replaces:
+        bad = decode_suspects(files.test, files.test_probes)
+        total = len(files.test)
+        if not only_test:
+            bad += decode_suspects(files.train, files.train_probes)
+            total += len(files.train)
+        if bad:
+            raise refusal(bad, total)
+
+    if not only_test:
+        _warn_about_shared(files)
+
+
+def _warn_about_shared(files: Probed) -> None:
+    """Warn if most images of val/ are training images, too: their accuracy says little."""
+    # Pairs with equal starts and ends.
+    by_checksum = dict(
+        zip([found.checksum for found in files.train_probes], files.train, strict=True)
+    )
+    pairs = [
+        (path, by_checksum[found.checksum])
+        for path, found in zip(files.test, files.test_probes, strict=True)
+        if found.is_complete and found.checksum in by_checksum
+    ]
+
+    # Most of val/, and equal as a whole?
+    if 2 * len(pairs) > len(files.test) and all(_are_equal(*pair) for pair in pairs[:_COMPARED]):
+        path, twin = pairs[0]
+        warn(
+            f"{len(pairs)} of {len(files.test)} test images are training images, too "
+            f"({printable(path)} equals {printable(twin)}): the accuracy on them says nothing "
+            "about new images; use other images in val/"
+        )
+
+
+def _are_equal(path: str, other: str) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _first_of_each_class(part: Listing) -> list[str]:
+    first: dict[int, str] = {}
+    for path, target in part.samples:
+        first.setdefault(target, path)
+    return list(first.values())
