@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -58,6 +59,9 @@ RESOURCES = (
     ),
 )
 
+_live: weakref.WeakKeyDictionary[Any, weakref.ref[DataLoader]] = weakref.WeakKeyDictionary()
+"""Iterators with workers that `supervise` reads from, and their loaders."""
+
 _CODES = {code for resource in RESOURCES for code in resource.codes}
 
 _EXIT = 64
@@ -80,9 +84,12 @@ def supervise(
     batches = None
     try:
         batches = iter(loader)
+        if loader.num_workers:
+            _live[batches] = weakref.ref(loader)
         watch_workers(count)
         yield from batches
-    except WorkerError:
+    except WorkerError as error:
+        _stop(loader, error)
         raise
     except Exception as error:  # the loader raises a worker's exception again, of whatever type
         limit = f"{loader.timeout:g} s ({timeout})"
@@ -166,15 +173,20 @@ def _stop(loader: DataLoader, error: Exception) -> None:
     loader._iterator = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         iterator = frame.f_locals.get("self")
-        if not isinstance(iterator, _MultiProcessingDataLoaderIter):
-            continue
-        if not getattr(iterator, "_shutdown", False):
-            iterator._shutdown = True
-            with suppress(Exception):  # what the user must learn is the first error
-                _end_workers(iterator)
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            _end_workers(iterator)
 
 
 def _end_workers(iterator: Any) -> None:
+    """Kill the workers of an iterator and close its queues, once."""
+    if getattr(iterator, "_shutdown", False):
+        return
+    iterator._shutdown = True
+    with suppress(Exception):  # what the user must learn is the first error
+        _release(iterator)
+
+
+def _release(iterator: Any) -> None:
     signal_handling._remove_worker_pids(id(iterator))
     iterator._worker_pids_set = False
     if hasattr(iterator, "_pin_memory_thread_done_event"):
@@ -187,6 +199,19 @@ def _end_workers(iterator: Any) -> None:
     for queue in iterator._index_queues:
         queue.cancel_join_thread()
         queue.close()
+
+
+def end_workers() -> None:
+    """End all workers after a WorkerError that was raised outside of their loader.
+
+    A dead worker is reported wherever the main thread is, so also during a training step. Saving
+    the run may need the open files of those that are left.
+    """
+    for iterator, loader in list(_live.items()):
+        owner = loader()
+        if owner is not None:
+            owner._iterator = None
+        _end_workers(iterator)
 
 
 def _failed_start(error: Exception) -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edkd.dataset import DataSet
 from edkd.dataset.sampling import seed_everything, seed_for
+from edkd.dataset.workers import end_workers
 from edkd.distillers import (
     Distiller,
     check_first_terms,
@@ -183,7 +184,9 @@ class Trainer:
                 self.logger.epoch(epoch * len(self.data.train))
                 if self.on_epoch:
                     self.on_epoch(record)
-        except (Stopped, WorkerError, UserError):  # the last: an image cannot be read
+        except (Stopped, WorkerError, UserError) as error:  # the last: an image cannot be read
+            if isinstance(error, WorkerError):
+                end_workers()
             if self.state.step_done:
                 self.check_update(epoch)
                 self.save_latest()

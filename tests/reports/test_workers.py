@@ -167,30 +167,41 @@ def test_workers_that_cannot_be_started(monkeypatch, capfd, owner, name, code, r
 
 
 LIMITED = """
-import os, resource
+import multiprocessing, os, resource, time
 from edkd.engine.trainer import Trainer
-step, calls = Trainer.train_step, []
+step, calls, held = Trainer.train_step, [], []
 def limited(self, *inputs):
     calls.append(1)
     if len(calls) == 4:
-        limit = len(os.listdir("/proc/self/fd")) - 1
+        limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        fill_gaps()
+        if KILL:
+            multiprocessing.active_children()[0].kill()
+            time.sleep(2)
     return step(self, *inputs)
+def fill_gaps():
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
 Trainer.train_step = limited
 """
 
 
-def test_a_run_that_has_no_open_file_left_is_saved(server, image_folder, tmp_path):
+@pytest.mark.parametrize("kill", [False, True], ids=["in the loader", "in the step"])
+def test_a_run_that_has_no_open_file_left_is_saved(server, image_folder, tmp_path, kill):
     """The workers are ended first; otherwise the checkpoint could not be opened either."""
     plugin = tmp_path / "limited.py"
-    plugin.write_text(LIMITED)
+    plugin.write_text(f"KILL = {kill}\n{LIMITED}")
     words = ["DATASET.NUM_WORKERS", "2", *image_folder]
     assert server.run("train", *words, "whole")[0] == 0
 
     code, err = server.run("train", "--plugin", plugin, *words, "a")
     assert code == 4
     assert err.count("\n") == 1
-    assert "'ulimit -n 65536'" in err
+    assert ("killed by signal" if kill else "'ulimit -n 65536'") in err
     assert load_checkpoint(tmp_path / "distill/a/latest")["progress"]["step"] > 0
     assert server.run("train", *words, "a", "--resume") == (0, "")
     assert outcome(tmp_path / "distill/a") == outcome(tmp_path / "distill/whole")
