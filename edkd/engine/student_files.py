@@ -58,6 +58,7 @@ class StudentFiles:
         self.folder = folder
         self.students = students
         self.architectures = dict(zip(students, architectures, strict=True))
+        self.split = split
         self.keys = {name: top1_key(split, name) for name in students}
         self.data = data
         self.dataset = dataset
@@ -83,6 +84,8 @@ class StudentFiles:
                     files.append("student_best")
 
             content = self.content(name)
+            content["accuracy"] = record[self.keys[name]]
+            content["split"] = self.split
             for file in dict.fromkeys(files):
                 save_checkpoint(content, self.folder / file)
 
@@ -98,6 +101,8 @@ class StudentFiles:
             "image_shape": list(self.data.image_shape),
             "mean": list(self.data.mean),
             "std": list(self.data.std),
+            "resize": self.data.resize,
+            "interpolation": self.data.interpolation,
         }
 
     def size(self) -> int:
