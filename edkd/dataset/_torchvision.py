@@ -129,9 +129,6 @@ def _channels_first(pixels: Any) -> Tensor:
 
 def _check_files(name: str, root: Path) -> None:
     """Raise UserError where a file is missing or damaged."""
-    if root.exists() and not root.is_dir():
-        raise UserError(f"DATASET.ROOT {root} is a file; set it to the folder that holds the data")
-
     for source in CATALOGUE[name]():
         below = PurePosixPath(source.folder).relative_to("data")
         for file, check in source.files.items():
@@ -144,17 +141,21 @@ def _check_file(name: str, root: Path, file: PurePosixPath, check: str) -> None:
     folder = path.parent
     download = f"download it with '{command('download')} {name}'"
 
+    if root.is_file():
+        raise UserError(
+            f"DATASET.ROOT {root} is a file; set it to the folder that holds {file.parts[0]}/"
+        )
     if not folder.is_dir():
         raise UserError(f"no data set at {folder}; {download}, or set {_other_root(root, file)}")
 
     if not path.is_file():
         packed = path.with_name(f"{path.name}.gz")
         unpack = f"unpack {packed.name} there, or " if packed.is_file() else ""
-        raise UserError(f"{folder} lacks {path.name}; {unpack}{download}")
+        raise UserError(f"{folder} is damaged: {path.name} is missing; {unpack}{download}")
 
     if not is_whole(path, check):
         raise UserError(
-            f"{folder} is damaged (the md5 sum of {path.name} is not the published one); remove "
+            f"{folder} is damaged: the md5 sum of {path.name} is not the published one; remove "
             f"that file and {download}"
         )
 

@@ -219,6 +219,8 @@ def resident_dataset(
 
     Args:
         cfg: DATASET.VAL_SPLIT, DATASET.TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
+        train: for gray images, see `Images.from_gray`.
+        test: as `train`.
         augmentations: the training views by name, "weak" among them; or that one alone.
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.

@@ -23,7 +23,6 @@ from edkd import catalogue
 from edkd.archive import unpack
 from edkd.catalogue import sort_tiny_imagenet
 from edkd.dataset import get_dataset
-from edkd.dataset.resident import Images
 from edkd.download import Options, fetch
 from edkd.errors import UserError
 from tests.runs import CHECKOUT, assert_refused, records
@@ -241,15 +240,17 @@ def test_missing_and_damaged_files_are_named(web, config, monkeypatch, tmp_path)
     refused(f"no data set at {raw}/MNIST/raw; .*or set DATASET.ROOT to {tmp_path}/data$", raw)
     refused(f"or set DATASET.ROOT to {tmp_path}/data$", raw.parent)
     refused("or set DATASET.ROOT to the folder that holds MNIST/$", tmp_path / "absent")
-    refused("DATASET.ROOT .*ubyte is a file; set it to the folder", label)
+    refused("DATASET.ROOT .*ubyte is a file; set it to the folder that holds MNIST/$", label)
 
     whole = label.read_bytes()
     label.write_bytes(whole[:-1])
-    refused(r"raw is damaged \(the md5 sum of t10k-labels-idx1-ubyte is not the published one")
+    refused("raw is damaged: the md5 sum of t10k-labels-idx1-ubyte is not the published one")
     label.unlink()
-    refused("raw lacks t10k-labels-idx1-ubyte; download it with '.*download.* mnist'")
+    refused(
+        "raw is damaged: t10k-labels-idx1-ubyte is missing; download it with '.*download.* mnist'"
+    )
     shutil.copy(web[1] / f"{label.name}.gz", raw)
-    refused(f"raw lacks {label.name}; unpack {label.name}.gz there, or download it")
+    refused(f"{label.name} is missing; unpack {label.name}.gz there, or download it")
 
     # The command unpacks what was downloaded by hand, and repairs a damaged file.
     shutil.rmtree(web[1])
@@ -405,25 +406,3 @@ def test_absent_tiny_imagenet(config, tmp_path):
     cfg = config(DATASET__TYPE="tiny_imagenet", DATASET__ROOT=str(tmp_path / "absent"))
     with pytest.raises(UserError, match="no data set at .*absent; download it with '.*tiny_imag"):
         get_dataset(cfg, CPU)
-
-
-# Gray images of a plugin.
-
-
-def test_gray_images():
-    gray = torch.arange(2 * 5 * 4, dtype=torch.uint8).reshape(2, 5, 4)
-    target = torch.tensor([0, 1])
-    image = Images.from_gray(gray, target, size=8).image
-    assert image.shape == (2, 3, 8, 8)
-    assert torch.equal(image[:, 1, 1:6, 2:6], gray)
-    assert image.sum() == 3 * gray.sum()
-    assert torch.equal(Images.from_gray(gray[:, None], target).image[:, 2], gray)
-
-    with pytest.raises(
-        UserError, match=r"gray images are torch.float32 .*\(N,H,W\) or \(N,1,H,W\)"
-    ):
-        Images.from_gray(gray.float(), target)
-    with pytest.raises(UserError, match=r"must be torch.uint8 of shape"):
-        Images.from_gray(image, target)
-    with pytest.raises(UserError, match="images of 5x4 pixels do not fit into 4x4"):
-        Images.from_gray(gray, target, size=4)
