@@ -21,7 +21,12 @@ CIFAR10 = Published(
 )
 
 
-@register("cifar10", family="cifar")
+@register(
+    "cifar10",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def cifar10(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 4, and flips; normalised by its own training pixels."""
     return load(cfg, device, CIFAR10)

@@ -21,7 +21,13 @@ CIFAR100 = Published(
 )
 
 
-@register("cifar100", family="cifar", has_published_weights=True)
+@register(
+    "cifar100",
+    family="cifar",
+    has_published_weights=True,
+    image_shape=(3, 32, 32),
+    num_classes=100,
+)
 def cifar100(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 4, and flips; normalised as for the published teachers."""
     return load(cfg, device, CIFAR100)

@@ -27,7 +27,12 @@ FASHION_MNIST = Published(
 )
 
 
-@register("fashion_mnist", family="cifar")
+@register(
+    "fashion_mnist",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def fashion_mnist(cfg: Any, device: torch.device) -> DataSet:
     """Padded to 3x32x32 for the networks of CIFAR; crops with padding 4, and flips.
 

@@ -24,7 +24,12 @@ MNIST = Published(
 )
 
 
-@register("mnist", family="cifar")
+@register(
+    "mnist",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def mnist(cfg: Any, device: torch.device) -> DataSet:
     """Padded to 3x32x32 for the networks of CIFAR; crops with padding 4, no flips.
 

@@ -44,7 +44,12 @@ STL10 = Published(
 )
 
 
-@register("stl10", family="tiny_imagenet")
+@register(
+    "stl10",
+    family="tiny_imagenet",
+    image_shape=(3, 96, 96),
+    num_classes=10,
+)
 def stl10(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 12, and flips; normalised by its own training pixels.
 

@@ -41,7 +41,12 @@ SVHN = Published(
 )
 
 
-@register("svhn", family="cifar")
+@register(
+    "svhn",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def svhn(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 4, no flips; normalised by its own training pixels.
 

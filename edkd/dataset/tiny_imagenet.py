@@ -18,7 +18,13 @@ SIZE = 64
 FOLDER = "tiny-imagenet-200"
 
 
-@register("tiny_imagenet", family="tiny_imagenet", has_published_weights=True)
+@register(
+    "tiny_imagenet",
+    family="tiny_imagenet",
+    has_published_weights=True,
+    image_shape=(3, SIZE, SIZE),
+    num_classes=200,
+)
 def tiny_imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Rotations up to 20 degrees and flips for training, as published.
 

@@ -6,7 +6,6 @@ import torch
 from edkd.dataset.resident import Images
 from edkd.errors import UserError
 from edkd.registry import DATASETS
-from tests.conftest import PLUGIN
 from tests.runs import records
 
 GRAY = '''
@@ -56,4 +55,4 @@ def test_a_plugin_trains_a_network_of_three_channels_on_gray_images(tool, tiny, 
     finally:
         DATASETS.remove("gray")
     assert (done.code, done.err) == (0, "")
-    assert records(tmp_path / "distill" / "run")[-1]["test_top1"] > 50
+    assert records(tmp_path / "distill" / "run")[-1]["test_top1"] > 40

@@ -25,6 +25,7 @@ from edkd.catalogue import sort_tiny_imagenet
 from edkd.dataset import get_dataset
 from edkd.download import Options, fetch
 from edkd.errors import UserError
+from edkd.registry import DATASETS
 from tests.runs import CHECKOUT, assert_refused, records
 
 CPU = torch.device("cpu")
@@ -169,6 +170,7 @@ def test_mnist(web, config, monkeypatch, tmp_path, name, reader, table, num_view
     assert data.train.augmentations["weak"].num_views == num_views
     assert data.info.targets.tolist() == label[:TRAIN].tolist()
 
+    assert data.info.image_shape == DATASETS.find(name).info["image_shape"]
     pixels = data.test.images.image
     assert pixels.shape == (TEST, 3, 32, 32)
     for channel in range(3):
@@ -199,7 +201,7 @@ def test_stl10_without_the_images_that_have_no_labels(web, config, monkeypatch, 
     cfg = config(DATASET__TYPE="stl10", DATASET__ROOT=str(tmp_path / "data"))
     data = get_dataset(cfg, CPU)
     assert (data.train.num_images, data.test.num_images) == (TRAIN, TEST)
-    assert data.info.image_shape == (3, 96, 96)
+    assert data.info.image_shape == DATASETS.find("stl10").info["image_shape"] == (3, 96, 96)
     assert data.info.targets.tolist() == [number % 10 for number in range(TRAIN)]
     columns = np.frombuffer(files["train_X.bin"], np.uint8).reshape(-1, 3, 96, 96)
     assert np.array_equal(data.train.images.image.numpy(), columns.transpose(0, 1, 3, 2))
