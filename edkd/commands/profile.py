@@ -93,6 +93,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
+
+    # How it is printed.
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 

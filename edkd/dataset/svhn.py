@@ -26,10 +26,9 @@ def read_svhn(root: Path) -> Parts:
     import torchvision.datasets
 
     try:
-        import scipy.io  # noqa: F401
+        return read_labelled(torchvision.datasets.SVHN, DIGITS, root / "svhn")
     except ImportError:
         raise UserError("DATASET.TYPE svhn needs scipy: pip install scipy") from None
-    return read_labelled(torchvision.datasets.SVHN, DIGITS, root / "svhn")
 
 
 SVHN = Published(
