@@ -67,7 +67,9 @@ def read_cifar(reader: str, root: Path) -> Parts:
         reader: the class of torchvision.datasets.
         root: the folder that holds cifar-*/.
     """
-    cifar = _torchvision(reader)
+    import torchvision.datasets  # takes seconds to import
+
+    cifar = getattr(torchvision.datasets, reader)
 
     def images(part: Any) -> Images:
         return Images(_channels_first(part.data), torch.tensor(part.targets))
@@ -81,18 +83,21 @@ def read_mnist(reader: str, class_names: Sequence[str], root: Path) -> Parts:
     """MNIST or Fashion-MNIST: 28x28 gray pixels, padded to 32x32 and repeated to three channels.
 
     Args:
-        reader: the class of torchvision.datasets.
+        reader: the class of torchvision.datasets, whose name the folder has.
         class_names: by class number.
         root: the folder that holds MNIST/ or FashionMNIST/.
     """
-    mnist = _torchvision(reader)
+    from torchvision.datasets import mnist
 
-    def images(part: Any) -> Images:
-        return Images.from_gray(part.data, part.targets, size=32)
+    # The class would prefer files in processed/ of its earlier versions, which have no sum.
+    folder = root / reader / "raw"
 
-    train = mnist(root, train=True)
-    test = mnist(root, train=False)
-    return Parts(images(train), images(test), class_names)
+    def images(part: str) -> Images:
+        image = mnist.read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
+        target = mnist.read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
+        return Images.from_gray(image, target, size=32)
+
+    return Parts(images("train"), images("t10k"), class_names)
 
 
 def read_labelled(reader: Any, class_names: Sequence[str], root: Path) -> Parts:
@@ -111,12 +116,6 @@ def read_labelled(reader: Any, class_names: Sequence[str], root: Path) -> Parts:
     train = reader(root, split="train")
     test = reader(root, split="test")
     return Parts(images(train), images(test), class_names)
-
-
-def _torchvision(name: str) -> Any:
-    import torchvision.datasets  # takes seconds to import
-
-    return getattr(torchvision.datasets, name)
 
 
 def _channels_first(pixels: Any) -> Tensor:
