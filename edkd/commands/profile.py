@@ -141,10 +141,15 @@ def _cells(record: dict[str, Any]) -> list[str]:
         _macs(record["macs"]),
         f"{record['megabytes']:.2f} MB",
         *(f"{timing['milliseconds']:.2f} ms" for timing in latency),
-        f"{latency[-1]['images_per_second']:,.0f}",
+        _rate(latency[-1]["images_per_second"]),
     ]
 
 
 def _macs(number: int) -> str:
     """In billions or millions, as papers have it."""
     return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _rate(number: float) -> str:
+    """With about three digits."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
