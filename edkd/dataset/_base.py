@@ -215,6 +215,10 @@ def get_dataset(cfg: Any, device: torch.device) -> DataSet:
         UserError: the name is unknown, or the data are missing or damaged.
     """
     entry = DATASETS.find(cfg.DATASET.TYPE)
+    if cfg.DATASET.get("LIST") and not entry.info.get("reads_lists"):
+        raise UserError(
+            f"DATASET.LIST has no effect with DATASET.TYPE {entry.name}; set that to folder"
+        )
     data = entry.value(cfg, device)
     if not isinstance(data, DataSet):
         raise UserError(

@@ -21,6 +21,7 @@ from edkd.dataset.folder_checks import (
 )
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, list_images
+from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for
 from edkd.dataset.workers import start_worker, supervise
@@ -45,6 +46,10 @@ class Preprocessing:
     mean: tuple[float, ...]
     """One number for each channel, of pixels in [0, 1]."""
     std: tuple[float, ...]
+    resize: int = 0
+    """As `InputSpec.resize`."""
+    interpolation: str = "bilinear"
+    """As `InputSpec.interpolation`."""
 
 
 class Item(NamedTuple):
@@ -256,9 +261,6 @@ def folder_dataset(
 ) -> DataSet:
     """The images of `{train,val}/<class>/*`; `val` becomes the test set.
 
-    Up to `readability.LIMIT` images are probed here; the check of the result refuses truncated
-    files, so that no run begins with them.
-
     Args:
         cfg: DATASET.* but TYPE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
         folder: below data/, where DATASET.ROOT names none.
@@ -270,13 +272,31 @@ def folder_dataset(
     train = _list_part(root, "train")
     test = _list_part(root, "val")
     check_classes(root, train, test)
+    return streamed_dataset(cfg, device, Parts(train, None, test), preprocessing)
+
+
+def streamed_dataset(
+    cfg: Any, device: torch.device, parts: Parts, preprocessing: Preprocessing
+) -> DataSet:
+    """The images of a listing, read for each batch.
+
+    Up to `readability.LIMIT` images are probed here; the check of the result refuses truncated
+    files, so that no run begins with them.
+
+    Args:
+        cfg: as for `folder_dataset`, without DATASET.ROOT.
+
+    Raises:
+        UserError: DATASET.VAL_SPLIT leaves a part empty.
+    """
+    train, _, test = parts
     replaces = cfg.DATASET.UNREADABLE == REPLACE
-    files = probe_parts(train, test)
+    files = probe_parts(parts.learned, test)
 
     targets = torch.tensor(train.targets)
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
-    paths = train.paths + test.paths
+    paths = parts.learned.paths + test.paths
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -286,14 +306,18 @@ def folder_dataset(
         workers = cfg.DATASET.NUM_WORKERS
         return FolderLoader(images, batches, normalize, workers, cfg.DATASET.WORKER_TIMEOUT, paths)
 
-    everything = torch.arange(len(test.samples))
-    eval_size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
-    plain = preprocessing.test
+    def evaluated(part: Listing, index: Tensor) -> FolderLoader:
+        size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
+        return make(part, preprocessing.test, index, size, None)
+
+    val = evaluated(train, held_out) if len(held_out) else None
+    if parts.val:
+        val = evaluated(parts.val, torch.arange(len(parts.val.samples)))
 
     return DataSet(
         train=make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED),
-        val=make(train, plain, held_out, eval_size, None) if len(held_out) else None,
-        test=make(test, plain, everything, eval_size, None),
+        val=val,
+        test=evaluated(test, torch.arange(len(test.samples))),
         info=DataInfo(
             num_classes=len(train.classes),
             num_images=len(targets),
@@ -301,8 +325,10 @@ def folder_dataset(
             image_shape=(len(preprocessing.mean), preprocessing.size, preprocessing.size),
             mean=preprocessing.mean,
             std=preprocessing.std,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
             class_names=tuple(train.classes),
-            identity=identity_of(train, test, files),
+            identity=identity_of(parts.learned, test, files),
         ),
         check=partial(check_files, files, replaces),
     )

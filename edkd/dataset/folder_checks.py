@@ -18,18 +18,19 @@ _COMPARED = 20
 
 
 def check_classes(root: Path, train: Listing, test: Listing) -> None:
-    """Raise UserError unless train and val have the same classes."""
+    """Raise UserError unless the folders of two parts have the same classes."""
     differences = []
-    for part, own, other in (("train", train, test), ("val", test, train)):
+    names = (train.folder.name, test.folder.name)
+    for part, own, other in ((names[0], train, test), (names[1], test, train)):
         only = sorted(set(own.classes) - set(other.classes))
         if only:
             differences.append(f"only {part} has {shown([repr(name) for name in only])}")
 
     if differences:
-        remedy = _remedy(train.classes, test.classes)
+        remedy = _remedy(train.classes, test)
         raise UserError(
-            f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
-            f"{remedy}"
+            f"{root}: {names[0]} and {names[1]} must have the same classes, but "
+            f"{' and '.join(differences)}; {remedy}"
         )
 
     if len(train.classes) == 1:
@@ -40,13 +41,14 @@ def check_classes(root: Path, train: Listing, test: Listing) -> None:
         )
 
 
-def _remedy(train: Sequence[str], test: Sequence[str]) -> str:
+def _remedy(train: Sequence[str], test: Listing) -> str:
     """What to do about classes that differ."""
-    if len(test) == 1 and len(train) > 1:
-        return f"sort the images of val/{printable(test[0])} into one folder per class"
+    if len(test.classes) == 1 and len(train) > 1:
+        folder = f"{test.folder.name}/{printable(test.classes[0])}"
+        return f"sort the images of {folder} into one folder per class"
 
     for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
-        forms = [{form(name) for name in names} for names in (train, test)]
+        forms = [{form(name) for name in names} for names in (train, test.classes)]
         if forms[0] == forms[1]:
             return f"the names differ in {kind} alone: rename these folders"
     return "add, rename or remove these folders"

@@ -171,6 +171,7 @@ def resident_dataset(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     class_names: Sequence[str] = (),
+    val: Images | None = None,
 ) -> DataSet:
     """Copy images to the device and make the loaders.
 
@@ -180,6 +181,7 @@ def resident_dataset(
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.
         class_names: by class number; if empty, the classes are counted.
+        val: chooses the best epoch; None: the images of DATASET.VAL_SPLIT do.
 
     Raises:
         UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable.
@@ -191,31 +193,38 @@ def resident_dataset(
     if not isinstance(augmentations, Mapping):
         augmentations = {WEAK: augmentations}
 
+    parts = {"training images": train, "test images": test}
+    if val is not None:
+        parts["validation images"] = val
+
     targets = train.target.cpu()
     info = DataInfo(
-        num_classes=_count_classes([train, test], class_names),
+        num_classes=_count_classes(list(parts.values()), class_names),
         num_images=len(targets),
         targets=targets,
-        image_shape=_image_shape(train, test, mean),
+        image_shape=_image_shape(parts, mean),
         mean=tuple(mean),
         std=tuple(std),
         class_names=tuple(class_names),
-        identity={"training images": _hash(train), "test images": _hash(test)},
+        identity={name: _hash(part) for name, part in parts.items()},
     )
 
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     eval_size = cfg.DATASET.TEST.BATCH_SIZE or large_batch(device)
     train = train.to(device)
-    test = test.to(device)
-    everything = torch.arange(len(test.target))
 
+    def whole(part: Images) -> EvalLoader:
+        everything = torch.arange(len(part.target))
+        return EvalLoader(part.to(device), everything, normalize, eval_size)
+
+    chooses = EvalLoader(train, held_out, normalize, eval_size) if len(held_out) else None
     return DataSet(
         train=TrainLoader(
             train, members, augmentations, normalize, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED
         ),
-        val=EvalLoader(train, held_out, normalize, eval_size) if len(held_out) else None,
-        test=EvalLoader(test, everything, normalize, eval_size),
+        val=chooses if val is None else whole(val),
+        test=whole(test),
         info=info,
     )
 
@@ -244,13 +253,14 @@ def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:
     return num_classes
 
 
-def _image_shape(train: Images, test: Images, mean: Sequence[float]) -> tuple[int, int, int]:
-    channels, height, width = train.image.shape[1:]
-    if test.image.shape[1:] != train.image.shape[1:]:
-        raise UserError(
-            f"training images have the shape {tuple(train.image.shape[1:])}, test images "
-            f"{tuple(test.image.shape[1:])}; they must be equal"
-        )
+def _image_shape(parts: Mapping[str, Images], mean: Sequence[float]) -> tuple[int, int, int]:
+    shapes = {name: tuple(part.image.shape[1:]) for name, part in parts.items()}
+    (first, shape), *others = shapes.items()
+    for name, other in others:
+        if other != shape:
+            raise UserError(f"{first} have the shape {shape}, {name} {other}; they must be equal")
+
+    channels, height, width = shape
     if len(mean) != channels:
         raise UserError(f"mean has {len(mean)} numbers, but images have {channels} channels")
     return channels, height, width

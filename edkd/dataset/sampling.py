@@ -136,23 +136,28 @@ def hold_out(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return rest, held_out
 
 
-def stratified_split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Split image numbers into the rest and a held-out fraction; always the same split.
+def stratified_split(
+    target: Tensor, fraction: float, seed: int = 0, keeps_one: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Split image numbers into the rest and a held-out fraction; always the same for a seed.
 
     Args:
         target: (N,), class numbers.
         fraction: in [0, 1); each class gives this share of its images, rounded.
+        keeps_one: whether each class of two images or more has at least one in both parts.
 
     Returns:
         Two sorted tensors of image numbers.
     """
-    generator = torch.Generator().manual_seed(seed_for(0))
+    generator = torch.Generator().manual_seed(seed_for(seed))
     is_held_out = torch.zeros(len(target), dtype=torch.bool)
 
     for number in target.unique():
         members = (target == number).nonzero().flatten()
         shuffled = members[torch.randperm(len(members), generator=generator)]
         count = round(fraction * len(members))
+        if keeps_one:
+            count = max(1, min(count, len(members) - 1))
         is_held_out[shuffled[:count]] = True
 
     rest = (~is_held_out).nonzero().flatten()
