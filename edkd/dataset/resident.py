@@ -19,7 +19,7 @@ from edkd.dataset._base import (
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
-from edkd.dataset.sampling import epoch_order, hold_out
+from edkd.dataset.sampling import epoch_order, hold_out, num_batches, split_batches
 from edkd.errors import UserError
 from edkd.types import Batch, DataInfo, View
 
@@ -86,7 +86,7 @@ class TrainLoader(NumberedLoader):
         self.set_size = len(images.target)
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return num_batches(self.num_images, self.batch_size)
 
     def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The image numbers of an epoch, and the number of each image's view, by name."""
@@ -97,13 +97,10 @@ class TrainLoader(NumberedLoader):
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, then the view numbers of each view."""
         index, numbers = self.order(epoch)
-        start = first * self.batch_size
-        if start >= len(index):
-            return iter(())
-
         device = self.images.image.device
-        columns = [column[start:].to(device) for column in (index, *numbers.values())]
-        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        columns = [column.to(device) for column in (index, *numbers.values())]
+        parts = [split_batches(column, self.batch_size)[first:] for column in columns]
+        return zip(*parts, strict=True)
 
     def batch(self, index: Tensor, *numbers: Tensor) -> Batch:  # type: ignore[override]
         """These images in these views."""
@@ -149,7 +146,7 @@ class EvalLoader(Loader):
         self.num_images = len(members)
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return -(-self.num_images // self.batch_size)
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, the same in every epoch."""
@@ -222,10 +219,6 @@ def resident_dataset(
 
 def _hash(images: Images) -> str:
     return combined(tensor_hash(images.image), tensor_hash(images.target))
-
-
-def _num_batches(num_images: int, batch_size: int) -> int:
-    return -(-num_images // batch_size)
 
 
 def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:
