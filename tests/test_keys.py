@@ -79,7 +79,7 @@ ERRORS = ("DATASET.TYPE", "DATASET.ROOT")
 
 LOADER_KEYS = (
     *("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE"),
-    "DATASET.UNREADABLE",
+    "DATASET.ON_BAD_IMAGE",
 )
 """They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
 
@@ -172,7 +172,8 @@ def test_observing_twice_sees_the_same(observe, unchanged):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
+def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live, monkeypatch):
+    monkeypatch.setattr("edkd.dataset.cores.available_cores", lambda: 4)
     for part in ("train", "val"):
         (tmp_path / part / "n01").mkdir(parents=True)
         for number in (0, 1):
@@ -194,7 +195,7 @@ def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
     data = get_dataset(load_config(opts=opts), torch.device("cpu"))
     with pytest.raises(UserError, match=r"0\.png"):
         data.check(False)
-    opts += ["DATASET.UNREADABLE", "replace"]
+    opts += ["DATASET.ON_BAD_IMAGE", "replace"]
     get_dataset(load_config(opts=opts), torch.device("cpu")).check(False)
     live.update(LOADER_KEYS)
 

@@ -1,6 +1,6 @@
 """Image files as resident images: read once, in threads, and brought to one size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,12 +11,13 @@ from torch import Tensor
 from edkd.dataset._base import REPLACE, STOP, DataSet
 from edkd.dataset.augment import Augmentation
 from edkd.dataset.folder import Preprocessing
-from edkd.dataset.folder_checks import Probed, check_files, identity_of, probe_parts
+from edkd.dataset.folder_checks import check_files, identity_of, probe_parts
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, in_threads
 from edkd.dataset.parts import Parts
-from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal
+from edkd.dataset.readability import BadImage, bad_image, left_out, not_transformed, refusal
 from edkd.dataset.resident import Images, resident_dataset
+from edkd.dataset.skipping import check_classes_left
 from edkd.errors import UserError, warn
 
 
@@ -39,34 +40,31 @@ def decoded_dataset(
     """The images of a listing, decoded now and kept on the device.
 
     Args:
-        cfg: as for `resident_dataset`, and DATASET.UNREADABLE.
+        cfg: as for `resident_dataset`, and DATASET.ON_BAD_IMAGE.
         preprocessing: its `test` brings all images to one size.
         augmentation: the training view.
 
     Raises:
-        UserError: DATASET.VAL_SPLIT leaves a part empty; or, with DATASET.UNREADABLE replace, no
-            image of a class can be read. The check of the result refuses unreadable files.
+        UserError: DATASET.VAL_SPLIT leaves a part empty; or, with DATASET.ON_BAD_IMAGE replace,
+            no image of a class can be read. The check of the result refuses bad files.
     """
-    read = {"train": parts.train, "test": parts.test}
-    if parts.val is not None:
-        read["val"] = parts.val
-    found = {name: _decode(part, preprocessing) for name, part in read.items()}
+    train = decode(parts.train, preprocessing)
+    val = decode(parts.val, preprocessing) if parts.val else None
+    test = decode(parts.test, preprocessing)
+    if cfg.DATASET.ON_BAD_IMAGE == REPLACE:
+        for part in (train, test) if val is None else (train, val, test):
+            _replace_bad(part)
 
-    if cfg.DATASET.UNREADABLE == REPLACE:
-        for name, part in read.items():
-            _replace_bad(part, found[name])
-
-    images = {name: each.images for name, each in found.items()}
     data = resident_dataset(
         cfg,
         device,
-        images["train"],
-        images["test"],
+        train.images,
+        test.images,
         augmentation,
         preprocessing.mean,
         preprocessing.std,
         parts.train.classes,
-        images.get("val"),
+        val.images if val else None,
     )
 
     # The files decide whether these are the same data, as for images that are read from them.
@@ -77,13 +75,22 @@ def decoded_dataset(
         interpolation=preprocessing.interpolation,
         identity=identity_of(parts.learned, parts.test, files),
     )
-    refuses = cfg.DATASET.UNREADABLE == STOP
-    bad = {name: list(each.bad.values()) if refuses else [] for name, each in found.items()}
-    return replace(data, info=info, check=partial(_check, bad, parts, files))
+    loaders = [_Members(data.train, train), _Members(data.test, test)]
+    if data.val is not None:
+        loaders.insert(1, _Members(data.val, val or train))
+
+    def check(only_test: bool) -> None:
+        policy = cfg.DATASET.ON_BAD_IMAGE
+        if policy != REPLACE:
+            line = _without_bad(loaders[-1:] if only_test else loaders, policy, parts.train.classes)
+            _report(line, data.notes, only_test)
+        check_files(files, accepts_bad=True, only_test=only_test)
+
+    return replace(data, info=info, check=check)
 
 
-def _decode(part: Listing, preprocessing: Preprocessing) -> Decoded:
-    """Read all images of a part, with all that the machine has to read them at once."""
+def decode(part: Listing, preprocessing: Preprocessing) -> Decoded:
+    """Read all images of a part, in several threads."""
     size = preprocessing.size
     pixels = torch.zeros(len(part.samples), 3, size, size, dtype=torch.uint8)
     fill = partial(_fill, pixels, part, preprocessing.test)
@@ -110,13 +117,29 @@ def _fill(
     return None
 
 
-def _replace_bad(part: Listing, found: Decoded) -> None:
+# Files that cannot be read.
+
+
+class _Members(NamedTuple):
+    """A loader, and the images of which its own are a part."""
+
+    loader: Any
+    """A TrainLoader or an EvalLoader."""
+    found: Decoded
+
+    def bad(self) -> list[int]:
+        """The numbers of its images whose files cannot be read."""
+        members = set(self.loader.members.tolist())
+        return [number for number in self.found.bad if number in members]
+
+
+def _replace_bad(found: Decoded) -> None:
     """Put the next readable image of its class, after the last one the first, in a bad one's row.
 
     Raises:
         UserError: a class has no readable image.
     """
-    target = found.images.target
+    image, target = found.images.image, found.images.target
     for number, bad in found.bad.items():
         same = (target == target[number]).nonzero().flatten().tolist()
         place = same.index(number)
@@ -124,16 +147,30 @@ def _replace_bad(part: Listing, found: Decoded) -> None:
         if not others:
             raise UserError(f"cannot read {bad}, nor another image of its class; repair them")
 
-        found.images.image[number] = found.images.image[others[0]]
+        image[number] = image[others[0]]
         warn(f"cannot read the image {bad}; another image of its class replaces it")
 
 
-def _check(bad: Mapping[str, list[BadImage]], parts: Parts, files: Probed, only_test: bool) -> None:
-    """Raise UserError for the files that cannot be read; warn if parts share images."""
-    refused = [
-        image for name, each in bad.items() if name == "test" or not only_test for image in each
-    ]
-    if refused:
-        total = len(parts.test.samples) + (0 if only_test else len(parts.learned.samples))
-        raise refusal(refused, total)
-    check_files(files, replaces=True, only_test=only_test)
+def _without_bad(loaders: Sequence[_Members], policy: str, classes: Sequence[str]) -> str:
+    """Refuse bad files (stop), or leave them out (skip); a line about those, or ""."""
+    bad = [each.found.bad[number] for each in loaders for number in each.bad()]
+    total = sum(len(each.loader.members) for each in loaders)
+    if not bad:
+        return ""
+    if policy == STOP:
+        raise refusal(bad, total)
+
+    for each in loaders:
+        numbers = torch.tensor(each.bad(), dtype=torch.long)
+        target = each.found.images.target
+        check_classes_left(target[each.loader.members], target[numbers], bad, classes)
+        each.loader.leave_out(numbers)
+    return left_out(bad, total)
+
+
+def _report(line: str, notes: list[str], only_test: bool) -> None:
+    """Write a line in the log of the run, or on standard error where there is no run."""
+    if line and only_test:
+        warn(line)
+    elif line:
+        notes.append(f"warning: {line}")

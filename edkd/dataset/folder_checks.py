@@ -90,9 +90,9 @@ def identity_of(train: Listing, test: Listing, files: Probed) -> dict[str, str]:
     }
 
 
-def check_files(files: Probed, replaces: bool, only_test: bool) -> None:
-    """Raise UserError for the files that cannot be read, unless others replace them."""
-    if not replaces:
+def check_files(files: Probed, accepts_bad: bool, only_test: bool) -> None:
+    """Raise UserError for the files that cannot be read, unless the run accepts them."""
+    if not accepts_bad:
         bad = decode_suspects(files.test, files.test_probes)
         total = len(files.test)
         if not only_test:

@@ -19,7 +19,7 @@ from edkd.dataset._base import (
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
-from edkd.dataset.sampling import epoch_order, hold_out
+from edkd.dataset.sampling import epoch_order, hold_out, num_batches, split_batches
 from edkd.errors import UserError
 from edkd.types import Batch, DataInfo, View
 
@@ -84,26 +84,33 @@ class TrainLoader(NumberedLoader):
         self.seed = seed
         self.num_images = len(members)
         self.set_size = len(images.target)
+        self.left_out = torch.empty(0, dtype=torch.long)
+        """Members that are removed from each epoch. The others keep their order and views."""
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return num_batches(self.num_images, self.batch_size)
 
     def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The image numbers of an epoch, and the number of each image's view, by name."""
         counts = [self.augmentations[name].num_views for name in self.views]
         index, numbers = epoch_order(self.members, self.set_size, counts, self.seed, epoch)
-        return index, dict(zip(self.views, numbers, strict=True))
+        kept = ~torch.isin(index, self.left_out)
+        chosen = [each[kept] for each in numbers]
+        return index[kept], dict(zip(self.views, chosen, strict=True))
+
+    def leave_out(self, numbers: Tensor) -> None:
+        """Let images take no part, by their numbers (K,), on the CPU; others are ignored."""
+        self.left_out = numbers[torch.isin(numbers, self.members)]
+        self.num_left_out = len(self.left_out)
+        self.num_images = len(self.members) - self.num_left_out
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, then the view numbers of each view."""
         index, numbers = self.order(epoch)
-        start = first * self.batch_size
-        if start >= len(index):
-            return iter(())
-
         device = self.images.image.device
-        columns = [column[start:].to(device) for column in (index, *numbers.values())]
-        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        columns = [column.to(device) for column in (index, *numbers.values())]
+        parts = [split_batches(column, self.batch_size)[first:] for column in columns]
+        return zip(*parts, strict=True)
 
     def batch(self, index: Tensor, *numbers: Tensor) -> Batch:  # type: ignore[override]
         """These images in these views."""
@@ -149,7 +156,14 @@ class EvalLoader(Loader):
         self.num_images = len(members)
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return -(-self.num_images // self.batch_size)
+
+    def leave_out(self, numbers: Tensor) -> None:
+        """Let images take no part, by their numbers (K,), on the CPU; others are ignored."""
+        kept = ~torch.isin(self.members, numbers)
+        self.num_left_out = int((~kept).sum())
+        self.members = self.members[kept]
+        self.num_images = len(self.members)
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, the same in every epoch."""
@@ -231,10 +245,6 @@ def resident_dataset(
 
 def _hash(images: Images) -> str:
     return combined(tensor_hash(images.image), tensor_hash(images.target))
-
-
-def _num_batches(num_images: int, batch_size: int) -> int:
-    return -(-num_images // batch_size)
 
 
 def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:

@@ -124,6 +124,24 @@ def epoch_order(
     return index, [numbers[index] for numbers in (first, *further)]
 
 
+def split_batches(index: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The batches of an epoch, (batch_size,) each but the last.
+
+    A single image that is left joins the batch before it: batch normalisation cannot train on one
+    value per channel. Where `batch_size` is 1, or there is one image, a batch has one image.
+    """
+    parts = index.split(batch_size)
+    if num_batches(len(index), batch_size) == len(parts):
+        return parts
+    return (*parts[:-2], torch.cat(parts[-2:]))
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """The number of batches that `split_batches` makes."""
+    has_single = num_images > batch_size > 1 and num_images % batch_size == 1
+    return -(-num_images // batch_size) - has_single
+
+
 def hold_out(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """`stratified_split` for DATASET.VAL_SPLIT; UserError if a part would be empty."""
     rest, held_out = stratified_split(target, fraction)

@@ -132,10 +132,10 @@ def test_keys():
         "DATASET.ROOT",
         "DATASET.NUM_WORKERS",
         "DATASET.WORKER_TIMEOUT",
-        "DATASET.UNREADABLE",
+        "DATASET.ON_BAD_IMAGE",
         "DATASET.TEST.BATCH_SIZE",
     }
     unnamed = [name for name, key in KEYS.items() if not key.names_run]
-    assert unnamed == ["DATASET.ROOT", "DATASET.UNREADABLE"]
+    assert unnamed == ["DATASET.ROOT", "DATASET.ON_BAD_IMAGE"]
     assert not any(key.problem(key.default) for key in KEYS.values())
     assert KEYS["DATASET.VAL_SPLIT"].problem(1.0)
