@@ -226,6 +226,7 @@ def get_dataset(cfg: Any, device: torch.device) -> DataSet:
         raise UserError(
             f"DATASET.LIST has no effect with DATASET.TYPE {entry.name}; set that to folder"
         )
+
     data = entry.value(cfg, device)
     if not isinstance(data, DataSet):
         raise UserError(

@@ -19,17 +19,11 @@ _COMPARED = 20
 
 def check_classes(root: Path, train: Listing, test: Listing) -> None:
     """Raise UserError unless the folders of two parts have the same classes."""
-    differences = []
-    names = (train.folder.name, test.folder.name)
-    for part, own, other in ((names[0], train, test), (names[1], test, train)):
-        only = sorted(set(own.classes) - set(other.classes))
-        if only:
-            differences.append(f"only {part} has {shown([repr(name) for name in only])}")
-
+    differences = [*_only(train, test), *_only(test, train)]
     if differences:
-        remedy = _remedy(train.classes, test)
+        remedy = _remedy(train, test)
         raise UserError(
-            f"{root}: {names[0]} and {names[1]} must have the same classes, but "
+            f"{root}: {train.folder.name} and {test.folder.name} must have the same classes, but "
             f"{' and '.join(differences)}; {remedy}"
         )
 
@@ -41,14 +35,23 @@ def check_classes(root: Path, train: Listing, test: Listing) -> None:
         )
 
 
-def _remedy(train: Sequence[str], test: Listing) -> str:
+def _only(part: Listing, other: Listing) -> list[str]:
+    """A text about the classes that one part has and another lacks, if there are any."""
+    names = sorted(set(part.classes) - set(other.classes))
+    if not names:
+        return []
+    quoted = [repr(name) for name in names]
+    return [f"only {part.folder.name} has {shown(quoted)}"]
+
+
+def _remedy(train: Listing, test: Listing) -> str:
     """What to do about classes that differ."""
-    if len(test.classes) == 1 and len(train) > 1:
+    if len(test.classes) == 1 and len(train.classes) > 1:
         folder = f"{test.folder.name}/{printable(test.classes[0])}"
         return f"sort the images of {folder} into one folder per class"
 
     for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
-        forms = [{form(name) for name in names} for names in (train, test.classes)]
+        forms = [set(map(form, part.classes)) for part in (train, test)]
         if forms[0] == forms[1]:
             return f"the names differ in {kind} alone: rename these folders"
     return "add, rename or remove these folders"

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,20 +21,29 @@ _SPLITS = {TRAIN: TRAIN, TEST: TEST} | dict.fromkeys(VAL, _VAL)
 """Texts in the column `split` -> the part."""
 
 _FORM = f"it needs the columns {PATH} and {LABEL}, and may have {SPLIT} (train, val or test)"
+_PARQUET = (".parquet", ".pq")
 _DELIMITERS = ",;\t"
 _INTEGER = re.compile(r"[+-]?\d+")
+
+_Fields = Mapping[str, Any]
+"""The values of a row, by column."""
+
+_Records = Iterator[tuple[str, _Fields]]
+"""Rows with their places, for messages: "line 7"."""
 
 
 class Row(NamedTuple):
     """An image of a list."""
 
     place: str
-    """Where it stands, for messages: "line 7"."""
+    """For messages."""
     path: str
     """As written."""
     label: str
     part: str
     """"train", "val", "test", or "" where the list has no column `split`."""
+    size: int = -1
+    """Of the file, in bytes; -1 before it is known."""
 
 
 def read_list(file: Path, root: str, fraction: float, seed: int) -> Parts:
@@ -53,25 +62,30 @@ def read_list(file: Path, root: str, fraction: float, seed: int) -> Parts:
         UserError: the list or an image is missing, or a row is not usable; the message names it.
     """
     if not file.is_file():
-        raise UserError(f"DATASET.LIST: no file {file}; {_FORM}")
+        raise _error(file, f"there is no such file; {_FORM}")
 
-    is_parquet = file.suffix.lower() in (".parquet", ".pq")
+    is_parquet = file.suffix.lower() in _PARQUET
     records = _parquet(file) if is_parquet else _csv(file)
-    rows = [_row(file, place, record) for place, record in records]
+    rows = [_row(file, place, fields) for place, fields in records]
     if not rows:
-        raise UserError(f"DATASET.LIST: {file} has no rows")
+        raise _error(file, "it has no rows")
 
     _check_repeated(file, rows)
     base = Path(root).expanduser() if root else file.parent
-    sizes = _sizes(file, base, rows)
-    return _parts(file, base, rows, sizes, fraction, seed)
+    rows = _measured(file, base, rows)
+    return _parts(file, base, rows, fraction, seed)
+
+
+def _error(file: Path, problem: str, place: str = "") -> UserError:
+    where = f"{file}, {place}" if place else str(file)
+    return UserError(f"DATASET.LIST: {where}: {problem}")
 
 
 # Reading.
 
 
-def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The place and the fields of each row."""
+def _csv(file: Path) -> _Records:
+    """The rows of a CSV file; the header decides the delimiter."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
@@ -80,65 +94,71 @@ def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             columns = _columns(file, names)
 
             reader = csv.reader(stream, delimiter=delimiter)
-            for fields in reader:
-                if any(field.strip() for field in fields):
-                    fields += [""] * (len(names) - len(fields))
-                    record = {name: fields[number] for name, number in columns.items()}
-                    yield f"line {reader.line_num + 1}", record
+            for values in reader:
+                if not any(values):
+                    continue
+                values += [""] * len(names)  # for those that a short row lacks
+                fields = {name: values[number] for name, number in columns.items()}
+                yield f"line {reader.line_num + 1}", fields
     except UnicodeDecodeError:
-        raise UserError(f"DATASET.LIST: {file} is not UTF-8 text; save it as CSV UTF-8") from None
+        raise _error(file, "it is not UTF-8 text; save it as CSV UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"DATASET.LIST: {file} is no CSV file ({error}); {_FORM}") from None
+        raise _error(file, f"it is no CSV file ({error})") from None
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The place and the fields of each row."""
+def _parquet(file: Path) -> _Records:
+    """The rows of a parquet file."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise UserError(f"DATASET.LIST {file} needs pyarrow: pip install 'edkd[tables]'") from None
+        raise _error(file, "pyarrow reads it: pip install 'edkd[tables]'") from None
 
     try:
         names = parquet.read_schema(file).names
         columns = _columns(file, names)
-        table = parquet.read_table(file, columns=[names[number] for number in columns.values()])
+        chosen = [names[number] for number in columns.values()]
+        table = parquet.read_table(file, columns=chosen)
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"DATASET.LIST: {file} is no parquet file ({reason})") from None
+        raise _error(file, f"it is no parquet file ({reason})") from None
 
-    values = [table.column(names[number]).to_pylist() for number in columns.values()]
-    for number, fields in enumerate(zip(*values, strict=True), 1):
-        yield f"row {number}", dict(zip(columns, fields, strict=True))
+    values = [table.column(name).to_pylist() for name in chosen]
+    for number, row in enumerate(zip(*values, strict=True), 1):
+        fields = zip(columns, row, strict=True)
+        yield f"row {number}", dict(fields)
 
 
 def _columns(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """The numbers of the columns that are read, by name."""
+    """The numbers of the columns that are read, by name; UserError where one is absent."""
     lower = [name.strip().lower() for name in names]
-    absent = [name for name in (PATH, LABEL) if name not in lower]
-    if absent:
-        found = ", ".join(printable(name) for name in names)
-        raise UserError(
-            f"DATASET.LIST: {file} has no column {' and no column '.join(absent)} (columns: "
-            f"{found}); {_FORM}"
-        )
-    return {name: lower.index(name) for name in (PATH, LABEL, SPLIT) if name in lower}
+    for name in (PATH, LABEL):
+        if name not in lower:
+            found = ", ".join(map(printable, names)) or "none"
+            raise _error(file, f"it has no column {name} (columns: {found}); {_FORM}")
+
+    wanted = [name for name in (PATH, LABEL, SPLIT) if name in lower]
+    return {name: lower.index(name) for name in wanted}
 
 
-def _row(file: Path, place: str, record: Mapping[str, Any]) -> Row:
+def _row(file: Path, place: str, fields: _Fields) -> Row:
     """A row with a path, a label and a known part; UserError for others."""
-    texts = {name: "" if value is None else str(value).strip() for name, value in record.items()}
-    where = f"DATASET.LIST: {file}, {place}"
+    texts = {name: _text(value) for name, value in fields.items()}
     for name in (PATH, LABEL):
         if not texts[name]:
-            raise UserError(f"{where}: the {name} is empty; fill it in, or remove the row")
+            raise _error(file, f"the {name} is empty; fill it in, or remove the row", place)
 
-    split = texts.get(SPLIT)
-    if split is None:
-        return Row(place, texts[PATH], texts[LABEL], "")
-    part = _SPLITS.get(split.lower())
+    path, label, *split = texts.values()
+    if not split:
+        return Row(place, path, label, "")
+
+    part = _SPLITS.get(split[0].lower())
     if part is None:
-        raise UserError(f"{where}: the split is {split!r}, not train, val or test")
-    return Row(place, texts[PATH], texts[LABEL], part)
+        raise _error(file, f"the split is {split[0]!r}, not train, val or test", place)
+    return Row(place, path, label, part)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
 
 
 # Checks.
@@ -150,80 +170,88 @@ def _check_repeated(file: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         other = first.setdefault(os.path.normpath(row.path), row)
         if other is not row:
-            raise UserError(
-                f"DATASET.LIST: {file}, {row.place}: {printable(row.path)} stands in "
-                f"{other.place}, too; keep one of the rows"
-            )
+            path = printable(row.path)
+            problem = f"{path} is in {other.place}, too; keep one of the rows"
+            raise _error(file, problem, row.place)
 
 
-def _sizes(file: Path, base: Path, rows: Sequence[Row]) -> list[int]:
-    """The sizes of the files in bytes; UserError where one is missing."""
-    sizes = in_threads(lambda row: _size(os.path.join(base, row.path)), rows)
-    missing = [row for row, size in zip(rows, sizes, strict=True) if size is None]
+def _measured(file: Path, base: Path, rows: Sequence[Row]) -> list[Row]:
+    """The rows with the sizes of their files; UserError where one is missing."""
+    sizes = in_threads(lambda row: _size(base / row.path), rows)
+    pairs = zip(rows, sizes, strict=True)
+    measured = [row._replace(size=size) for row, size in pairs]
+
+    missing = [row for row in measured if row.size < 0]
     if missing:
-        row = missing[0]
-        more = f", and {len(missing) - 1} more are missing" if len(missing) > 1 else ""
-        raise UserError(
-            f"DATASET.LIST: {file}, {row.place}: no file {printable(row.path)} in {base}{more}; "
-            "correct the paths, or set DATASET.ROOT to the folder that they begin in"
+        first, *others = missing
+        more = f", and {len(others)} more are missing" if others else ""
+        raise _error(
+            file,
+            f"no file {printable(first.path)} in {base}{more}; correct the paths, or set "
+            "DATASET.ROOT to the folder that they begin in",
+            first.place,
         )
-    return [size for size in sizes if size is not None]
+    return measured
 
 
-def _size(path: str) -> int | None:
-    return os.path.getsize(path) if os.path.isfile(path) else None
+def _size(path: Path) -> int:
+    """In bytes; -1 where there is no such file."""
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:  # as for a name that is too long
+        return -1
 
 
 # Parts.
 
 
-def _parts(
-    file: Path, base: Path, rows: Sequence[Row], sizes: Sequence[int], fraction: float, seed: int
-) -> Parts:
-    learned = [row for row in rows if row.part in ("", TRAIN)]
-    classes = _classes(row.label for row in learned)
+def _parts(file: Path, base: Path, rows: Sequence[Row], fraction: float, seed: int) -> Parts:
+    """The rows by their parts; see `read_list`."""
+    by_part: dict[str, list[Row]] = {}
+    for row in rows:
+        by_part.setdefault(row.part or TRAIN, []).append(row)
+    if TRAIN not in by_part:
+        raise _error(file, f"it has no row with the {SPLIT} {TRAIN}")
+
+    classes = _classes(row.label for row in by_part[TRAIN])
+    _check_labels(file, rows, set(classes))
+    listed = {part: _listing(file, base, own, classes) for part, own in by_part.items()}
+
+    train = listed.pop(TRAIN)
+    if not listed:
+        return split_parts(train, fraction, seed)
+    if TEST not in listed:
+        return Parts(train, None, listed[_VAL])
+    return Parts(train, listed.get(_VAL), listed[TEST])
+
+
+def _listing(file: Path, base: Path, rows: Sequence[Row], classes: list[str]) -> Listing:
+    """The images of a part."""
     numbers = {name: number for number, name in enumerate(classes)}
-    _check_classes(file, rows, numbers)
-
-    def listing(part: str) -> Listing:
-        chosen = [number for number, row in enumerate(rows) if row.part == part]
-        own = [rows[number] for number in chosen]
-        names = portable([text for row in own for text in (row.path, row.label)])
-        return Listing(
-            folder=file,
-            classes=classes,
-            samples=[(os.path.join(base, row.path), numbers[row.label]) for row in own],
-            names=hashlib.sha256(names).hexdigest(),
-            sizes=combined([sizes[number] for number in chosen]),
-        )
-
-    present = {row.part for row in rows}
-    if present == {""}:
-        return split_parts(listing(""), fraction, seed)
-    if TRAIN not in present:
-        raise UserError(f"DATASET.LIST: {file} has no row with the split {TRAIN}")
-    if present == {TRAIN}:
-        return split_parts(listing(TRAIN), fraction, seed)
-    if present == {TRAIN, _VAL}:
-        return Parts(listing(TRAIN), None, listing(_VAL))
-    val = listing(_VAL) if _VAL in present else None
-    return Parts(listing(TRAIN), val, listing(TEST))
+    names = portable([f"{row.path}\n{row.label}" for row in rows])
+    return Listing(
+        folder=file,
+        classes=classes,
+        samples=[(str(base / row.path), numbers[row.label]) for row in rows],
+        names=hashlib.sha256(names).hexdigest(),
+        sizes=combined([row.size for row in rows]),
+    )
 
 
-def _classes(labels: Iterator[str]) -> list[str]:
+def _classes(labels: Iterable[str]) -> list[str]:
     """The labels in order, of numbers if all are."""
-    unique = set(labels)
-    key: Callable[[str], Any] = str
+    unique = sorted(set(labels))
     if all(_INTEGER.fullmatch(label) for label in unique):
-        key = int
-    return sorted(unique, key=key)
+        return sorted(unique, key=int)
+    return unique
 
 
-def _check_classes(file: Path, rows: Sequence[Row], known: Mapping[str, int]) -> None:
+def _check_labels(file: Path, rows: Sequence[Row], known: set[str]) -> None:
     """Raise UserError for a label that no training image has."""
     for row in rows:
         if row.label not in known:
-            raise UserError(
-                f"DATASET.LIST: {file}, {row.place}: the label {row.label!r} is not among those "
-                f"of the training images; correct it, or add images of it with the split {TRAIN}"
+            problem = (
+                f"the label {row.label!r} is not among those of the training images; correct "
+                f"it, or add images of it with the {SPLIT} {TRAIN}"
             )
+            raise _error(file, problem, row.place)

@@ -181,7 +181,7 @@ def test_own_images_need_a_folder_and_networks_alone(path, tmp_path):
 
     cfg = load_config(str(path), ["DATASET.ROOT", str(tmp_path), "DISTILLER.STUDENT", "ResNet18"])
     assert (cfg.DATASET.TYPE, cfg.EXPERIMENT.PROJECT) == ("folder", "folder")
-    assert cfg.EXPERIMENT.TAG == path.stem
+    assert path.stem == cfg.EXPERIMENT.TAG
     warmups = [cfg.SOLVER.WARMUP_EPOCHS]
     warmups += [cfg[cfg.DISTILLER.TYPE].WARMUP] if path.stem in ("dkd", "edkd") else []
     assert max(warmups) < cfg.SOLVER.EPOCHS / 2

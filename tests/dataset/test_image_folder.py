@@ -201,8 +201,12 @@ def test_evaluation_of_photographs_equals_torchvision(tmp_path):
 
 @pytest.mark.parametrize(
     ("crop", "flip", "is_fixed"),
-    [("resized", "False", False), ("pad", "False", False), ("none", "False", True)]
-    + [("none", "True", False)],
+    [
+        ("resized", "False", False),
+        ("pad", "False", False),
+        ("none", "False", True),
+        ("none", "True", False),
+    ],
 )
 def test_crops_of_training_images(tmp_path, crop, flip, is_fixed):
     write(tmp_path, {"train/a": 1, "val/a": 1}, (60, 40))
