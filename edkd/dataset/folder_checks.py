@@ -26,12 +26,16 @@ def check_classes(root: Path, train: Listing, test: Listing) -> None:
             f"{root}: {train.folder.name} and {test.folder.name} must have the same classes, but "
             f"{' and '.join(differences)}; {remedy}"
         )
+    warn_of_single_class(train)
 
+
+def warn_of_single_class(train: Listing) -> None:
+    """Warn where there are no classes to tell apart."""
     if len(train.classes) == 1:
+        (name,) = train.classes
         warn(
-            f"{train.folder} has a single class, {train.classes[0]!r}, so there is nothing to "
-            f"tell apart; the images of all folders within {train.folder / train.classes[0]} "
-            "belong to it"
+            f"{train.folder} has a single class, {name!r}, so there is nothing to tell apart; the "
+            f"images of all folders within {train.folder / name} belong to it"
         )
 
 
@@ -54,6 +58,7 @@ def _remedy(train: Listing, test: Listing) -> str:
         forms = [set(map(form, part.classes)) for part in (train, test)]
         if forms[0] == forms[1]:
             return f"the names differ in {kind} alone: rename these folders"
+
     return "add, rename or remove these folders"
 
 

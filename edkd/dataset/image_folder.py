@@ -140,8 +140,10 @@ def own_input(cfg: Any) -> dict[str, Any]:
     options = cfg.DATASET.FOLDER
     size = options.SIZE
     if not size:
-        _found[_source(cfg)] = parts = _parts(cfg)
+        parts = _parts(cfg)
         size = own_size(parts)
+        _found.clear()
+        _found[_source(cfg)] = parts
     if not size:
         return {}
 

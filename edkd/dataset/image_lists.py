@@ -32,6 +32,9 @@ _Records = Iterator[tuple[str, _Fields]]
 """Rows with their places, for messages: "line 7"."""
 
 
+_Rows = Sequence["Row"]
+
+
 class Row(NamedTuple):
     """An image of a list."""
 
@@ -164,7 +167,7 @@ def _text(value: Any) -> str:
 # Checks.
 
 
-def _check_repeated(file: Path, rows: Sequence[Row]) -> None:
+def _check_repeated(file: Path, rows: _Rows) -> None:
     """Raise UserError for an image that is listed twice: it could be in two parts."""
     first: dict[str, Row] = {}
     for row in rows:
@@ -175,7 +178,7 @@ def _check_repeated(file: Path, rows: Sequence[Row]) -> None:
             raise _error(file, problem, row.place)
 
 
-def _measured(file: Path, base: Path, rows: Sequence[Row]) -> list[Row]:
+def _measured(file: Path, base: Path, rows: _Rows) -> list[Row]:
     """The rows with the sizes of their files; UserError where one is missing."""
     sizes = in_threads(lambda row: _size(base / row.path), rows)
     pairs = zip(rows, sizes, strict=True)
@@ -205,7 +208,7 @@ def _size(path: Path) -> int:
 # Parts.
 
 
-def _parts(file: Path, base: Path, rows: Sequence[Row], fraction: float, seed: int) -> Parts:
+def _parts(file: Path, base: Path, rows: _Rows, fraction: float, seed: int) -> Parts:
     """The rows by their parts; see `read_list`."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
@@ -225,14 +228,20 @@ def _parts(file: Path, base: Path, rows: Sequence[Row], fraction: float, seed: i
     return Parts(train, listed.get(_VAL), listed[TEST])
 
 
-def _listing(file: Path, base: Path, rows: Sequence[Row], classes: list[str]) -> Listing:
+def _listing(file: Path, base: Path, rows: _Rows, classes: list[str]) -> Listing:
     """The images of a part."""
     numbers = {name: number for number, name in enumerate(classes)}
-    names = portable([f"{row.path}\n{row.label}" for row in rows])
+    samples: list[tuple[str, int]] = []
+    texts: list[str] = []
+    for row in rows:
+        samples.append((str(base / row.path), numbers[row.label]))
+        texts += [row.path, row.label]
+
+    names = portable(texts)
     return Listing(
         folder=file,
         classes=classes,
-        samples=[(str(base / row.path), numbers[row.label]) for row in rows],
+        samples=samples,
         names=hashlib.sha256(names).hexdigest(),
         sizes=combined([row.size for row in rows]),
     )
@@ -246,7 +255,7 @@ def _classes(labels: Iterable[str]) -> list[str]:
     return unique
 
 
-def _check_labels(file: Path, rows: Sequence[Row], known: set[str]) -> None:
+def _check_labels(file: Path, rows: _Rows, known: set[str]) -> None:
     """Raise UserError for a label that no training image has."""
     for row in rows:
         if row.label not in known:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edkd.dataset.folder_checks import check_classes
+from edkd.dataset.folder_checks import check_classes, warn_of_single_class
 from edkd.dataset.listing import Listing, combined, list_images, shown
 from edkd.dataset.sampling import stratified_split
 from edkd.errors import UserError, warn
@@ -74,7 +74,9 @@ def find_parts(root: Path, fraction: float, seed: int) -> Parts:
     found = _part_folders(root, folders)
     if TRAIN not in found:
         _check_layout(root, folders, found)
-        return split_parts(list_images(root), fraction, seed)
+        images = list_images(root)
+        warn_of_single_class(images)
+        return split_parts(images, fraction, seed)
 
     train = list_images(found[TRAIN])
     others = [list_images(found[name]) for name in _evaluated(found, train.classes)]
