@@ -34,10 +34,9 @@ class Parts(NamedTuple):
     @property
     def learned(self) -> Listing:
         """The images that decide the result of a run: `train` and `val`."""
-        if self.val is None:
-            return self.train
-
         train, val, _ = self
+        if val is None:
+            return train
         return train._replace(
             samples=train.samples + val.samples,
             names=combined(train.names, val.names),
