@@ -60,9 +60,7 @@ def _leave_out_bad(loader: "FolderLoader", classes: Sequence[str]) -> list[BadIm
     return bad
 
 
-def _check_classes(
-    loader: "FolderLoader", bad: Sequence[BadImage], classes: Sequence[str]
-) -> None:
+def _check_classes(loader: "FolderLoader", bad: Sequence[BadImage], classes: Sequence[str]) -> None:
     """Raise UserError where all images of a class are left out."""
     left_out = set(loader.batches.left_out.tolist())
     members = loader.batches.members.tolist()
