@@ -1,4 +1,4 @@
-"""The command `edkd`: edkd train | eval | report | memo | download | keys | demo."""
+"""The command `edkd`: edkd train | eval | report | memo | check-data | download | keys | demo."""
 
 import importlib
 import sys
@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "accuracy of a model on the test set",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
+    "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",
     "keys": "list the configuration keys",
     "demo": "a teacher, a student alone and a distilled student, on digits",
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = ", ".join(COMMANDS)
         raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
 
-    module = importlib.import_module(f"edkd.commands.{name}")
+    module = importlib.import_module(f"edkd.commands.{name.replace('-', '_')}")
     module.main(arguments)
 
 
