@@ -11,6 +11,7 @@ from edkd.distillers import SEPARATOR, find_method
 from edkd.engine.config.scalars import shown
 from edkd.engine.config.table import REGISTRIES, as_node, defaults, table
 from edkd.keys import Key
+from edkd.models import registered_name
 from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Registry
 
 
@@ -152,7 +153,7 @@ def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
         METHODS: cfg.DISTILLER.TYPE.split(SEPARATOR),
         UPDATES: [cfg.SOLVER.TRAINER],
         DATASETS: [cfg.DATASET.TYPE],
-        MODELS: [*models, *method.student_names(cfg)],
+        MODELS: [registered_name(name) for name in [*models, *method.student_names(cfg)]],
     }
 
 
