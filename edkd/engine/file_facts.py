@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edkd.errors import UserError
+from edkd.invocation import command
 from edkd.types import INTERPOLATIONS, DataInfo, InputSpec
 
 
@@ -77,7 +78,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(value) if are_numbers else ()
 
 
-def check_classes(path: Path, facts: Facts, use: Use) -> None:
+def check_classes(path: Path | str, facts: Facts, use: Use) -> None:
     """Raise UserError where a network was trained on other classes than those of the data."""
     if use.data is None:
         return
@@ -114,11 +115,19 @@ def _first_difference(there: Sequence[str], here: Sequence[str]) -> int | None:
 
 def _remedy(facts: Facts, use: Use) -> str:
     """What to do about other classes."""
-    if not use.data_key:
-        return f"give a {use.model_key} that was trained on the classes of these data"
-    if facts.dataset in ("", use.dataset):
-        return f"give the data set that it was trained on with {use.data_key}"
+    if not use.data_key or facts.dataset in ("", use.dataset):
+        return other_classes(use)
     return f"write {use.data_key} {facts.dataset}"
+
+
+def other_classes(use: Use) -> str:
+    """What to do about a network for other classes, whose data set is not known."""
+    if use.data_key:
+        return f"give the data set that it was trained on with {use.data_key}"
+    return (
+        f"give a {use.model_key} that was trained on the classes of these data, or train a new "
+        f"head first: {command('finetune')} {use.model} ..."
+    )
 
 
 def suggestion(facts: Facts, use: Use) -> str:

@@ -31,7 +31,7 @@ from edkd.models._libraries import (
     library_of,
     library_weights,
 )
-from edkd.models._own_input import OwnInput
+from edkd.models._own_input import OwnInput, preparation, prepared_alike
 from edkd.models._wrapping import unwrapped
 from edkd.registry import MODELS, Entry, PublishedDict, import_files, place
 
@@ -254,6 +254,8 @@ __all__ = [
     "library_of",
     "library_weights",
     "model_names",
+    "preparation",
+    "prepared_alike",
     "published_weights",
     "registered_name",
     "tiny_imagenet_model_dict",

@@ -1,6 +1,7 @@
 """A network among data that are prepared in another way than the images it was trained on."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class OwnInput(Wrapper):
         return torch.clamp(x, self.low.to(x.dtype), self.high.to(x.dtype)) if is_wider else x
 
 
-def is_prepared_alike(one: InputSpec, other: InputSpec) -> bool:
+def prepared_alike(one: InputSpec, other: InputSpec) -> bool:
     """Whether images of two kinds have one size and one normalisation."""
     if one.image_shape != other.image_shape:
         return False
@@ -85,7 +86,7 @@ def is_prepared_alike(one: InputSpec, other: InputSpec) -> bool:
     return all(math.isclose(a, b, abs_tol=1e-6) for a, b in pairs)
 
 
-def described(own: InputSpec, data: InputSpec) -> str:
+def preparation(own: InputSpec, data: InputSpec) -> str:
     """What `OwnInput` changes, for a line of the log."""
     changes = []
     if own.image_shape[1:] != data.image_shape[1:]:
@@ -93,7 +94,7 @@ def described(own: InputSpec, data: InputSpec) -> str:
             f"resized from {size_of(data.image_shape)} to {size_of(own.image_shape)} "
             f"({own.interpolation})"
         )
-    if (own.mean, own.std) != (data.mean, data.std):
+    if not prepared_alike(replace(own, image_shape=data.image_shape), data):
         mean, std = (", ".join(f"{each:g}" for each in values) for values in (own.mean, own.std))
         changes.append(f"normalised with its mean ({mean}) and std ({std})")
     return " and ".join(changes)
