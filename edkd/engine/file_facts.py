@@ -43,31 +43,40 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
     dataset = content.get("dataset")
     number = content.get("num_classes")
     names = content.get("class_names")
-
     accuracy = content.get("accuracy")
 
     are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return Facts(
-        architecture if isinstance(architecture, str) else "",
-        dataset if isinstance(dataset, str) else "",
-        number if isinstance(number, int) else 0,
-        tuple(names) if names and are_names else (),
-        float(accuracy) if isinstance(accuracy, (int, float)) else None,
-        _input_of(content),
+        architecture=architecture if isinstance(architecture, str) else "",
+        dataset=dataset if isinstance(dataset, str) else "",
+        num_classes=number if isinstance(number, int) else 0,
+        class_names=tuple(names) if names and are_names else (),
+        accuracy=float(accuracy) if isinstance(accuracy, (int, float)) else None,
+        input=_input_of(content),
     )
 
 
 def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
     """How the images were prepared; None where the file does not say it completely."""
-    shape, mean, std = (_numbers(content.get(key)) for key in ("image_shape", "mean", "std"))
+    shape = _numbers(content.get("image_shape"))
+    mean = _numbers(content.get("mean"))
+    std = _numbers(content.get("std"))
+    if len(shape) != 3 or len(mean) != shape[0] or len(std) != shape[0]:
+        return None
+
     resize = content.get("resize", 0)
     interpolation = content.get("interpolation", "bilinear")
-
-    is_complete = len(shape) == 3 and len(mean) == len(std) == shape[0]
-    if not is_complete or not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
+    if not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
         return None
+
     channels, height, width = map(int, shape)
-    return InputSpec((channels, height, width), mean, std, resize, interpolation)
+    return InputSpec(
+        image_shape=(channels, height, width),
+        mean=mean,
+        std=std,
+        resize=resize,
+        interpolation=interpolation,
+    )
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

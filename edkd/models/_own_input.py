@@ -46,14 +46,17 @@ class OwnInput(Wrapper):
 
         # (x * std + mean) are pixels in [0, 1]; normalised in the network's way they are
         # x * scale + shift. 0 and 1 become low and high.
-        mean, std = _column(own.mean), _column(own.std)
-        self._hold("scale", _column(data.std) / std)
-        self._hold("shift", (_column(data.mean) - mean) / std)
-        self._hold("low", (0 - mean) / std)
-        self._hold("high", (1 - mean) / std)
+        mean = _column(own.mean)
+        std = _column(own.std)
+        values = {
+            "scale": _column(data.std) / std,
+            "shift": (_column(data.mean) - mean) / std,
+            "low": (0 - mean) / std,
+            "high": (1 - mean) / std,
+        }
 
-    def _hold(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.float(), persistent=False)
+        for name, value in values.items():
+            self.register_buffer(name, value.float(), persistent=False)
 
     @property
     def prepares(self) -> str:
@@ -71,33 +74,47 @@ class OwnInput(Wrapper):
         mode = self.own.interpolation
         if mode == "nearest":
             return F.interpolate(x, self.size, mode=mode)
+
         x = F.interpolate(x, self.size, mode=mode, align_corners=False, antialias=True)
 
+        if mode != "bicubic":
+            return x
+
         # Between dark and bright pixels, bicubic values leave the range of pixels.
-        is_wider = mode == "bicubic"
-        return torch.clamp(x, self.low.to(x.dtype), self.high.to(x.dtype)) if is_wider else x
+        low = self.low.to(x.dtype)
+        high = self.high.to(x.dtype)
+        return torch.clamp(x, low, high)
 
 
 def prepared_alike(one: InputSpec, other: InputSpec) -> bool:
     """Whether images of two kinds have one size and one normalisation."""
     if one.image_shape != other.image_shape:
         return False
-    pairs = zip(one.mean + one.std, other.mean + other.std, strict=True)
-    return all(math.isclose(a, b, abs_tol=1e-6) for a, b in pairs)
+
+    there = one.mean + one.std
+    here = other.mean + other.std
+    return all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(there, here, strict=True))
 
 
 def preparation(own: InputSpec, data: InputSpec) -> str:
     """What `OwnInput` changes, for a line of the log."""
     changes = []
+
     if own.image_shape[1:] != data.image_shape[1:]:
         changes.append(
             f"resized from {size_of(data.image_shape)} to {size_of(own.image_shape)} "
             f"({own.interpolation})"
         )
+
     if not prepared_alike(replace(own, image_shape=data.image_shape), data):
-        mean, std = (", ".join(f"{each:g}" for each in values) for values in (own.mean, own.std))
+        mean = _listed(own.mean)
+        std = _listed(own.std)
         changes.append(f"normalised with its mean ({mean}) and std ({std})")
     return " and ".join(changes)
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def size_of(image_shape: tuple[int, int, int]) -> str:

@@ -39,18 +39,19 @@ class Timm(Library):
         cfg = _timm().models.get_pretrained_cfg(name)
         if cfg is None or not cfg.has_weights:
             return None
+
         channels, height, width = cfg.input_size
+        shape = (channels, height, width)
 
         # Its other ways to crop keep the whole image, as a resize of 0 does.
         is_cropped = cfg.crop_mode == "center"
         resize = math.floor(min(height, width) / cfg.crop_pct) if is_cropped else 0
         is_known = cfg.interpolation in INTERPOLATIONS
         interpolation = cfg.interpolation if is_known else "bilinear"
+
         return LibraryFacts(
             num_classes=cfg.num_classes,
-            input=InputSpec(
-                (channels, height, width), tuple(cfg.mean), tuple(cfg.std), resize, interpolation
-            ),
+            input=InputSpec(shape, tuple(cfg.mean), tuple(cfg.std), resize, interpolation),
             accuracy=None,
             licence=cfg.license or "",
             class_names=_class_names(cfg),

@@ -58,11 +58,12 @@ class Torchvision(Library):
         weights = _weights(name)
         if weights is None:
             return None
+
         images = weights.transforms()
         size = images.crop_size[0]
-
         names = tuple(weights.meta.get("categories", ()))
         figures = weights.meta.get("_metrics", {}).get(_DATASET, {})
+
         return LibraryFacts(
             num_classes=len(names),
             input=InputSpec(
