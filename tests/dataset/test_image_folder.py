@@ -193,7 +193,7 @@ def test_a_network_fills_what_the_images_leave_open(tmp_path):
     for name, form in (("small", (16, 16)), ("large", (240, 256))):
         own = with_input(configured(tmp_path / name), spec)
         options = own.DATASET.FOLDER
-        assert (options.SIZE, options.RESIZE) == form
+        assert form == (options.SIZE, options.RESIZE)
         assert (options.MEAN, options.INTERPOLATION) == ([0.4, 0.5, 0.6], "bicubic")
         info = get_dataset(own, CPU).info
         assert (info.image_shape[1], info.resize, info.std) == (*form, (0.1, 0.2, 0.3))
