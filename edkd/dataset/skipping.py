@@ -34,7 +34,12 @@ def leave_out_bad(
         WorkerError: a worker died or hung.
     """
     chosen = loaders[-1:] if only_test else loaders
-    bad = [image for loader in chosen for image in _leave_out_bad(loader, classes)]
+    bad: list[BadImage] = []
+    for loader in chosen:
+        found = _leave_out_bad(loader)
+        is_held_out = loader not in (loaders[0], loaders[-1])
+        _check_rest(loader, found, classes, is_held_out)
+        bad += found
     if not bad:
         return
 
@@ -45,8 +50,8 @@ def leave_out_bad(
         notes.append(f"warning: {line}")
 
 
-def _leave_out_bad(loader: "FolderLoader", classes: Sequence[str]) -> list[BadImage]:
-    # As in the first epoch, so that images which the transforms do not take are found, too.
+def _leave_out_bad(loader: "FolderLoader") -> list[BadImage]:
+    """Read the images as in the first epoch: the transforms may not take some of them."""
     items = loader.batches.all_items(epoch=1)
     reader = loader.loader
     faults = in_workers(
@@ -55,13 +60,16 @@ def _leave_out_bad(loader: "FolderLoader", classes: Sequence[str]) -> list[BadIm
 
     numbers = [item.number for item, fault in zip(items, faults, strict=True) if fault is not None]
     loader.leave_out(torch.tensor(numbers, dtype=torch.long))
-    bad = [fault for fault in faults if fault is not None]
-    _check_classes(loader, bad, classes)
-    return bad
+    return [fault for fault in faults if fault is not None]
 
 
-def _check_classes(loader: "FolderLoader", bad: Sequence[BadImage], classes: Sequence[str]) -> None:
-    """Raise UserError where all images of a class are left out."""
+def _check_rest(
+    loader: "FolderLoader", bad: Sequence[BadImage], classes: Sequence[str], is_held_out: bool
+) -> None:
+    """Raise UserError where all images of a class, or all held-out images, are left out."""
+    if is_held_out and loader.num_images:
+        return
+
     left_out = set(loader.batches.left_out.tolist())
     members = loader.batches.members.tolist()
     target_of = [target for _, target in loader.images.samples]
