@@ -203,7 +203,9 @@ def photograph(mode):
         return Image.fromarray(ramp.astype(np.uint16) * 257)
     if mode == "LAB":
         lab = ImageCms.createProfile("LAB")
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), lab, outputMode=mode)
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("sRGB"), lab, outputMode=mode
+        )
     if mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(ramp))
         return image.convert(mode)
