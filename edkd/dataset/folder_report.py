@@ -91,7 +91,8 @@ def read(path: str) -> Image:
 
     digest = hashlib.blake2b(content, digest_size=16).digest()
     with PIL.Image.open(io.BytesIO(content)) as image:
-        return Image(path, None, digest, *image.size, image.mode)
+        width, height = image.size
+        return Image(path, None, digest, width, height, image.mode)
 
 
 def describe(part: Part) -> Iterator[str]:

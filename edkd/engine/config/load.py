@@ -98,7 +98,7 @@ def _warn_of_unused(cfg: CfgNode, given: Sequence[str]) -> None:
 
 
 def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of all layers; later ones come first."""
+    """The values of all layers; of a key that several have, the last one."""
     merged: dict[str, Any] = {}
     for layer in layers:
         merged.update(layer)
