@@ -23,7 +23,8 @@ KEYS = {
     "DATASET.TYPE": Key("cifar100", "name of the data set"),
     "DATASET.ROOT": Key(
         "",
-        "folder with cifar-*/, or with the train/ and val/ of an image folder; empty: data/",
+        "folder with cifar-*/, or with the images in class folders, as train/<class>/* and "
+        "val/<class>/*; empty: data/",
         free_on_resume=True,
         names_run=False,
         is_path=True,
