@@ -30,5 +30,6 @@ def imagenet(cfg: Any, device: torch.device) -> DataSet:
         size=SIZE,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
+        resize=256,
     )
     return folder_dataset(cfg, device, "imagenet", preprocessing)

@@ -62,6 +62,8 @@ class Distiller(nn.Module):
     """Updates for one batch; before each, the losses are computed anew with `batch.turn`."""
     learning_rate_factors: Mapping[str, float] = {}
     """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
+    notes: Sequence[str] = ()
+    """Lines about its networks, for the log."""
     student: nn.Module
     teacher: Any
 
