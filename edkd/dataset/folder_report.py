@@ -14,8 +14,8 @@ from edkd.dataset.readability import BadImage, bad_image
 from edkd.dataset.scan import in_workers
 from edkd.errors import UserError
 
-PARTS = ("train", "val", "test")
-"""Folders of a data set that hold class folders."""
+PARTS = ("train", "val", "valid", "validation", "test")
+"""Folders of a data set that hold class folders; upper and lower case are not told apart."""
 
 TIMEOUT = 300.0
 """Seconds in which a process must read a few files."""
@@ -40,7 +40,7 @@ class Part(NamedTuple):
     """A folder of class folders."""
 
     name: str
-    """"train", "val" or "test"; "" for a data set that is one such folder."""
+    """One of PARTS as it is written there; "" for a data set that is one such folder."""
     listing: Listing
     images: Sequence[Image]
     """In the order of `listing.samples`."""
@@ -65,10 +65,7 @@ def report_on(root: Path, num_workers: int) -> Report:
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}; correct the path")
-    names = [name for name in PARTS if (root / name).is_dir()]
-    if "train" not in names:
-        names = [""]
-
+    names = _part_names(root)
     listings = [survey(root / name) for name in names]
     paths = [path for listing in listings for path in listing.paths]
     images = iter(in_workers(read, paths, num_workers, TIMEOUT, "reading all images"))
@@ -77,6 +74,13 @@ def report_on(root: Path, num_workers: int) -> Report:
         for name, listing in zip(names, listings, strict=True)
     ]
     return Report(parts, _faults(parts))
+
+
+def _part_names(root: Path) -> list[str]:
+    """The folders of parts, train first; [""] where the folder has class folders."""
+    names = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
+    found = [names[part] for part in PARTS if part in names]
+    return found if PARTS[0] in names else [""]
 
 
 def read(path: str) -> Image:

@@ -100,13 +100,14 @@ def test_classes(tool, images):
     (images / "val/bird").mkdir()
     (images / "val/.ipynb_checkpoints").mkdir()
     (images / "train/dog/film.mp4").write_bytes(b"?")
+    (images / "val").rename(images / "Valid")
     done = check(tool, images)
     assert done.out.splitlines()[:2] == [
-        f"no images in {images}/val/bird",
+        f"no images in {images}/Valid/bird",
         f"no class 'cat' in {images}/train",
     ]
     assert "1 file is skipped (1 with .mp4): dog/film.mp4" in done.out
-    assert "val: 8 images in 3 classes, 0 to 4 in a class" in done.out
+    assert "Valid: 8 images in 3 classes, 0 to 4 in a class" in done.out
     assert_refused(done, "empty classes .1., classes that differ .1.; the lines above")
 
 

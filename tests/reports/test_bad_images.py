@@ -211,7 +211,7 @@ def photograph(mode):
         return image.convert(mode)
     if mode == "PA":
         return image.quantize(16).convert(mode)
-    return image.convert("HSV").convert("RGB") if mode == "HSV" else image.convert(mode)
+    return image.convert(mode)
 
 
 MODES = {
