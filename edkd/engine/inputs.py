@@ -17,14 +17,14 @@ from edkd.engine.weight_source import PRETRAINED, input_of, is_of_library
 from edkd.registry import DATASETS
 from edkd.types import InputSpec
 
-_VALUES: dict[str, Callable[[CfgNode, InputSpec], Any]] = {
-    "SIZE": lambda node, spec: _size(spec),
-    "MEAN": lambda node, spec: list(spec.mean),
-    "STD": lambda node, spec: list(spec.std),
-    "RESIZE": lambda node, spec: _resize(node, spec),
-    "INTERPOLATION": lambda node, spec: spec.interpolation,
+_VALUES: dict[str, Callable[[InputSpec], Any]] = {
+    "SIZE": lambda spec: max(spec.image_shape[1:]),
+    "MEAN": lambda spec: list(spec.mean),
+    "STD": lambda spec: list(spec.std),
+    "RESIZE": lambda spec: spec.resize,
+    "INTERPOLATION": lambda spec: spec.interpolation,
 }
-"""The value of each key, for the data set's node and a network. They are filled in this order."""
+"""The value of each key."""
 
 
 def with_input_of_networks(cfg: CfgNode) -> CfgNode:
@@ -53,19 +53,9 @@ def with_input(cfg: CfgNode, spec: InputSpec | None) -> CfgNode:
     filled.defrost()
     node = _node_of(filled)
     for name in empty:
-        node[name] = _VALUES[name](node, spec)
+        node[name] = _VALUES[name](spec)
     filled.freeze()
     return filled
-
-
-def _size(spec: InputSpec) -> int:
-    return max(spec.image_shape[1:])
-
-
-def _resize(node: CfgNode, spec: InputSpec) -> int:
-    """For images of another size than the network's, the same share of an image is cropped."""
-    size = node.get("SIZE") or _size(spec)
-    return round(spec.resize * size / _size(spec))
 
 
 def _empty_keys(cfg: CfgNode) -> list[str]:
