@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, suggestion
+from edkd.engine.file_facts import (
+    Facts,
+    Use,
+    check_classes,
+    facts_of,
+    note_facts,
+    suggestion,
+)
 from edkd.engine.matching import (
     Match,
     fits,
@@ -70,6 +77,7 @@ def load_weights(
         for key, tensor in wanted.items()
     }
     model.load_state_dict(state | weights)
+    note_facts(model, facts)
     return facts
 
 

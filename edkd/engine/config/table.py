@@ -28,6 +28,7 @@ OWNERS = (
     "edkd.engine.device",
     "edkd.engine.captured_step",
     "edkd.engine.memo.keys",
+    "edkd.engine.teacher_check",
     "edkd.engine.student_files",
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
