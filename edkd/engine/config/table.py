@@ -32,6 +32,7 @@ OWNERS = (
     "edkd.engine.student_files",
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
+    "edkd.distillers._head",
 )
 """Modules with `KEYS`. Some of them import this module, so they are imported on first use."""
 
