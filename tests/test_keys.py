@@ -40,6 +40,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DISTILLER.STUDENT": ("wide", {}),
     "DISTILLER.TEACHER_CKPT": ("other.pth", KD),
     "DISTILLER.CHECK_TEACHER": ("False", KD),
+    "DISTILLER.STUDENT_CKPT": ("narrow.pth", {}),
     "DISTILLER.TEACHER_WEIGHTS": ("[0.9,0.1]", TWO_TEACHERS),
     "SOLVER.TRAINER": ("dot", KD),
     "SOLVER.DOT.DELTA": ("0.05", {**KD, "SOLVER.TRAINER": "dot"}),

@@ -65,6 +65,8 @@ class Distiller(nn.Module):
     """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
     heads: Heads | None = None
     """Of the students, where SOLVER trains them in another way than the rest."""
+    notes: Sequence[str] = ()
+    """Lines about its networks, for the log."""
     student: nn.Module
     teacher: Any
 

@@ -20,6 +20,7 @@ from edkd.engine.evaluate import evaluate
 from edkd.engine.file_facts import noted_facts
 from edkd.engine.memo.accuracy import Accuracy, accuracy_file, read_accuracy, write_accuracy
 from edkd.engine.memo.memo import Say, memo_settings
+from edkd.engine.weight_source import is_of_library
 from edkd.errors import NonFiniteError, warn
 from edkd.keys import Key
 
@@ -107,7 +108,7 @@ def _check(trainer: "Trainer", number: int, teacher: nn.Module) -> float:
 
     figures, is_stored = _figures(trainer, number, teacher, images)
     top1 = figures["top1"]
-    claim = _claim(teacher)
+    claim = _claim(name, teacher)
     is_same = claim is not None and claim.dataset in ("", trainer.cfg.DATASET.TYPE)
     notes = _notes(claim, is_same, is_stored)
     trainer.logger.say(f"teacher {name}: top-1 {top1:.2f} % on the {images}{notes}")
@@ -182,12 +183,14 @@ def _chance(trainer: "Trainer") -> Chance:
     return Chance(info.num_classes, guess)
 
 
-def _claim(teacher: nn.Module) -> Claim | None:
-    """What the file of a teacher's weights states; None where it states nothing."""
+def _claim(name: str, teacher: nn.Module) -> Claim | None:
+    """What is stated with a teacher's weights; None where nothing is."""
     facts = noted_facts(teacher)
     if facts.accuracy is None:
         return None
-    return Claim(facts.accuracy, "its file claims", facts.dataset)
+    is_librarys = is_of_library(name) and not facts.dataset
+    where = "its library claims" if is_librarys else "its file claims"
+    return Claim(facts.accuracy, where, facts.dataset)
 
 
 # The pass over the images.
