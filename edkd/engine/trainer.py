@@ -104,7 +104,7 @@ class Trainer:
         self.cache: TeacherCache | None = None
         self.saved_at = time.monotonic()
         self.terms_are_checked = False
-        self.notes: list[str] = []  # lines for the beginning of the log
+        self.notes = list(data.notes)  # lines for the beginning of the log
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.student_files = StudentFiles(
             folder,

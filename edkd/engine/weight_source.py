@@ -143,7 +143,8 @@ def _published(cfg: CfgNode, name: str) -> str | None:
 def training_config(dataset: str, model: str) -> str:
     """Arguments of --cfg that train a model alone: its own YAML file, or another's with one key."""
     files = sorted(CONFIGS.glob(f"{dataset}/vanilla/*.yaml"), key=lambda file: file.stem != model)
+    files += CONFIGS.glob(f"{dataset}/vanilla.yaml")
     if not files:
         return f"<your YAML> DISTILLER.STUDENT {model}"
     override = "" if files[0].stem == model else f" DISTILLER.STUDENT {model}"
-    return f"configs/{dataset}/vanilla/{files[0].name}{override}"
+    return f"configs/{files[0].relative_to(CONFIGS).as_posix()}{override}"

@@ -21,6 +21,7 @@ from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Entry, Registry
 OWNERS = (
     "edkd.engine.config.shared",
     "edkd.dataset._base",
+    "edkd.dataset.image_folder",
     "edkd.engine.update",
     "edkd.engine.trainer",
     "edkd.engine.schedule",

@@ -28,7 +28,7 @@ FREE = {
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
     "DATASET.WORKER_TIMEOUT",
-    "DATASET.UNREADABLE",
+    "DATASET.ON_BAD_IMAGE",
     "DATASET.TEST.BATCH_SIZE",
     "DISTILLER.CHECK_TEACHER",
     "SOLVER.EPOCHS",
@@ -53,7 +53,7 @@ def test_the_keys_that_do_not_name_a_run():
     paths = {name for name, key in table().items() if key.is_path}
     names = {name for name in table() if name.startswith(("EXPERIMENT.", "LOG."))}
     paths -= {"DISTILLER.STUDENT_CKPT"}  # decides the result
-    assert nameless == names | paths | {"DATASET.UNREADABLE", "DISTILLER.CHECK_TEACHER"}
+    assert nameless == names | paths | {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER"}
     assert paths == {
         "DATASET.ROOT",
         "DISTILLER.TEACHER_CKPT",
