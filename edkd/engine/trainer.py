@@ -37,7 +37,7 @@ from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
-from edkd.engine.summary import headline, last_line, summarise
+from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
 from edkd.engine.update import Losses, Update
 from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
@@ -307,7 +307,7 @@ class Trainer:
             self.cfg, self.distiller, self.state.history, self.split, self.folder, self.evaluate
         )
         if self.state.teacher_top1:
-            result["teacher_top1"] = self.state.teacher_top1
+            result[TEACHER_TOP1] = self.state.teacher_top1
         save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
         self.logger.say(last_line(result, self.folder))
