@@ -78,7 +78,7 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
 
 def _percent(content: Mapping[str, Any]) -> float | None:
     """The accuracy in a file. Other training scripts also write a share, or a tensor."""
-    value = content.get("accuracy")
+    value: Any = content.get("accuracy")
     number = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         return None
