@@ -1,4 +1,4 @@
-"""The command `edkd`: edkd train | finetune | eval | report | memo | download | keys | demo."""
+"""The command `edkd`, which runs one of COMMANDS."""
 
 import importlib
 import sys
@@ -15,7 +15,9 @@ COMMANDS = {
     "eval": "accuracy of a model on the test set",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
+    "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",
+    "profile": "parameters, multiply-accumulates and latency of models",
     "keys": "list the configuration keys",
     "demo": "a teacher, a student alone and a distilled student, on digits",
 }
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = ", ".join(COMMANDS)
         raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
 
-    module = importlib.import_module(f"edkd.commands.{name}")
+    module = importlib.import_module(f"edkd.commands.{name.replace('-', '_')}")
     module.main(arguments)
 
 

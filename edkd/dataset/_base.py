@@ -23,7 +23,8 @@ KEYS = {
     "DATASET.TYPE": Key("cifar100", "name of the data set"),
     "DATASET.ROOT": Key(
         "",
-        "folder with cifar-*/, or with the train/ and val/ of an image folder; empty: data/",
+        "folder with cifar-*/, or with the images in class folders, as train/<class>/* and "
+        "val/<class>/*; empty: data/",
         free_on_resume=True,
         names_run=False,
         is_path=True,
@@ -253,6 +254,8 @@ def _write(spec: DataSetSpec) -> tuple[Any, dict[str, Any]]:
 
 DATASETS.check = _check_function
 register = DATASETS.register
+"""`register(name, family="cifar", image_shape=(3, 32, 32), num_classes=10)`; the last two are for
+commands that do not read the images, and may be left out."""
 
 dataset_dict = PublishedDict(DATASETS, read=_read, write=_write)
 """DATASET.TYPE -> DataSetSpec."""

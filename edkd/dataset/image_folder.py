@@ -82,7 +82,7 @@ DEFAULTS = {
     "RESIZE": Key(
         0,
         "evaluation: the shorter side becomes this before the centre is cropped to SIZE; 0: the "
-        "pretrained network's, else SIZE / 0.875, and SIZE with CROP pad",
+        "pretrained network's, else SIZE / 0.875; with CROP pad SIZE",
         unit="pixels",
         low=0,
         high=2**14,

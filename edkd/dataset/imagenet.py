@@ -11,20 +11,25 @@ from edkd.dataset._base import DataSet, register
 from edkd.dataset.folder import Preprocessing, folder_dataset
 
 SIZE = 224
-RESIZE = 256
 
 
-@register("imagenet", family="imagenet", has_published_weights=True)
+@register(
+    "imagenet",
+    family="imagenet",
+    has_published_weights=True,
+    image_shape=(3, SIZE, SIZE),
+    num_classes=1000,
+)
 def imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Random resized crops and flips for training; resize to 256 and centre crop for evaluation."""
     from torchvision.transforms import v2
 
     preprocessing = Preprocessing(
         train=v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
-        test=v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(SIZE), v2.PILToTensor()]),
+        test=v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), v2.PILToTensor()]),
         size=SIZE,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        resize=RESIZE,
+        resize=256,
     )
     return folder_dataset(cfg, device, "imagenet", preprocessing)

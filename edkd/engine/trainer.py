@@ -26,6 +26,7 @@ from edkd.distillers import (
 from edkd.engine.best import best_record, is_best, top1_key
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
+from edkd.engine.config.batch_hint import hints_of
 from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
@@ -104,7 +105,7 @@ class Trainer:
         self.cache: TeacherCache | None = None
         self.saved_at = time.monotonic()
         self.terms_are_checked = False
-        self.notes = list(data.notes)  # lines for the beginning of the log
+        self.notes = [*data.notes, *hints_of(cfg)]  # lines for the beginning of the log
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.student_files = StudentFiles(
             folder,
