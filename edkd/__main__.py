@@ -11,6 +11,7 @@ from edkd.hints import hint
 
 COMMANDS = {
     "train": "train a student, alone or with a teacher",
+    "finetune": "train a pretrained network on images of your own",
     "eval": "accuracy of a model on the test set",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",

@@ -113,8 +113,8 @@ def real_data(request, unpacked) -> Path:
 def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
     """Run a command in this process as tools/<name>.py would: tool("train", "--cfg", ...).
 
-    train, eval and demo get `--device cpu` where the test names no device. But in the full form,
-    files are not synced to the disk, which only a loss of power could reveal.
+    train, finetune, eval and demo get `--device cpu` where the test names no device. But in the
+    full form, files are not synced to the disk, which only a loss of power could reveal.
     """
     from edkd.commands._command_line import run_command
 
@@ -123,7 +123,7 @@ def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
 
     def run(name: str, *arguments: object) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]
-        if name in ("train", "eval", "demo") and "--device" not in words:
+        if name in ("train", "eval", "demo", "finetune") and "--device" not in words:
             words = ["--device", "cpu", *words]
         monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *words])
         capsys.readouterr()
@@ -167,13 +167,17 @@ def tiny_teacher(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path, tiny_teacher) -> Iterator[list[str]]:
-    """The words that train for three epochs of 9 steps; the name of the run comes after them."""
+    """The words that train for three epochs of 9 steps; the name of the run comes after them.
+
+    The teacher is never trained, so its accuracy would cause a warning.
+    """
     yield [
         *("--plugin", str(PLUGIN), "DATASET.TYPE", "tiny"),
         *("DISTILLER.TEACHER", "wide", "DISTILLER.STUDENT", "narrow"),
         *("SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.BATCH_SIZE", "8"),
         *("SOLVER.AMP", "off", "LOG.WANDB", "False", "LOG.TENSORBOARD_FREQ", "0"),
         *("LOG.PREFIX", str(tmp_path), "DISTILLER.TEACHER_CKPT", str(tiny_teacher)),
+        *("DISTILLER.CHECK_TEACHER", "False"),
         "EXPERIMENT.NAME",
     ]
     forget_tiny()

@@ -132,6 +132,7 @@ def build_trainer(
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
         _check_own_optimizers(cfg.SOLVER)
+        _check_own_rates(cfg.SOLVER)
         of_student = dict(distiller.student.named_parameters())
         update_rule = functools.partial(GivenOptimizers, optimizers, of_student)
     amp = amp_dtype(cfg.SOLVER.AMP, device)
@@ -151,6 +152,16 @@ def _check_own_optimizers(solver: CfgNode) -> None:
         )
     if solver.CUDA_GRAPH:
         raise UserError("SOLVER.CUDA_GRAPH cannot capture optimizers of your own; set it to False")
+
+
+def _check_own_rates(solver: CfgNode) -> None:
+    """Refuse keys that change the parameter groups of SOLVER's optimizer."""
+    for key, usual in (("TRAIN_ONLY", "all"), ("HEAD_LR_FACTOR", 1.0)):
+        if solver[key] != usual:
+            raise UserError(
+                f"SOLVER.{key} does not change an optimizer of your own; give that one the "
+                f"parameters that learn, each with its rate, and set the key to {usual}"
+            )
 
 
 def _check_teachers(name: str, method: type[Distiller], teachers: list[nn.Module]) -> None:

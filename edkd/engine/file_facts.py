@@ -1,8 +1,12 @@
 """What a file of weights says about its network, compared with what it is loaded for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from edkd.errors import UserError
 from edkd.invocation import command
@@ -37,13 +41,29 @@ class Facts(NamedTuple):
     """How the images were prepared that it was trained on."""
 
 
+_of_networks: "WeakKeyDictionary[nn.Module, Facts]" = WeakKeyDictionary()
+"""What the file of each network's weights says."""
+
+
+def note_facts(model: nn.Module, facts: Facts) -> None:
+    """Keep what the file says from which a network has its weights."""
+    _of_networks[model] = facts
+
+
+def noted_facts(model: nn.Module) -> Facts:
+    """What the file says from which a network, or one of its parts, has its weights."""
+    for module in model.modules():
+        if module in _of_networks:
+            return _of_networks[module]
+    return Facts()
+
+
 def facts_of(content: Mapping[str, Any]) -> Facts:
     """The facts in a student's file; those of another type are left out."""
     architecture = content.get("architecture", content.get("arch"))
     dataset = content.get("dataset")
     number = content.get("num_classes")
     names = content.get("class_names")
-    accuracy = content.get("accuracy")
 
     are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return Facts(
@@ -51,9 +71,22 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
         dataset=dataset if isinstance(dataset, str) else "",
         num_classes=number if isinstance(number, int) else 0,
         class_names=tuple(names) if names and are_names else (),
-        accuracy=float(accuracy) if isinstance(accuracy, (int, float)) else None,
+        accuracy=_percent(content),
         input=_input_of(content),
     )
+
+
+def _percent(content: Mapping[str, Any]) -> float | None:
+    """The accuracy in a file. Other training scripts also write a share, or a tensor."""
+    value: Any = content.get("accuracy")
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return None
+    if not math.isfinite(number) or not 0 <= number <= 100:
+        return None
+
+    is_own = "split" in content
+    return 100.0 * number if number <= 1 and not is_own else float(number)
 
 
 def _input_of(content: Mapping[str, Any]) -> InputSpec | None:

@@ -14,6 +14,9 @@ from edkd.engine.config.compare import identifying
 from edkd.engine.log.logger import Record
 from edkd.engine.run_state import RunState
 
+TEACHER_TOP1 = "teacher_top1"
+"""In `result.json`: the accuracy of each teacher in percent, where it was measured."""
+
 Evaluate = Callable[[str], dict[str, float]]
 """Figures of the distiller on a split, "val" or "test"."""
 
@@ -56,7 +59,7 @@ def headline(
 
 def last_line(result: dict[str, Any], folder: Path) -> str:
     """The last line of a run."""
-    tops = [key for key in result if key.endswith("top1")]
+    tops = [key for key in result if key.endswith("top1") and key != TEACHER_TOP1]
     reached = "  ".join(f"{key} {result[key]:.2f}" for key in tops)
     best = f"epoch {result['best_epoch']}"
     if "best_student" in result:

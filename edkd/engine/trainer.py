@@ -38,7 +38,8 @@ from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
-from edkd.engine.summary import headline, last_line, summarise
+from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
+from edkd.engine.teacher_check import check_teachers
 from edkd.engine.update import Losses, Update
 from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
@@ -149,7 +150,7 @@ class Trainer:
                 raise
 
     def prepare(self, epochs: range) -> None:
-        """Set up the captured step and the teacher cache."""
+        """Set up the captured step and the teacher cache, and check the teachers."""
         if self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
@@ -163,6 +164,7 @@ class Trainer:
             epochs,
             self.logger.say,
         )
+        check_teachers(self)
 
     def run_epoch(self, epoch: int) -> None:
         """Train, evaluate and save; when stopped, save the steps that are done."""
@@ -305,6 +307,8 @@ class Trainer:
         result = summarise(
             self.cfg, self.distiller, self.state.history, self.split, self.folder, self.evaluate
         )
+        if self.state.teacher_top1:
+            result[TEACHER_TOP1] = self.state.teacher_top1
         save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
         self.logger.say(last_line(result, self.folder))

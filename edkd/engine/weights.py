@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, suggestion
+from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, note_facts, suggestion
 from edkd.engine.finding import Advice, found_in
 from edkd.engine.matching import Match, is_counter
 from edkd.errors import UserError
@@ -57,6 +57,7 @@ def load_weights(
     wanted = _tensors(model)
     match = found_in(path, content, wanted, Advice(use, suggestion(facts, use)), _unused(model))
     _load(model, path, match, wanted)
+    note_facts(model, facts)
     return facts
 
 

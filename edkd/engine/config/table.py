@@ -29,9 +29,11 @@ OWNERS = (
     "edkd.engine.device",
     "edkd.engine.captured_step",
     "edkd.engine.memo.keys",
+    "edkd.engine.teacher_check",
     "edkd.engine.student_files",
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
+    "edkd.distillers._head",
 )
 """Modules with `KEYS`. Some of them import this module, so they are imported on first use."""
 

@@ -31,6 +31,7 @@ FREE = {
     "DATASET.WORKER_TIMEOUT",
     "DATASET.ON_BAD_IMAGE",
     "DATASET.TEST.BATCH_SIZE",
+    "DISTILLER.CHECK_TEACHER",
     "SOLVER.EPOCHS",
     "SOLVER.CHECKPOINT_MINUTES",
     "TEACHER_MEMO.FOLDER",
@@ -53,7 +54,7 @@ def test_the_keys_that_do_not_name_a_run():
     paths = {name for name, key in table().items() if key.is_path}
     names = {name for name in table() if name.startswith(("EXPERIMENT.", "LOG."))}
     paths -= {"DISTILLER.STUDENT_CKPT"}  # decides the result
-    assert nameless == names | paths | {"DATASET.ON_BAD_IMAGE"}
+    assert nameless == names | paths | {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER"}
     assert paths == {
         "DATASET.ROOT",
         "DATASET.LIST",
