@@ -19,6 +19,7 @@ from edkd.dataset.folder_checks import (
     identity_of,
     probe_parts,
 )
+from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, list_images
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
@@ -264,8 +265,10 @@ def folder_dataset(
         folder: below data/, where DATASET.ROOT names none.
 
     Raises:
-        UserError: a folder is missing or empty, or the two have different classes.
+        UserError: a folder is missing or empty, or the two have different classes; or
+            DATASET.RANDAUGMENT is set, and the data set does not use it.
     """
+    check_randaugment(preprocessing.train, cfg)
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
     train = _list_part(root, "train")
     test = _list_part(root, "val")

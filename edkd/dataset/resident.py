@@ -17,6 +17,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
+from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
 from edkd.dataset.sampling import epoch_order, hold_out
@@ -182,7 +183,8 @@ def resident_dataset(
         class_names: by class number; if empty, the classes are counted.
 
     Raises:
-        UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable.
+        UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable, or
+            DATASET.RANDAUGMENT is set.
 
     Example:
         weak = CropFlip(padding=4, flip=True)
@@ -190,6 +192,7 @@ def resident_dataset(
     """
     if not isinstance(augmentations, Mapping):
         augmentations = {WEAK: augmentations}
+    check_randaugment(None, cfg)
 
     targets = train.target.cpu()
     info = DataInfo(

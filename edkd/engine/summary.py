@@ -13,6 +13,7 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import identifying
 from edkd.engine.log.logger import Record
 from edkd.engine.run_state import RunState
+from edkd.engine.weight_average import STATE
 
 Evaluate = Callable[[str], dict[str, float]]
 """Figures of the distiller on a split, "val" or "test"."""
@@ -80,6 +81,7 @@ def summarise(
     students = distiller.students()
     last = history[-1]
     best = best_record(history, top1_key(split))
+    averaged = {"averaged_weights": cfg.SOLVER.EMA} if cfg.SOLVER.EMA else {}
 
     result: dict[str, Any] = {
         "method": cfg.DISTILLER.TYPE,
@@ -90,6 +92,7 @@ def summarise(
         "extra_parameters": distiller.get_extra_parameters(),
         "epochs": len(history),
         "seed": cfg.SOLVER.SEED,
+        **averaged,
         "best_epoch": best["epoch"],
     }
 
@@ -125,7 +128,8 @@ def _test_figures(distiller: Distiller, folder: Path, evaluate: Evaluate) -> dic
     # The ensemble is that of one epoch, the one with the best mean.
     together: dict[str, float] = {}
     if len(students) > 1:
-        trained = load_checkpoint(folder / "best")["model"]
+        checkpoint = load_checkpoint(folder / "best")
+        trained = checkpoint["model"] | checkpoint.get(STATE, {})
         distiller.load_state_dict(distiller.state_dict() | trained)
         together = evaluate("test")
 
