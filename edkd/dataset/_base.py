@@ -53,6 +53,12 @@ KEYS = {
         low=0,
         high=1,
     ),
+    "DATASET.RANDAUGMENT": Key(
+        [],
+        "[operations, magnitude] of torchvision's RandAugment, for image folders; []: off",
+        low=0.0,
+        high=31.0,
+    ),
     "DATASET.TEST.BATCH_SIZE": Key(
         0,
         "images in a batch of evaluation; 0: chosen for the device, 64 for image folders",

@@ -8,16 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from edkd.errors import UserError
-from edkd.keys import Key
-
-KEYS = {
-    "DATASET.RANDAUGMENT": Key(
-        [],
-        "[operations, magnitude below 31] of torchvision's RandAugment, for image folders; []: off",
-        low=0.0,
-        high=31.0,
-    ),
-}
 
 
 def with_randaugment(transforms: Sequence[Any], cfg: Any) -> list[Any]:

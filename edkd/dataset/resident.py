@@ -176,7 +176,8 @@ def resident_dataset(
     """Copy images to the device and make the loaders.
 
     Args:
-        cfg: DATASET.VAL_SPLIT, DATASET.TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
+        cfg: DATASET.VAL_SPLIT, RANDAUGMENT and TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SEED are
+            read.
         augmentations: the training views by name, "weak" among them; or that one alone.
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.

@@ -34,7 +34,6 @@ OWNERS = (
     "edkd.distillers._task",
     "edkd.dataset.mixing",
     "edkd.dataset.erasing",
-    "edkd.dataset.host_augment",
     "edkd.engine.accumulate",
     "edkd.engine.weight_average",
 )
