@@ -216,11 +216,11 @@ def test_workers_of_a_folder_change_nothing(pristine_folder):
 
 
 def test_randaugment_stands_before_the_conversion():
-    cfg = config()
+    cfg = load_config()
     parts = [v2.RandomCrop(8), v2.PILToTensor()]
     assert with_randaugment(parts, cfg) == parts
 
-    cfg = config("DATASET.RANDAUGMENT", "[2,21]")
+    cfg = load_config(opts=["DATASET.RANDAUGMENT", "[2,21]"])
     crop, operation, last = with_randaugment(parts, cfg)
     assert [crop, last] == parts
     assert isinstance(operation, v2.RandAugment)
@@ -228,7 +228,7 @@ def test_randaugment_stands_before_the_conversion():
 
     for wrong in ("[2]", "[0,9]", "[2,9.5]"):
         with pytest.raises(UserError, match="must be two whole numbers"):
-            with_randaugment(parts, config("DATASET.RANDAUGMENT", wrong))
+            with_randaugment(parts, load_config(opts=["DATASET.RANDAUGMENT", wrong]))
 
 
 def test_randaugment_changes_a_folders_training_images(pristine_folder):
