@@ -4,6 +4,7 @@ Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, "Random Erasing Data Augmentation",
 arXiv:1708.04896.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ class RandomErasing:
         """A box for each of `number` images, (N,4), see `boxes.inside`; an empty one for none."""
         shape = (TRIES, number)
         pixels = self.height * self.width * random.uniform(*AREA, shape)
-        ratio = np.exp(random.uniform(*np.log(RATIO), shape))
+        ratio = np.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1]), shape))
         height = np.rint(np.sqrt(pixels * ratio))
         width = np.rint(np.sqrt(pixels / ratio))
 

@@ -81,7 +81,6 @@ def summarise(
     students = distiller.students()
     last = history[-1]
     best = best_record(history, top1_key(split))
-    averaged = {"averaged_weights": cfg.SOLVER.EMA} if cfg.SOLVER.EMA else {}
 
     result: dict[str, Any] = {
         "method": cfg.DISTILLER.TYPE,
@@ -92,9 +91,10 @@ def summarise(
         "extra_parameters": distiller.get_extra_parameters(),
         "epochs": len(history),
         "seed": cfg.SOLVER.SEED,
-        **averaged,
         "best_epoch": best["epoch"],
     }
+    if cfg.SOLVER.EMA:
+        result["averaged_weights"] = cfg.SOLVER.EMA
 
     # Accuracies on the split that chose the best epoch.
     own_keys = {name: top1_key(split, name) for name in students}

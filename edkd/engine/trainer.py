@@ -278,9 +278,10 @@ class Trainer:
 
     def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
         """The terms of the loss and "loss", their sum; the logits."""
+        has_new_targets = batch.target.is_floating_point() and not self.terms_are_checked
         with (
             autocast(self.amp, self.device),
-            explained(type(self.distiller)),
+            explained(type(self.distiller), has_new_targets),
             batch_norm_explained(),
         ):
             result = self.distiller.training_step(batch, turn)
@@ -336,7 +337,7 @@ class Trainer:
         The students then have the weights of the figures.
         """
         if self.average:
-            self.average.swap()
+            self.average.give_average()
             self.average = None
         result = summarise(
             self.cfg, self.distiller, self.state.history, self.split, self.folder, self.evaluate
@@ -453,7 +454,10 @@ class Trainer:
         """Everything needed to resume after the last step, without the teacher's weights."""
         history = self.state.history
         best = best_record(history, self.top1)[self.top1] if history else -1.0
-        average = {STATE: self.average.state_dict()} if self.average else {}
+        average = {}
+        if self.average:
+            self.average.give_weights()  # a signal may have ended an evaluation
+            average = {STATE: self.average.state_dict()}
         return {
             "model": self.distiller.trained_state(),
             **self.update.state_dict(),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edkd.distillers import Distiller
 from edkd.keys import Key
+from edkd.signals import hold
 
 KEYS = {
     "SOLVER.EMA": Key(
@@ -51,6 +52,7 @@ class WeightAverage:
         place = {id(tensor): number for number, tensor in enumerate(self.live)}
         self.names = {name: place[id(t)] for name, t in names.items() if id(t) in place}
 
+        self.is_in_place = False
         self.averages = [tensor.detach().clone() for tensor in self.live]
         self.floating = [i for i, each in enumerate(self.live) if each.is_floating_point()]
         self.others = [i for i, each in enumerate(self.live) if not each.is_floating_point()]
@@ -72,16 +74,29 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the block, the students have the average; then they have their weights again."""
-        self.swap()
         try:
+            self.give_average()
             yield
         finally:
-            self.swap()
+            self.give_weights()
 
-    def swap(self) -> None:
+    def give_average(self) -> None:
+        """The students get the average, until `give_weights`."""
+        with hold():  # a signal between two tensors would leave a mixture
+            if not self.is_in_place:
+                self._swap()
+
+    def give_weights(self) -> None:
+        """The students have their own weights, whichever they had."""
+        with hold():
+            if self.is_in_place:
+                self._swap()
+
+    def _swap(self) -> None:
         """Exchange the weights and the average, without a copy."""
         for i, tensor in enumerate(self.live):
             tensor.data, self.averages[i] = self.averages[i], tensor.data
+        self.is_in_place = not self.is_in_place
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages under the names of the distiller's state dict."""

@@ -30,6 +30,7 @@ from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
 from edkd.registry import METHODS
+from edkd.signals import Stopped
 from tests.conftest import TESTS
 from tests.runs import CHECKOUT, assert_refused, outcome, plain, records
 from tests.small import (
@@ -128,6 +129,24 @@ def test_soft_targets_train(tmp_path, method):
     assert figures["loss"] > 0
 
 
+def test_a_method_that_takes_probabilities_for_numbers_is_named(published, tmp_path):
+    """Its own file cannot be changed, and nothing declares what it takes."""
+
+    @METHODS.register("PUB_SCATTER")
+    class Scatter(find_method("PUB_LOGITS")):
+        def forward_train(self, image, target, **kwargs):
+            logits, losses = super().forward_train(image, target, **kwargs)
+            losses["loss_ce"] = -logits.log_softmax(1).gather(1, target.unsqueeze(1)).mean()
+            return logits, losses
+
+    cfg = config("DISTILLER.TYPE", "PUB_SCATTER", "SOLVER.MIXUP", 0.5, "LOG.PREFIX", tmp_path)
+    distiller = construct(Scatter, TinyNet(), TinyNet(12), cfg, info())
+    data = with_batch_augmentations(tiny_data(cfg), cfg)
+    trainer = build_trainer(cfg, data, distiller, tmp_path, CPU)
+    with pytest.raises(UserError, match="Scatter failed with class probabilities .*SOLVER.MIXUP"):
+        trainer.train_step(1, *next(iter(data.train.inputs(1))))
+
+
 # Averaged weights.
 
 
@@ -217,6 +236,18 @@ def test_an_update_that_is_skipped_leaves_the_average_finite(tmp_path):
     with pytest.raises(NonFiniteError):
         trainer.after_step(1, 2)
     assert all(tensor.isfinite().all() for tensor in trainer.average.averages)
+
+
+def test_a_signal_during_an_evaluation_leaves_the_live_weights(tmp_path):
+    trainer = make_trainer("NONE", tmp_path, "SOLVER.EMA", 0.9)
+    trainer.train_step(1, *next(iter(trainer.data.train.inputs(1))))
+    live = plain(trainer.checkpoint())
+    with pytest.raises(Stopped), trainer.averaged():
+        raise Stopped(15)
+    assert plain(trainer.checkpoint()) == live
+
+    trainer.average.give_average()  # the signal came before the weights were given back
+    assert plain(trainer.checkpoint()) == live
 
 
 def test_the_student_of_distill_ends_with_the_average(tmp_path):
