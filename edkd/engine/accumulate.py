@@ -30,10 +30,13 @@ Losses = dict[str, Tensor]
 
 
 def split(batch: Batch, number: int) -> list[Batch]:
-    """The batch in `number` parts of nearly equal size, or in as many as it has images."""
+    """The batch in `number` parts of nearly equal size, or in fewer of two images each.
+
+    Batch norm cannot train on one image.
+    """
     size = len(batch.image)
-    number = min(number, size)
-    if number == 1:
+    number = min(number, size // 2)
+    if number <= 1:
         return [batch]
 
     indices = torch.arange(size).tensor_split(number)

@@ -198,6 +198,10 @@ def test_figures_and_student_files_are_of_the_average(train_tiny, tmp_path, rule
     )
     assert result["last_test_top1"] == load_checkpoint(run / "student_latest")["accuracy"]
 
+    # A finished run that is resumed has nothing to do, and the same result.
+    assert train_tiny("run", *words, "--resume").code == 0
+    assert json.loads((run / "result.json").read_text()) == result
+
 
 def test_each_student_of_a_cohort_has_its_average(tmp_path):
     """With a held-out split: the test figures of the best epochs are those of the files."""
@@ -271,6 +275,21 @@ def test_the_student_of_distill_ends_with_the_average(tmp_path):
 
 
 # Optimizers.
+
+
+def test_an_optimizer_of_your_own_decides_its_decay(tmp_path):
+    image = torch.randn(8, *IMAGE_SHAPE)
+    loader = DataLoader(TensorDataset(image, torch.arange(8) % 4), batch_size=4)
+    student = TinyNet()
+    with pytest.raises(UserError, match="DECAY_NORM_AND_BIAS does not change an optimizer of your"):
+        edkd.distill(
+            *(student, TinyNet(12), loader, loader),
+            optimizer=torch.optim.SGD(student.parameters(), 0.1),
+            epochs=1,
+            output=tmp_path,
+            device="cpu",
+            decay_norm_and_bias=False,
+        )
 
 
 def test_lamb_is_that_of_timm():
@@ -412,7 +431,7 @@ METHODS_IN_PARTS = [
 @pytest.mark.parametrize("parts", [3, 100])
 @pytest.mark.parametrize(("method", "opts"), METHODS_IN_PARTS)
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(published, tmp_path, method, opts, parts):
-    """Sixteen images in three parts of different sizes; in as many as there are images."""
+    """Sixteen images in three parts of different sizes; in as many as possible, of two images."""
     words = ["SOLVER.WEIGHT_DECAY", 0, *opts]
     is_mixed = "SOLVER.MIXUP" in opts
     whole = gradients(tmp_path, method, 1, *words, mixed=is_mixed)
@@ -424,6 +443,34 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(published, tmp_path, met
         torch.testing.assert_close(split[1][name], loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(split[2], whole[2], rtol=0, atol=1e-12)
     assert torch.equal(split[3], whole[3])
+
+
+class Held:
+    """A tensor that autograd keeps for the backward pass; counts the bytes of all."""
+
+    live = 0
+    peak = 0
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+        Held.live += tensor.nbytes
+        Held.peak = max(Held.peak, Held.live)
+
+    def __del__(self):
+        Held.live -= self.tensor.nbytes
+
+
+def test_parts_need_less_memory(tmp_path):
+    peaks = []
+    for parts in (1, 4):
+        trainer = make_trainer("KD", tmp_path, "SOLVER.ACCUMULATE", parts)
+        inputs = next(iter(trainer.data.train.inputs(1)))
+        Held.live = Held.peak = 0
+        with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+            trainer.train_step(1, *inputs)
+        peaks.append(Held.peak)
+    whole, split = peaks
+    assert split < 0.35 * whole
 
 
 @pytest.mark.parametrize(
