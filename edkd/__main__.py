@@ -1,4 +1,4 @@
-"""The command `edkd`: edkd train | eval | report | memo | download | keys | demo."""
+"""The command `edkd`: edkd train | eval | export | predict | report | and others, see COMMANDS."""
 
 import importlib
 import sys
@@ -12,6 +12,8 @@ from edkd.hints import hint
 COMMANDS = {
     "train": "train a student, alone or with a teacher",
     "eval": "accuracy of a model on the test set",
+    "export": "write a student as ONNX, torch.export or safetensors, with a model card",
+    "predict": "classes of your own images",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
     "download": "fetch data sets and published teachers",
