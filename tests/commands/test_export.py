@@ -47,7 +47,7 @@ def student(run, tmp_path):
 
 @pytest.fixture
 def library_student(tmp_path):
-    """library_student(name): an untrained network of a library in a file, and its plugin."""
+    """library_student(name): a network of a library in a file, and its plugin."""
     plugin = tmp_path / "networks.py"
     plugin.write_text(exported.PLUGIN)
 
@@ -55,7 +55,7 @@ def library_student(tmp_path):
         from edkd.engine.config.plugins import import_plugins
 
         import_plugins([str(plugin)])
-        network = exported.settled(get_model("cifar", name, 10))
+        network = exported.briefly_trained(get_model("cifar", name, 10))
         info = exported.digits().info
         facts = dict(architecture=name, dataset="digits", num_classes=10)
         facts |= dict(image_shape=list(info.image_shape), mean=list(info.mean))
@@ -147,7 +147,7 @@ def test_torch_export_agrees_with_the_checkpoint(tool, student):
     assert facts["architecture"] == "resnet8"
 
 
-@pytest.mark.parametrize("name", ["my_mobilenet", "my_vit"])
+@pytest.mark.parametrize("name", ["my_mobilenet", pytest.param("my_vit", marks=pytest.mark.slow)])
 def test_networks_of_libraries_agree(tool, library_student, name):
     """They are wrapped here, and exported without the wrapper and its features."""
     network, path, plugin = library_student(name)
@@ -163,24 +163,16 @@ def test_safetensors_load_into_the_plain_model(tool, library_student, tmp_path):
     from safetensors.torch import load_file
 
     network, path, plugin = library_student("my_mobilenet")
-    done = tool(
-        "export",
-        path,
-        "--to",
-        "safetensors",
-        "--plugin",
-        plugin,
-        "--out",
-        tmp_path / "o.safetensors",
-    )
+    out = tmp_path / "o.safetensors"
+    done = tool("export", path, "--to", "safetensors", "--plugin", plugin, "--out", out)
     assert done.code == 0, done.err
     plain = torchvision.models.mobilenet_v3_small(num_classes=10).eval()
-    plain.load_state_dict(load_file(tmp_path / "o.safetensors"), strict=True)
+    plain.load_state_dict(load_file(out), strict=True)
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(plain(image), network(image)[0])
 
-    evaluated = tool("eval", tmp_path / "o.safetensors", "--plugin", plugin)
+    evaluated = tool("eval", out, "--plugin", plugin)
     assert evaluated.out.startswith("my_mobilenet on digits: top-1 ")
 
 
@@ -224,8 +216,10 @@ def test_the_card_has_the_figures_of_the_run(run, teacher_run):
     assert "licence" in card
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch-export", "safetensors"])
-@pytest.mark.parametrize("resize", [0, 40])
+@pytest.mark.parametrize(
+    ("form", "resize"),
+    [("onnx", 40), ("safetensors", 0), ("torch-export", 40)],
+)
 def test_the_program_on_the_card_runs(tool, run, tmp_path, monkeypatch, capsys, form, resize):
     """On a photograph that is neither square nor of the right size, with the result of predict."""
     from PIL import Image
