@@ -11,6 +11,7 @@ from edkd.hints import hint
 
 COMMANDS = {
     "train": "train a student, alone or with a teacher",
+    "finetune": "train a pretrained network on images of your own",
     "eval": "accuracy of a model on the test set",
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",

@@ -133,7 +133,7 @@ def distill(
             torch.inference_mode(False),
             torch.enable_grad(),
             _modes_kept([*students, *teachers]),
-            _flags_kept(teachers),
+            _flags_kept([*students, *teachers]),
             _rates_kept(optimizers),
         ):
             result = train(cfg, (), where, resume, data, networks, on_epoch)

@@ -55,6 +55,6 @@ def batch_norm_explained() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            "a batch has one image, which batch normalisation cannot train on; set drop_last=True "
-            "in the DataLoader, or another batch size"
+            "a batch has one image, which batch normalisation cannot train on; set another batch "
+            "size (SOLVER.BATCH_SIZE), or set drop_last=True in a DataLoader of your own"
         ) from error

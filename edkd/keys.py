@@ -22,7 +22,7 @@ class Key:
         source: where the default comes from, as a paper.
         low: lowest allowed value; of each item where the value is a list.
         high: values must stay below it.
-        choices: allowed values, where there are few.
+        choices: allowed values, where there are few; the default may stand for one of them.
         free_on_resume: whether a resumed run may have another value.
         names_run: whether a value given on the command line becomes part of the run's name.
         is_path: whether the value is a file or a folder.
@@ -43,7 +43,7 @@ class Key:
 
     def problem(self, value: Any) -> str:
         """Why a value of the right type is not allowed, or ""."""
-        if self.choices and value not in self.choices:
+        if self.choices and value not in (*self.choices, self.default):
             return f"is {value!r}, not one of {', '.join(self.choices)}"
 
         items = value if isinstance(value, (list, tuple)) else [value]

@@ -108,6 +108,12 @@ KEYS = {
 """By their last parts, in upper case."""
 
 
+RENAMED = {
+    "DATASET.UNREADABLE": "DATASET.ON_BAD_IMAGE",
+}
+"""Keys of earlier versions, and their names now."""
+
+
 def method_note(name: str) -> str:
     """Return "; X is known from mdistiller; edkd does not have it", or "" for another name."""
     found = METHODS.get(name.upper().replace("_", "").replace("-", ""))

@@ -39,6 +39,8 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DISTILLER.TEACHER": ("narrow", {**KD, "DISTILLER.TEACHER_CKPT": "narrow.pth"}),
     "DISTILLER.STUDENT": ("wide", {}),
     "DISTILLER.TEACHER_CKPT": ("other.pth", KD),
+    "DISTILLER.CHECK_TEACHER": ("False", KD),
+    "DISTILLER.STUDENT_CKPT": ("narrow.pth", {}),
     "DISTILLER.TEACHER_WEIGHTS": ("[0.9,0.1]", TWO_TEACHERS),
     "SOLVER.TRAINER": ("dot", KD),
     "SOLVER.DOT.DELTA": ("0.05", {**KD, "SOLVER.TRAINER": "dot"}),
@@ -57,6 +59,8 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "SOLVER.NESTEROV": ("True", {}),
     "SOLVER.BETAS": ("[0.5,0.9]", {"SOLVER.TYPE": "Adam", "SOLVER.LR": "0.001"}),
     "SOLVER.CLIP_GRAD_NORM": ("0.1", {}),
+    "SOLVER.TRAIN_ONLY": ("head", {}),
+    "SOLVER.HEAD_LR_FACTOR": ("2.0", {}),
     "SOLVER.AMP": ("bf16", {}),
     "SOLVER.DETERMINISTIC": ("True", {}),
     "SOLVER.CUDA_GRAPH": ("True", {}),
@@ -79,9 +83,25 @@ ERRORS = ("DATASET.TYPE", "DATASET.ROOT")
 
 LOADER_KEYS = (
     *("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE"),
-    "DATASET.UNREADABLE",
+    "DATASET.ON_BAD_IMAGE",
 )
 """They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
+
+FOLDER_KEYS = {
+    "DATASET.LIST": "list.csv",
+    "DATASET.TEST_SPLIT": "0.5",
+    "DATASET.SPLIT_SEED": "1",
+    "DATASET.RESIDENT": "off",
+    "DATASET.RESIDENT_GB": "0.000001",
+    "DATASET.FOLDER.SIZE": "12",
+    "DATASET.FOLDER.RESIZE": "20",
+    "DATASET.FOLDER.CROP": "none",
+    "DATASET.FOLDER.FLIP": "False",
+    "DATASET.FOLDER.MEAN": "[0.1,0.2,0.3]",
+    "DATASET.FOLDER.STD": "[0.1,0.2,0.3]",
+    "DATASET.FOLDER.INTERPOLATION": "nearest",
+}
+"""Of own images; see `test_the_keys_of_own_images_are_live`."""
 
 BASE = {
     "DATASET.TYPE": "tiny",
@@ -172,7 +192,8 @@ def test_observing_twice_sees_the_same(observe, unchanged):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
+def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live, monkeypatch):
+    monkeypatch.setattr("edkd.dataset.cores.available_cores", lambda: 4)
     for part in ("train", "val"):
         (tmp_path / part / "n01").mkdir(parents=True)
         for number in (0, 1):
@@ -194,13 +215,46 @@ def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live):
     data = get_dataset(load_config(opts=opts), torch.device("cpu"))
     with pytest.raises(UserError, match=r"0\.png"):
         data.check(False)
-    opts += ["DATASET.UNREADABLE", "replace"]
+    opts += ["DATASET.ON_BAD_IMAGE", "replace"]
     get_dataset(load_config(opts=opts), torch.device("cpu")).check(False)
     live.update(LOADER_KEYS)
+
+
+def test_the_keys_of_own_images_are_live(tmp_path, live):
+    generator = torch.Generator().manual_seed(0)
+    rows = ["path,label"]
+    for number in range(8):
+        pixels = torch.randint(256, (30, 40, 3), generator=generator, dtype=torch.uint8)
+        path = tmp_path / f"n0{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(path)
+        rows.append(f"{path},{path.parent.name}")
+    (tmp_path / "list.csv").write_text("\n".join(rows[:-1]))
+
+    def seen(**changes):
+        keys = {"DATASET.TYPE": "folder", "DATASET.ROOT": str(tmp_path)}
+        keys |= {"DISTILLER.STUDENT": "ResNet18", "DISTILLER.TYPE": "NONE"}
+        keys |= {"DATASET.FOLDER.SIZE": "16", "DATASET.NUM_WORKERS": "0"} | changes
+        opts = [word for pair in keys.items() for word in pair]
+        data = get_dataset(load_config(opts=opts), torch.device("cpu"))
+        batches = [*data.train.epoch(1), *data.test.epoch()]
+        return hashlib.sha256(b"".join(batch.image.numpy().tobytes() for batch in batches)).digest()
+
+    unchanged = seen()
+    assert unchanged == seen()
+    for key, value in FOLDER_KEYS.items():
+        changes = {key: value}
+        if key in ("DATASET.FOLDER.MEAN", "DATASET.FOLDER.STD"):  # one is not given alone
+            usual = {"MEAN": "[0.485,0.456,0.406]", "STD": "[0.229,0.224,0.225]"}
+            changes = {f"DATASET.FOLDER.{name}": usual[name] for name in usual} | changes
+        if key == "DATASET.LIST":
+            changes[key] = str(tmp_path / value)
+        assert seen(**changes) != unchanged, key
+        live.add(key)
 
 
 def test_all_keys_are_above(live, figure):
     """Those of the methods aside."""
     known = {key for key in table() if key.split(".")[0] not in method_names()}
-    assert set(KEYS) | set(LOADER_KEYS) == known
+    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) == known
     figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

@@ -1,9 +1,6 @@
 """The command demo."""
 
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -12,6 +9,7 @@ from pathlib import Path
 
 from edkd.commands import report
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._next_step import short, typed
 from edkd.invocation import command
 from edkd.paths import CONFIGS
 from edkd.signals import Stopped, hold
@@ -127,43 +125,17 @@ def _next_commands(project: Path, args: Namespace) -> list[str]:
     device = [] if args.device == "auto" else ["--device", args.device]
 
     # Another method.
-    config = _short(CONFIGS / "digits" / "dkd" / "res20_res8.yaml")
+    config = short(CONFIGS / "digits" / "dkd" / "res20_res8.yaml")
     keys = _keys(project, "student by DKD", 1, args.prefix)
     if args.prefix == _PREFIX:
         del keys["LOG.PREFIX"]
 
     distilled = _folder(project, "student by EDKD", 1)
     return [
-        _typed("train", "--cfg", config, *device, *_words(keys), *args.opts),
-        _typed("report", project, "--picture", project / "curves.png"),
-        _typed("eval", distilled, *device),
+        typed("train", "--cfg", config, *device, *_words(keys), *args.opts),
+        typed("report", project, "--picture", project / "curves.png"),
+        typed("eval", distilled, *device),
     ]
-
-
-def _typed(name: str, *words: object) -> str:
-    """A command with its words, quoted for the shell."""
-    program, *first = command(name).split()
-    texts = [_found(program), *first, *map(str, words)]
-    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
-
-
-def _found(program: str) -> str:
-    """A program as it is found from the current folder: `make demo` activates no environment.
-
-    Args:
-        program: python or edkd.
-    """
-    running = Path(sys.executable).parent
-    found = shutil.which(program)
-    if found and Path(found).absolute().parent == running:
-        return program
-    return str(_short(running / program))
-
-
-def _short(path: Path) -> Path:
-    """A path as it is seen from the current folder."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 class _Line:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from edkd.commands._command_line import ArgumentParser
 from edkd.engine.memo.admin import delete_memo, find_memos, survey
-from edkd.engine.memo.files import segment_files
+from edkd.engine.memo.files import stored_files
 from edkd.errors import UserError
 from edkd.invocation import command
 
 DESCRIPTION = """List, verify or delete cached teacher logits.
 
-list     a line for each teacher cache: teacher, data set, share of the logits, size
+list     a line for each teacher cache: teacher, data set, share of the logits, size; and a line
+         for each stored accuracy of a teacher
 verify   the same, and compare the checksum of each file
 delete   delete the named caches, or all of them with --all; the next run computes them again
 
@@ -76,7 +77,7 @@ def _list(memos: Sequence[Path], verify: bool) -> None:
             continue
         print(found.line)
         damaged += found.damaged
-        num_files += len(segment_files(folder))
+        num_files += len(stored_files(folder))
 
     if unknown:
         raise UserError("; ".join(unknown))

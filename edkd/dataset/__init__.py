@@ -1,7 +1,7 @@
 """Data sets, one file each. A new file in this folder is found automatically."""
 
 from edkd.dataset._base import (
-    REPLACE,
+    STOP,
     DataSet,
     Loader,
     NumberedLoader,
@@ -15,7 +15,7 @@ from edkd.registry import DATASETS, import_files
 import_files(__name__, __path__, DATASETS)
 
 __all__ = [
-    "REPLACE",
+    "STOP",
     "DataSet",
     "Loader",
     "NumberedLoader",

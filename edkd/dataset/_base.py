@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from edkd.registry import DATASETS, Entry, PublishedDict, place
 from edkd.types import Batch, DataInfo, View
 
 STOP = "stop"
+SKIP = "skip"
 REPLACE = "replace"
 
 KEYS = {
@@ -28,8 +29,9 @@ KEYS = {
         is_path=True,
     ),
     "DATASET.NUM_WORKERS": Key(
-        2,
-        "processes that read image folders; 0: the main process reads",
+        16,
+        "processes that read image folders, at most one for each available core; 0: the main "
+        "process reads",
         low=0,
         free_on_resume=True,
     ),
@@ -40,10 +42,11 @@ KEYS = {
         low=1e-3,
         free_on_resume=True,
     ),
-    "DATASET.UNREADABLE": Key(
+    "DATASET.ON_BAD_IMAGE": Key(
         STOP,
-        "images in folders that cannot be read: stop, or read another image of the same class",
-        choices=(STOP, REPLACE),
+        "images in folders that cannot be read: stop; skip: read all before training and leave "
+        "these out; replace: read another image of the same class",
+        choices=(STOP, SKIP, REPLACE),
         free_on_resume=True,
         names_run=False,
     ),
@@ -77,6 +80,8 @@ class Loader(ABC):
 
     num_images: int
     """Images in an epoch."""
+    num_left_out: int = 0
+    """Images that take no part, as they cannot be read."""
     views: tuple[str, ...] = (WEAK,)
     """Names of the views in a batch; the first one is `Batch.image`."""
     has_index: bool = True
@@ -168,7 +173,9 @@ class DataSet:
     info: DataInfo
     check: Callable[[bool], None] = nothing_to_check
     """Called before images are used, with whether only those of `test` are. Raises UserError if
-    some of them cannot be read."""
+    some of them cannot be read, or leaves these out."""
+    notes: list[str] = field(default_factory=list)
+    """Lines for the beginning of a run's log."""
 
     @property
     def num_classes(self) -> int:
@@ -215,6 +222,11 @@ def get_dataset(cfg: Any, device: torch.device) -> DataSet:
         UserError: the name is unknown, or the data are missing or damaged.
     """
     entry = DATASETS.find(cfg.DATASET.TYPE)
+    if cfg.DATASET.get("LIST") and not entry.info.get("reads_lists"):
+        raise UserError(
+            f"DATASET.LIST has no effect with DATASET.TYPE {entry.name}; set that to folder"
+        )
+
     data = entry.value(cfg, device)
     if not isinstance(data, DataSet):
         raise UserError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from edkd.dataset._base import REPLACE, DataSet, Loader, single_view
+from edkd.dataset._base import REPLACE, SKIP, STOP, DataSet, Loader, single_view
 from edkd.dataset.augment import Normalize
+from edkd.dataset.cores import workers_for, workers_note
 from edkd.dataset.folder_checks import (
     check_classes,
     check_files,
@@ -21,8 +21,10 @@ from edkd.dataset.folder_checks import (
 )
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, list_images
+from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
-from edkd.dataset.sampling import epoch_order, hold_out, seed_for
+from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
+from edkd.dataset.skipping import leave_out_bad
 from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
@@ -45,6 +47,10 @@ class Preprocessing:
     mean: tuple[float, ...]
     """One number for each channel, of pixels in [0, 1]."""
     std: tuple[float, ...]
+    resize: int = 0
+    """As `InputSpec.resize`."""
+    interpolation: str = "bilinear"
+    """As `InputSpec.interpolation`."""
 
 
 class Item(NamedTuple):
@@ -72,21 +78,27 @@ class FolderImages(TorchDataset):
 
     Args:
         samples: (path, class number) of each image.
-        replaces: whether another image of the same class takes the place of an unreadable one.
+        on_bad: DATASET.ON_BAD_IMAGE; with "replace", another image of the same class takes the
+            place of an unreadable one.
     """
 
     def __init__(
-        self, samples: list[tuple[str, int]], transform: Transform, replaces: bool = False
+        self, samples: list[tuple[str, int]], transform: Transform, on_bad: str = STOP
     ) -> None:
         self.samples = samples
         self.transform = transform
-        self.replaces = replaces
+        self.on_bad = on_bad
 
     def __getitem__(self, item: Item) -> ReadImage | BadImage:
         image = self._read(item.number, item.seed)
         if isinstance(image, BadImage):
-            return self._instead_of(item, image) if self.replaces else image
+            return self._instead_of(item, image) if self.on_bad == REPLACE else image
         return ReadImage(image, self.samples[item.number][1], item.number, None)
+
+    def fault(self, item: Item) -> BadImage | None:
+        """The image if it cannot be read and transformed, else None."""
+        image = self._read(item.number, item.seed)
+        return image if isinstance(image, BadImage) else None
 
     def _read(self, number: int, seed: int | None) -> Tensor | BadImage:
         path, _ = self.samples[number]
@@ -134,17 +146,28 @@ class Batches:
         self.epoch = 0
         self.first = 0
         """Number of the first batch of the pass."""
+        self.left_out = torch.empty(0, dtype=torch.long)
+        """Members that are removed from each pass. The others keep their order."""
 
     def __len__(self) -> int:
-        return -(-len(self.members) // self.batch_size)
+        return num_batches(len(self.members) - len(self.left_out), self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         index = self.members
         if self.seed is not None:
             index, _ = epoch_order(index, self.num_images, (1,), self.seed, self.epoch)
+        index = index[~torch.isin(index, self.left_out)]
 
-        for numbers in index.split(self.batch_size)[self.first :]:
-            yield [Item(number, self._seed_of(number)) for number in numbers.tolist()]
+        for numbers in split_batches(index, self.batch_size)[self.first :]:
+            yield self._items(numbers)
+
+    def all_items(self, epoch: int) -> list[Item]:
+        """The Items of all members in an epoch, in the order of `members`."""
+        self.epoch = epoch
+        return self._items(self.members)
+
+    def _items(self, numbers: Tensor) -> list[Item]:
+        return [Item(number, self._seed_of(number)) for number in numbers.tolist()]
 
     def _seed_of(self, number: int) -> int | None:
         return None if self.seed is None else seed_for(self.seed, self.epoch, number)
@@ -214,9 +237,21 @@ class FolderLoader(Loader):
         image = self.normalize(image)
         return Batch(image, target, index, views=single_view(image))
 
+    def leave_out(self, numbers: Tensor) -> None:
+        """Let images take no part, by their numbers (K,)."""
+        self.batches.left_out = numbers
+        self.num_left_out = len(numbers)
+        self.num_images = len(self.batches.members) - len(numbers)
+
     def _refusal(self, bad: BadImage) -> UserError:
-        if self.images.replaces:
+        policy = self.images.on_bad
+        if policy == REPLACE:
             return UserError(f"cannot read {bad}, nor another image of its class; repair them")
+        if policy == SKIP:
+            return UserError(
+                f"cannot read {bad}, though it could be read before; repair it, or leave the file "
+                "in place: --resume leaves it out"
+            )
         return refusal([bad, *unreadable(self.paths)], len(self.paths))
 
     def _warn_once(self, replaced: Sequence[BadImage]) -> None:
@@ -256,9 +291,6 @@ def folder_dataset(
 ) -> DataSet:
     """The images of `{train,val}/<class>/*`; `val` becomes the test set.
 
-    Up to `readability.LIMIT` images are probed here; the check of the result refuses truncated
-    files, so that no run begins with them.
-
     Args:
         cfg: DATASET.* but TYPE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
         folder: below data/, where DATASET.ROOT names none.
@@ -270,30 +302,61 @@ def folder_dataset(
     train = _list_part(root, "train")
     test = _list_part(root, "val")
     check_classes(root, train, test)
-    replaces = cfg.DATASET.UNREADABLE == REPLACE
-    files = probe_parts(train, test)
+    return streamed_dataset(cfg, device, Parts(train, None, test), preprocessing)
+
+
+def streamed_dataset(
+    cfg: Any, device: torch.device, parts: Parts, preprocessing: Preprocessing
+) -> DataSet:
+    """The images of a listing, read for each batch.
+
+    Up to `readability.LIMIT` images are probed here; the check of the result refuses truncated
+    files, so that no run begins with them.
+
+    Args:
+        cfg: as for `folder_dataset`, without DATASET.ROOT.
+
+    Raises:
+        UserError: DATASET.VAL_SPLIT leaves a part empty.
+    """
+    train, _, test = parts
+    on_bad = cfg.DATASET.ON_BAD_IMAGE
+    files = probe_parts(parts.learned, test)
 
     targets = torch.tensor(train.targets)
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
-    paths = train.paths + test.paths
+    paths = parts.learned.paths + test.paths
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
     ) -> FolderLoader:
-        images = FolderImages(part.samples, transform, replaces)
+        images = FolderImages(part.samples, transform, on_bad)
         batches = Batches(index, len(part.samples), size, seed)
-        workers = cfg.DATASET.NUM_WORKERS
+        workers = workers_for(cfg.DATASET.NUM_WORKERS)
         return FolderLoader(images, batches, normalize, workers, cfg.DATASET.WORKER_TIMEOUT, paths)
 
-    everything = torch.arange(len(test.samples))
-    eval_size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
-    plain = preprocessing.test
+    def evaluated(part: Listing, index: Tensor) -> FolderLoader:
+        size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
+        return make(part, preprocessing.test, index, size, None)
+
+    of_train = make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED)
+    of_val = evaluated(train, held_out) if len(held_out) else None
+    if parts.val:
+        of_val = evaluated(parts.val, torch.arange(len(parts.val.samples)))
+    of_test = evaluated(test, torch.arange(len(test.samples)))
+    loaders = [loader for loader in (of_train, of_val, of_test) if loader is not None]
+    notes = workers_note(cfg.DATASET.NUM_WORKERS)
+
+    def check(only_test: bool) -> None:
+        if on_bad == SKIP:
+            leave_out_bad(loaders, train.classes, notes, only_test)
+        check_files(files, on_bad != STOP, only_test)
 
     return DataSet(
-        train=make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED),
-        val=make(train, plain, held_out, eval_size, None) if len(held_out) else None,
-        test=make(test, plain, everything, eval_size, None),
+        train=of_train,
+        val=of_val,
+        test=of_test,
         info=DataInfo(
             num_classes=len(train.classes),
             num_images=len(targets),
@@ -301,10 +364,13 @@ def folder_dataset(
             image_shape=(len(preprocessing.mean), preprocessing.size, preprocessing.size),
             mean=preprocessing.mean,
             std=preprocessing.std,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
             class_names=tuple(train.classes),
-            identity=identity_of(train, test, files),
+            identity=identity_of(parts.learned, test, files),
         ),
-        check=partial(check_files, files, replaces),
+        check=check,
+        notes=notes,
     )
 
 

@@ -18,37 +18,47 @@ _COMPARED = 20
 
 
 def check_classes(root: Path, train: Listing, test: Listing) -> None:
-    """Raise UserError unless train and val have the same classes."""
-    differences = []
-    for part, own, other in (("train", train, test), ("val", test, train)):
-        only = sorted(set(own.classes) - set(other.classes))
-        if only:
-            differences.append(f"only {part} has {shown([repr(name) for name in only])}")
-
+    """Raise UserError unless the folders of two parts have the same classes."""
+    differences = [*_only(train, test), *_only(test, train)]
     if differences:
-        remedy = _remedy(train.classes, test.classes)
+        remedy = _remedy(train, test)
         raise UserError(
-            f"{root}: train and val must have the same classes, but {' and '.join(differences)}; "
-            f"{remedy}"
+            f"{root}: {train.folder.name} and {test.folder.name} must have the same classes, but "
+            f"{' and '.join(differences)}; {remedy}"
         )
+    warn_of_single_class(train)
 
+
+def warn_of_single_class(train: Listing) -> None:
+    """Warn where there are no classes to tell apart."""
     if len(train.classes) == 1:
+        (name,) = train.classes
         warn(
-            f"{train.folder} has a single class, {train.classes[0]!r}, so there is nothing to "
-            f"tell apart; the images of all folders within {train.folder / train.classes[0]} "
-            "belong to it"
+            f"{train.folder} has a single class, {name!r}, so there is nothing to tell apart; the "
+            f"images of all folders within {train.folder / name} belong to it"
         )
 
 
-def _remedy(train: Sequence[str], test: Sequence[str]) -> str:
+def _only(part: Listing, other: Listing) -> list[str]:
+    """A text about the classes that one part has and another lacks, if there are any."""
+    names = sorted(set(part.classes) - set(other.classes))
+    if not names:
+        return []
+    quoted = [repr(name) for name in names]
+    return [f"only {part.folder.name} has {shown(quoted)}"]
+
+
+def _remedy(train: Listing, test: Listing) -> str:
     """What to do about classes that differ."""
-    if len(test) == 1 and len(train) > 1:
-        return f"sort the images of val/{printable(test[0])} into one folder per class"
+    if len(test.classes) == 1 and len(train.classes) > 1:
+        folder = f"{test.folder.name}/{printable(test.classes[0])}"
+        return f"sort the images of {folder} into one folder per class"
 
     for form, kind in ((_composed, "Unicode form"), (str.casefold, "case")):
-        forms = [{form(name) for name in names} for names in (train, test)]
+        forms = [set(map(form, part.classes)) for part in (train, test)]
         if forms[0] == forms[1]:
             return f"the names differ in {kind} alone: rename these folders"
+
     return "add, rename or remove these folders"
 
 
@@ -88,9 +98,9 @@ def identity_of(train: Listing, test: Listing, files: Probed) -> dict[str, str]:
     }
 
 
-def check_files(files: Probed, replaces: bool, only_test: bool) -> None:
-    """Raise UserError for the files that cannot be read, unless others replace them."""
-    if not replaces:
+def check_files(files: Probed, accepts_bad: bool, only_test: bool) -> None:
+    """Raise UserError for the files that cannot be read, unless the run accepts them."""
+    if not accepts_bad:
         bad = decode_suspects(files.test, files.test_probes)
         total = len(files.test)
         if not only_test:

@@ -11,6 +11,7 @@ from edkd.dataset._base import DataSet, register
 from edkd.dataset.folder import Preprocessing, folder_dataset
 
 SIZE = 224
+RESIZE = 256
 
 
 @register("imagenet", family="imagenet", has_published_weights=True)
@@ -20,9 +21,10 @@ def imagenet(cfg: Any, device: torch.device) -> DataSet:
 
     preprocessing = Preprocessing(
         train=v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
-        test=v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), v2.PILToTensor()]),
+        test=v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(SIZE), v2.PILToTensor()]),
         size=SIZE,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
+        resize=RESIZE,
     )
     return folder_dataset(cfg, device, "imagenet", preprocessing)

@@ -3,6 +3,8 @@
 Training, evaluation and the notebooks' loaders read images here, so that they see the same pixels:
 
 - Of several frames or pages, the first one is read.
+- Images of more pixels than PIL's limit for one that may be meant to exhaust the memory (twice
+  `PIL.Image.MAX_IMAGE_PIXELS`, 179 million) are refused.
 - The EXIF orientation is applied, as viewers do.
 - Transparent parts show white. An image that is transparent everywhere keeps its colours.
 - 16-bit and 12-bit gray values are scaled by the range of their type: 65535 becomes 255.
@@ -14,7 +16,7 @@ import functools
 import os
 import warnings
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 WHITE = (255, 255, 255, 255)
 
@@ -78,14 +80,28 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         ValueError: the pixels have no fixed scale; the message says how to convert the file.
         Exception: of almost any type, from PIL, where the file is damaged.
     """
+    with open(path, "rb") as file:
+        return decode(file)
+
+
+def decode(file: IO[bytes]) -> Any:
+    """`read_image` for an open file."""
     from PIL import Image
 
     _prepare_pil()
-    with open(path, "rb") as file, Image.open(file) as image:
+    with Image.open(file) as image:
         check_scale(image)
         image.load()
         _turn_upright(image)
         return _opaque(_eight_bit(image)).convert("RGB")
+
+
+def max_pixels() -> int | None:
+    """The number of pixels up to which PIL opens an image; None: no limit."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    return None if limit is None else 2 * limit
 
 
 def check_scale(image: Any) -> None:

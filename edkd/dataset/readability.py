@@ -2,15 +2,17 @@
 
 `probe` reads the start and the end of a file. A file that does not end as its format requires is
 suspect, and only suspects are decoded. So a sound file is never refused, and a truncated, empty or
-foreign one is found in some 50 microseconds. Damage in the middle of a file is not found.
+foreign one is found in some 50 microseconds. Damage in the middle of a file is not found. A large
+file is opened, too, for the number of its pixels.
 """
 
 import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from edkd.dataset.images import check_scale, read_image
+from edkd.dataset.images import check_scale, max_pixels, read_image
 from edkd.dataset.listing import combined, in_threads, printable, shown
 from edkd.errors import UserError, warn
 
@@ -21,16 +23,21 @@ SHOWN = 3
 """Files that a message names; more are listed on standard error."""
 
 REMEDY = (
-    "repair or remove them, or set DATASET.UNREADABLE replace to read other images of their "
-    "classes instead; for --resume, leave the files in place and set that key"
+    "repair or remove them, or set DATASET.ON_BAD_IMAGE skip to leave them out, or replace to read "
+    "other images of their classes; for --resume, leave the files in place and set that key"
 )
 
 _HEAD = 4096
 _TAIL = 256
 
+_LARGE = 2**19
+"""Bytes of a file from which on it may hold more pixels than PIL opens."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 _ENDS = {
     b"\xff\xd8\xff": b"\xff\xd9",  # JPEG
-    b"\x89PNG\r\n\x1a\n": b"IEND",
+    _PNG: b"IEND",
 }
 """The first bytes of a file -> bytes that must be among its last ones."""
 
@@ -66,7 +73,8 @@ def probe(path: str) -> Probe:
             tail = file.read()
     except OSError:
         return Probe(False, 0)
-    return Probe(_is_complete(path, head, tail, size), zlib.crc32(tail, zlib.crc32(head)))
+    is_sound = _is_complete(path, head, tail, size) and not _may_be_gigantic(path, head, size)
+    return Probe(is_sound, zlib.crc32(tail, zlib.crc32(head)))
 
 
 def unreadable(paths: Sequence[str]) -> list[BadImage]:
@@ -93,6 +101,10 @@ def bad_image(path: str, error: Exception) -> BadImage:
         return BadImage(path, error.strerror)
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return BadImage(path, "the file is empty")
+
+    pixels = re.search(r"Image size \((\d+) pixels\) exceeds limit", str(error))
+    if pixels:
+        return BadImage(path, f"its {pixels[1]} pixels are more than {max_pixels()}; scale it down")
 
     lines = str(error).splitlines() or [type(error).__name__]
     is_unknown = lines[0].startswith("cannot identify image file")
@@ -129,6 +141,15 @@ def refusal(bad: Sequence[BadImage], num_images: int, remedy: str = REMEDY) -> U
     return UserError(f"cannot read {len(found)} of {num_images} images: {named}; {remedy}")
 
 
+def left_out(bad: Sequence[BadImage], num_images: int) -> str:
+    """A line about the images that take no part in training and evaluation."""
+    named = shown([str(image) for image in bad], SHOWN)
+    return (
+        f"{len(bad)} of {num_images} images cannot be read and are left out "
+        f"(DATASET.ON_BAD_IMAGE skip): {named}"
+    )
+
+
 def refuse_unreadable(paths: Sequence[str]) -> None:
     """Raise UserError for all unreadable files among up to LIMIT ones, without a DATASET key."""
     bad = unreadable(paths) if len(paths) <= LIMIT else []
@@ -157,6 +178,15 @@ def _is_complete(path: str, head: bytes, tail: bytes, size: int) -> bool:
     if head.startswith(b"BM"):
         return size >= int.from_bytes(head[2:6], "little")
     return _has_its_pixels(path, size)
+
+
+def _may_be_gigantic(path: str, head: bytes, size: int) -> bool:
+    """Whether PIL refuses to open a file, which it does for more pixels than `max_pixels`."""
+    if head.startswith(_PNG):
+        width = int.from_bytes(head[16:20], "big")
+        height = int.from_bytes(head[20:24], "big")
+        return width * height > (max_pixels() or width * height)
+    return size >= _LARGE and not _has_its_pixels(path, size)
 
 
 def _has_its_pixels(path: str, size: int) -> bool:

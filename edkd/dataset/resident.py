@@ -19,7 +19,7 @@ from edkd.dataset._base import (
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
-from edkd.dataset.sampling import epoch_order, hold_out
+from edkd.dataset.sampling import epoch_order, hold_out, num_batches, split_batches
 from edkd.errors import UserError
 from edkd.types import Batch, DataInfo, View
 
@@ -84,26 +84,33 @@ class TrainLoader(NumberedLoader):
         self.seed = seed
         self.num_images = len(members)
         self.set_size = len(images.target)
+        self.left_out = torch.empty(0, dtype=torch.long)
+        """Members that are removed from each epoch. The others keep their order and views."""
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return num_batches(self.num_images, self.batch_size)
 
     def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The image numbers of an epoch, and the number of each image's view, by name."""
         counts = [self.augmentations[name].num_views for name in self.views]
         index, numbers = epoch_order(self.members, self.set_size, counts, self.seed, epoch)
-        return index, dict(zip(self.views, numbers, strict=True))
+        kept = ~torch.isin(index, self.left_out)
+        chosen = [each[kept] for each in numbers]
+        return index[kept], dict(zip(self.views, chosen, strict=True))
+
+    def leave_out(self, numbers: Tensor) -> None:
+        """Let images take no part, by their numbers (K,), on the CPU; others are ignored."""
+        self.left_out = numbers[torch.isin(numbers, self.members)]
+        self.num_left_out = len(self.left_out)
+        self.num_images = len(self.members) - self.num_left_out
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, then the view numbers of each view."""
         index, numbers = self.order(epoch)
-        start = first * self.batch_size
-        if start >= len(index):
-            return iter(())
-
         device = self.images.image.device
-        columns = [column[start:].to(device) for column in (index, *numbers.values())]
-        return zip(*(column.split(self.batch_size) for column in columns), strict=True)
+        columns = [column.to(device) for column in (index, *numbers.values())]
+        parts = [split_batches(column, self.batch_size)[first:] for column in columns]
+        return zip(*parts, strict=True)
 
     def batch(self, index: Tensor, *numbers: Tensor) -> Batch:  # type: ignore[override]
         """These images in these views."""
@@ -149,7 +156,14 @@ class EvalLoader(Loader):
         self.num_images = len(members)
 
     def __len__(self) -> int:
-        return _num_batches(self.num_images, self.batch_size)
+        return -(-self.num_images // self.batch_size)
+
+    def leave_out(self, numbers: Tensor) -> None:
+        """Let images take no part, by their numbers (K,), on the CPU; others are ignored."""
+        kept = ~torch.isin(self.members, numbers)
+        self.num_left_out = int((~kept).sum())
+        self.members = self.members[kept]
+        self.num_images = len(self.members)
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, the same in every epoch."""
@@ -171,6 +185,7 @@ def resident_dataset(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     class_names: Sequence[str] = (),
+    val: Images | None = None,
 ) -> DataSet:
     """Copy images to the device and make the loaders.
 
@@ -180,6 +195,7 @@ def resident_dataset(
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.
         class_names: by class number; if empty, the classes are counted.
+        val: chooses the best epoch; None: the images of DATASET.VAL_SPLIT do.
 
     Raises:
         UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable.
@@ -191,41 +207,44 @@ def resident_dataset(
     if not isinstance(augmentations, Mapping):
         augmentations = {WEAK: augmentations}
 
+    parts = {"training images": train, "test images": test}
+    if val is not None:
+        parts["validation images"] = val
+
     targets = train.target.cpu()
     info = DataInfo(
-        num_classes=_count_classes([train, test], class_names),
+        num_classes=_count_classes(list(parts.values()), class_names),
         num_images=len(targets),
         targets=targets,
-        image_shape=_image_shape(train, test, mean),
+        image_shape=_image_shape(parts, mean),
         mean=tuple(mean),
         std=tuple(std),
         class_names=tuple(class_names),
-        identity={"training images": _hash(train), "test images": _hash(test)},
+        identity={name: _hash(part) for name, part in parts.items()},
     )
 
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(mean, std, device)
     eval_size = cfg.DATASET.TEST.BATCH_SIZE or large_batch(device)
     train = train.to(device)
-    test = test.to(device)
-    everything = torch.arange(len(test.target))
 
+    def whole(part: Images) -> EvalLoader:
+        everything = torch.arange(len(part.target))
+        return EvalLoader(part.to(device), everything, normalize, eval_size)
+
+    chooses = EvalLoader(train, held_out, normalize, eval_size) if len(held_out) else None
     return DataSet(
         train=TrainLoader(
             train, members, augmentations, normalize, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED
         ),
-        val=EvalLoader(train, held_out, normalize, eval_size) if len(held_out) else None,
-        test=EvalLoader(test, everything, normalize, eval_size),
+        val=chooses if val is None else whole(val),
+        test=whole(test),
         info=info,
     )
 
 
 def _hash(images: Images) -> str:
     return combined(tensor_hash(images.image), tensor_hash(images.target))
-
-
-def _num_batches(num_images: int, batch_size: int) -> int:
-    return -(-num_images // batch_size)
 
 
 def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:
@@ -244,13 +263,14 @@ def _count_classes(parts: Sequence[Images], class_names: Sequence[str]) -> int:
     return num_classes
 
 
-def _image_shape(train: Images, test: Images, mean: Sequence[float]) -> tuple[int, int, int]:
-    channels, height, width = train.image.shape[1:]
-    if test.image.shape[1:] != train.image.shape[1:]:
-        raise UserError(
-            f"training images have the shape {tuple(train.image.shape[1:])}, test images "
-            f"{tuple(test.image.shape[1:])}; they must be equal"
-        )
+def _image_shape(parts: Mapping[str, Images], mean: Sequence[float]) -> tuple[int, int, int]:
+    shapes = {name: tuple(part.image.shape[1:]) for name, part in parts.items()}
+    (first, shape), *others = shapes.items()
+    for name, other in others:
+        if other != shape:
+            raise UserError(f"{first} have the shape {shape}, {name} {other}; they must be equal")
+
+    channels, height, width = shape
     if len(mean) != channels:
         raise UserError(f"mean has {len(mean)} numbers, but images have {channels} channels")
     return channels, height, width

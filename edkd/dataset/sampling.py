@@ -124,6 +124,24 @@ def epoch_order(
     return index, [numbers[index] for numbers in (first, *further)]
 
 
+def split_batches(index: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The batches of an epoch, (batch_size,) each but the last.
+
+    A single image that is left joins the batch before it: batch normalisation cannot train on one
+    value per channel. Where `batch_size` is 1, or there is one image, a batch has one image.
+    """
+    parts = index.split(batch_size)
+    if num_batches(len(index), batch_size) == len(parts):
+        return parts
+    return (*parts[:-2], torch.cat(parts[-2:]))
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """The number of batches that `split_batches` makes."""
+    has_single = num_images > batch_size > 1 and num_images % batch_size == 1
+    return -(-num_images // batch_size) - has_single
+
+
 def hold_out(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """`stratified_split` for DATASET.VAL_SPLIT; UserError if a part would be empty."""
     rest, held_out = stratified_split(target, fraction)
@@ -136,23 +154,28 @@ def hold_out(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return rest, held_out
 
 
-def stratified_split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Split image numbers into the rest and a held-out fraction; always the same split.
+def stratified_split(
+    target: Tensor, fraction: float, seed: int = 0, keeps_one: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Split image numbers into the rest and a held-out fraction; always the same for a seed.
 
     Args:
         target: (N,), class numbers.
         fraction: in [0, 1); each class gives this share of its images, rounded.
+        keeps_one: whether each class of two images or more has at least one in both parts.
 
     Returns:
         Two sorted tensors of image numbers.
     """
-    generator = torch.Generator().manual_seed(seed_for(0))
+    generator = torch.Generator().manual_seed(seed_for(seed))
     is_held_out = torch.zeros(len(target), dtype=torch.bool)
 
     for number in target.unique():
         members = (target == number).nonzero().flatten()
         shuffled = members[torch.randperm(len(members), generator=generator)]
         count = round(fraction * len(members))
+        if keeps_one:
+            count = max(1, min(count, len(members) - 1))
         is_held_out[shuffled[:count]] = True
 
     rest = (~is_held_out).nonzero().flatten()

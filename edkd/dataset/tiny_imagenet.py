@@ -29,5 +29,6 @@ def tiny_imagenet(cfg: Any, device: torch.device) -> DataSet:
         size=SIZE,
         mean=(0.4802, 0.4481, 0.3975),
         std=(0.2302, 0.2265, 0.2262),
+        resize=SIZE,
     )
     return folder_dataset(cfg, device, "tiny-imagenet-200", preprocessing)

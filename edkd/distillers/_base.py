@@ -18,6 +18,7 @@ from edkd.distillers._contract import (
 )
 from edkd.distillers._features import FeatureShapes, feature_shapes
 from edkd.distillers._groups import as_groups, owner_of
+from edkd.distillers._head import Heads, heads_of, with_heads
 from edkd.distillers._layout import contiguous_batch, contiguous_features, contiguous_output
 from edkd.distillers._math import at_least_float32, mean_prediction
 from edkd.errors import UserError
@@ -62,6 +63,10 @@ class Distiller(nn.Module):
     """Updates for one batch; before each, the losses are computed anew with `batch.turn`."""
     learning_rate_factors: Mapping[str, float] = {}
     """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
+    heads: Heads | None = None
+    """Of the students, where SOLVER trains them in another way than the rest."""
+    notes: Sequence[str] = ()
+    """Lines about its networks, for the log."""
     student: nn.Module
     teacher: Any
 
@@ -288,9 +293,9 @@ class Distiller(nn.Module):
         return {key: value for key, value in state.items() if not key.startswith(prefixes)}
 
     def train(self, mode: bool = True) -> "Distiller":
-        """As `nn.Module.train`, but the teachers stay in eval mode."""
+        """As `nn.Module.train`, but what does not learn stays in eval mode."""
         super().train(mode)
-        for network in self._frozen:
+        for network in (*self._frozen, *(self.heads.fixed if self.heads else ())):
             network.eval()
         return self
 
@@ -317,11 +322,15 @@ def uses_published_style(cls: type[Distiller]) -> bool:
 # Functions, not methods: a method in the published style may keep modules under any name.
 
 
+def students_of(distiller: Distiller) -> list[nn.Module]:
+    """The networks that learn."""
+    student: Any = distiller.student
+    return list(student) if distiller.is_cohort else [student]
+
+
 def networks_of(distiller: Distiller) -> list[nn.Module]:
     """The students and the teachers."""
-    student: Any = distiller.student
-    students = list(student) if distiller.is_cohort else [student]
-    return [*students, *distiller.teachers()]
+    return [*students_of(distiller), *distiller.teachers()]
 
 
 def prepare_batch(distiller: Distiller, batch: Batch) -> Batch:
@@ -338,13 +347,14 @@ def evaluation_logits(distiller: Distiller, image: Tensor) -> Tensor:
 
 
 def checked_groups(distiller: Distiller) -> list[dict[str, Any]]:
-    """`parameter_groups`, which a method may override, checked.
+    """`parameter_groups`, which a method may override, checked; the heads are in their own.
 
     Raises:
         UserError: see `as_groups`.
     """
     owner = owner_of(distiller, distiller.teachers())
-    return as_groups(owner, distiller.parameter_groups())
+    groups = as_groups(owner, distiller.parameter_groups())
+    return with_heads(groups, distiller.heads) if distiller.heads else groups
 
 
 def check_terms(distiller: Distiller, result: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -403,6 +413,8 @@ def construct(
         distiller.data = data
     if cfg is not None:
         distiller.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS
+    if cfg is not None and data is not None:
+        distiller.heads = heads_of(students_of(distiller), cfg, data.num_classes)
     return distiller
 
 

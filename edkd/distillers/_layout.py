@@ -68,6 +68,6 @@ def _contiguous_features(features: Mapping[str, Any]) -> dict[str, Any]:
 def _contiguous(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.contiguous()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and value:  # an empty one may raise when it is read
         return [_contiguous(each) for each in value]
     return value

@@ -1,7 +1,6 @@
 """From a configuration to data, networks, distiller, update rule and trainer."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import torch
 from torch import nn, optim
 from yacs.config import CfgNode
 
-from edkd.dataset import DataSet, dataset_dict, get_dataset
+from edkd.dataset import DataSet, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import (
     Distiller,
@@ -22,20 +21,16 @@ from edkd.distillers import (
     uses_published_style,
 )
 from edkd.engine.device import amp_dtype
-from edkd.engine.file_facts import Use
-from edkd.engine.given_networks import name_of, warn_of_probabilities
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
+from edkd.engine.network_checks import check_networks
+from edkd.engine.networks import build_students, load_students, load_teachers
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
 from edkd.engine.updates import find_update
-from edkd.engine.weights import check_finite, load_weights
+from edkd.engine.weights import check_finite
 from edkd.errors import UserError
-from edkd.invocation import command
-from edkd.models import DOWNLOADS, get_model, published_weights
-from edkd.paths import CONFIGS
 from edkd.signals import hold
-from edkd.types import DataInfo
 
 
 class Networks(NamedTuple):
@@ -59,10 +54,19 @@ def build_data(cfg: CfgNode, device: torch.device) -> DataSet:
     return data
 
 
-def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = None) -> Distiller:
+def build_distiller(
+    cfg: CfgNode, data: DataSet, networks: Networks | None = None, is_resumed: bool = False
+) -> Distiller:
     """Student, teacher and method, on the CPU.
 
-    The first weights of the student and of the method depend on SOLVER.SEED alone.
+    The first weights of the student and of the method depend on SOLVER.SEED, and on
+    DISTILLER.STUDENT_CKPT where it is given.
+
+    Args:
+        cfg: the configuration.
+        data: that it will see.
+        networks: instead of those that the configuration names.
+        is_resumed: whether a checkpoint has the weights of the student.
 
     Raises:
         UserError: weights are absent or belong to another network, or the method cannot use
@@ -75,21 +79,28 @@ def build_distiller(cfg: CfgNode, data: DataSet, networks: Networks | None = Non
             "loader does not give; use a torch DataLoader over a data set with __getitem__"
         )
 
+    notes: list[str] = []
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))
     students = networks.students if networks else build_students(cfg, data)
+    if networks is None and not is_resumed:
+        load_students(cfg, data, students, notes)
+
     teachers: list[nn.Module] = []
     if method.needs_teacher:
-        teachers = networks.teachers if networks else load_teachers(cfg, data)
+        teachers = networks.teachers if networks else load_teachers(cfg, data, notes)
     _check_teachers(cfg.DISTILLER.TYPE, method, teachers)
     for network in teachers:
         check_finite(network)
+    check_networks(students, teachers, data.info, method.teacher_needs)
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     student = nn.ModuleList(students) if method.is_cohort else students[0]
     teacher = None
     if teachers:
         teacher = teachers[0] if len(teachers) == 1 else nn.ModuleList(teachers)
-    return construct(method, student, teacher, cfg, data.info)
+    distiller = construct(method, student, teacher, cfg, data.info)
+    distiller.notes = notes
+    return distiller
 
 
 def build_trainer(
@@ -117,38 +128,20 @@ def build_trainer(
     distiller = distiller.to(device)
     for network in networks_of(distiller):
         to_channels_last(network)
-    check_outputs(distiller, data.info, device)
 
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
         _check_own_optimizers(cfg.SOLVER)
+        _check_own_rates(cfg.SOLVER)
         of_student = dict(distiller.student.named_parameters())
         update_rule = functools.partial(GivenOptimizers, optimizers, of_student)
     amp = amp_dtype(cfg.SOLVER.AMP, device)
 
     with hold():  # the optimizer imports modules, which a signal must not interrupt
         update = update_rule(checked_groups(distiller), cfg, device, amp)
-        return Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
-
-
-@torch.no_grad()
-def check_outputs(distiller: Distiller, info: DataInfo, device: torch.device) -> None:
-    """Raise UserError where a network does not return a logit for each class."""
-    student: Any = distiller.student
-    students = list(student) if distiller.is_cohort else [student]
-    image = torch.zeros(2, *info.image_shape, device=device)
-    for role, networks in (("student", students), ("teacher", distiller.teachers())):
-        for network in networks:
-            mode = network.training
-            dtype = next((p.dtype for p in network.parameters()), image.dtype)
-            logits, _ = network.eval()(image.to(dtype))
-            network.train(mode)
-            if logits.shape[-1] != info.num_classes:
-                raise UserError(
-                    f"the {role} {name_of(network)} returns {logits.shape[-1]} logits, but "
-                    f"the data have {info.num_classes} classes"
-                )
-            warn_of_probabilities(role, network, logits)
+        trainer = Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
+    trainer.notes += distiller.notes
+    return trainer
 
 
 def _check_own_optimizers(solver: CfgNode) -> None:
@@ -161,39 +154,14 @@ def _check_own_optimizers(solver: CfgNode) -> None:
         raise UserError("SOLVER.CUDA_GRAPH cannot capture optimizers of your own; set it to False")
 
 
-def build_students(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
-    """The networks that the method trains, with fresh weights."""
-    method = find_method(cfg.DISTILLER.TYPE)
-    family = dataset_dict[cfg.DATASET.TYPE].family
-    names = method.student_names(cfg)
-    return [get_model(family, name, data.num_classes, cfg) for name in names]
-
-
-def load_teachers(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
-    """Each DISTILLER.TEACHER with its weights: TEACHER_CKPT, else the published ones."""
-    names = as_list(cfg.DISTILLER.TEACHER)
-    paths = as_list(cfg.DISTILLER.TEACHER_CKPT) or [""] * len(names)
-    if len(paths) == 1 and not paths[0]:
-        paths = paths * len(names)
-    if len(paths) != len(names):
-        raise UserError(
-            f"DISTILLER.TEACHER names {len(names)} teachers, but TEACHER_CKPT {len(paths)} files; "
-            "give one for each"
-        )
-
-    family = dataset_dict[cfg.DATASET.TYPE].family
-    teachers = []
-    for name, given in zip(names, paths, strict=True):
-        path = find_weights(cfg, name, given, "DISTILLER.TEACHER", "DISTILLER.TEACHER_CKPT")
-        teacher = get_model(family, name, data.num_classes, cfg)
-        load_weights(teacher, path, Use(data.info, cfg.DATASET.TYPE, name))
-        teachers.append(teacher)
-    return teachers
-
-
-def as_list(value: str | list[str]) -> list[str]:
-    """The texts of a key that takes one or several."""
-    return [value] if isinstance(value, str) else list(value)
+def _check_own_rates(solver: CfgNode) -> None:
+    """Refuse keys that change the parameter groups of SOLVER's optimizer."""
+    for key, usual in (("TRAIN_ONLY", "all"), ("HEAD_LR_FACTOR", 1.0)):
+        if solver[key] != usual:
+            raise UserError(
+                f"SOLVER.{key} does not change an optimizer of your own; give that one the "
+                f"parameters that learn, each with its rate, and set the key to {usual}"
+            )
 
 
 def _check_teachers(name: str, method: type[Distiller], teachers: list[nn.Module]) -> None:
@@ -210,57 +178,3 @@ def _check_teachers(name: str, method: type[Distiller], teachers: list[nn.Module
             f"DISTILLER.TYPE {name} reads {needs} of the teacher and takes one DISTILLER.TEACHER, "
             f"not {len(teachers)}"
         )
-
-
-def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: str) -> Path:
-    """The file of a model's weights: the given one, else the published one.
-
-    Args:
-        cfg: DATASET.TYPE is read.
-        name: of the model, in the family of the data set.
-        given: a file, or "".
-        model_key: how the user names the model, for messages.
-        path_key: how the user names the file, for messages.
-
-    Raises:
-        UserError: it is absent; the message says how to download or train it.
-    """
-    config = training_config(cfg.DATASET.TYPE, name)
-    train_it = (
-        f"train it with '{command('train')} --cfg {config}' and give {path_key} the student_best "
-        "of that run"
-    )
-
-    given = os.path.expanduser(given)
-    if given:
-        if os.path.isdir(given):
-            raise UserError(
-                f"{path_key}: {given} is a folder; give the file of weights in it, as student_best"
-            )
-        if not os.path.isfile(given):  # for a name that is too long, Path would raise
-            raise UserError(
-                f"{path_key}: no weights of {name} at {given}; correct the path, or {train_it}"
-            )
-        return Path(given)
-
-    spec = dataset_dict[cfg.DATASET.TYPE]
-    published = published_weights(spec.family, name) if spec.has_published_weights else None
-    if not published:
-        raise UserError(
-            f"{model_key} {name} has no published weights for {cfg.DATASET.TYPE}; {train_it}"
-        )
-    if not Path(published).is_file():
-        download = DOWNLOADS.get(spec.family)
-        fetch = f"'{command('download')} {download}'"
-        fetch_it = f"download the published ones with {fetch}, or " if download else ""
-        raise UserError(f"{model_key}: no weights of {name} at {published}; {fetch_it}{train_it}")
-    return Path(published)
-
-
-def training_config(dataset: str, model: str) -> str:
-    """Arguments of --cfg that train a model alone: its own YAML file, or another's with one key."""
-    files = sorted(CONFIGS.glob(f"{dataset}/vanilla/*.yaml"), key=lambda file: file.stem != model)
-    if not files:
-        return f"<your YAML> DISTILLER.STUDENT {model}"
-    override = "" if files[0].stem == model else f" DISTILLER.STUDENT {model}"
-    return f"configs/{dataset}/vanilla/{files[0].name}{override}"

@@ -294,8 +294,14 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A SHA-256 of a model's weights and statistics, with their names and types."""
+    """A SHA-256 of a model's weights and statistics, with their names and types.
+
+    A module around a network that prepares its images says so in the attribute `prepares`.
+    """
     digest = hashlib.sha256()
+    prepares = getattr(model, "prepares", "")
+    if isinstance(prepares, str):
+        digest.update(prepares.encode())
     for key, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):  # a module's extra state
             digest.update(f"{key} {tensor!r}".encode())

@@ -1,10 +1,15 @@
 """What a file of weights says about its network, compared with what it is loaded for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from edkd.errors import UserError
+from edkd.invocation import command
 from edkd.types import INTERPOLATIONS, DataInfo, InputSpec
 
 
@@ -36,6 +41,23 @@ class Facts(NamedTuple):
     """How the images were prepared that it was trained on."""
 
 
+_of_networks: "WeakKeyDictionary[nn.Module, Facts]" = WeakKeyDictionary()
+"""What the file of each network's weights says."""
+
+
+def note_facts(model: nn.Module, facts: Facts) -> None:
+    """Keep what the file says from which a network has its weights."""
+    _of_networks[model] = facts
+
+
+def noted_facts(model: nn.Module) -> Facts:
+    """What the file says from which a network, or one of its parts, has its weights."""
+    for module in model.modules():
+        if module in _of_networks:
+            return _of_networks[module]
+    return Facts()
+
+
 def facts_of(content: Mapping[str, Any]) -> Facts:
     """The facts in a student's file; those of another type are left out."""
     architecture = content.get("architecture", content.get("arch"))
@@ -43,30 +65,51 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
     number = content.get("num_classes")
     names = content.get("class_names")
 
-    accuracy = content.get("accuracy")
-
     are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return Facts(
-        architecture if isinstance(architecture, str) else "",
-        dataset if isinstance(dataset, str) else "",
-        number if isinstance(number, int) else 0,
-        tuple(names) if names and are_names else (),
-        float(accuracy) if isinstance(accuracy, (int, float)) else None,
-        _input_of(content),
+        architecture=architecture if isinstance(architecture, str) else "",
+        dataset=dataset if isinstance(dataset, str) else "",
+        num_classes=number if isinstance(number, int) else 0,
+        class_names=tuple(names) if names and are_names else (),
+        accuracy=_percent(content),
+        input=_input_of(content),
     )
+
+
+def _percent(content: Mapping[str, Any]) -> float | None:
+    """The accuracy in a file. Other training scripts also write a share, or a tensor."""
+    value = content.get("accuracy")
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return None
+    if not math.isfinite(number) or not 0 <= number <= 100:
+        return None
+
+    is_own = "split" in content
+    return 100.0 * number if number <= 1 and not is_own else float(number)
 
 
 def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
     """How the images were prepared; None where the file does not say it completely."""
-    shape, mean, std = (_numbers(content.get(key)) for key in ("image_shape", "mean", "std"))
+    shape = _numbers(content.get("image_shape"))
+    mean = _numbers(content.get("mean"))
+    std = _numbers(content.get("std"))
+    if len(shape) != 3 or len(mean) != shape[0] or len(std) != shape[0]:
+        return None
+
     resize = content.get("resize", 0)
     interpolation = content.get("interpolation", "bilinear")
-
-    is_complete = len(shape) == 3 and len(mean) == len(std) == shape[0]
-    if not is_complete or not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
+    if not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
         return None
+
     channels, height, width = map(int, shape)
-    return InputSpec((channels, height, width), mean, std, resize, interpolation)
+    return InputSpec(
+        image_shape=(channels, height, width),
+        mean=mean,
+        std=std,
+        resize=resize,
+        interpolation=interpolation,
+    )
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -77,7 +120,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(value) if are_numbers else ()
 
 
-def check_classes(path: Path, facts: Facts, use: Use) -> None:
+def check_classes(path: Path | str, facts: Facts, use: Use) -> None:
     """Raise UserError where a network was trained on other classes than those of the data."""
     if use.data is None:
         return
@@ -114,11 +157,19 @@ def _first_difference(there: Sequence[str], here: Sequence[str]) -> int | None:
 
 def _remedy(facts: Facts, use: Use) -> str:
     """What to do about other classes."""
-    if not use.data_key:
-        return f"give a {use.model_key} that was trained on the classes of these data"
-    if facts.dataset in ("", use.dataset):
-        return f"give the data set that it was trained on with {use.data_key}"
+    if not use.data_key or facts.dataset in ("", use.dataset):
+        return other_classes(use)
     return f"write {use.data_key} {facts.dataset}"
+
+
+def other_classes(use: Use) -> str:
+    """What to do about a network for other classes, whose data set is not known."""
+    if use.data_key:
+        return f"give the data set that it was trained on with {use.data_key}"
+    return (
+        f"give a {use.model_key} that was trained on the classes of these data, or train a new "
+        f"head first: {command('finetune')} {use.model} ..."
+    )
 
 
 def suggestion(facts: Facts, use: Use) -> str:

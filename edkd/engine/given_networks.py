@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from edkd.errors import UserError, warn
-from edkd.models._hooked import HookedNetwork
+from edkd.models import unwrapped
 
 _warned_of_missing: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _warned_of_softmax: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -148,8 +148,7 @@ def warn_of_probabilities(role: str, network: nn.Module, logits: Tensor) -> None
 
 def name_of(network: nn.Module) -> str:
     """The name of a network's class, for messages."""
-    own = network.module if isinstance(network, HookedNetwork) else network
-    return type(own).__name__
+    return type(unwrapped(network)).__name__
 
 
 def _listed(names: Sequence[str], noun: str) -> str:

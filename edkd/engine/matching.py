@@ -33,6 +33,10 @@ _COUNTERS = (
 """Tensors that tools add to a network's own."""
 
 
+_MAX_HEAD = 4
+"""Tensors of a head, or of two."""
+
+
 class Place(NamedTuple):
     """A tensor of a checkpoint."""
 
@@ -103,6 +107,51 @@ def wrong_shapes(match: Match, wanted: Mapping[str, Tensor]) -> list[str]:
         for name, tensor in match.weights.items()
         if tensor.shape != wanted[name].shape and not is_counter(name)
     ]
+
+
+def head_of(match: Match, wanted: Mapping[str, Tensor], num_classes: int) -> list[str]:
+    """The names of a network's head, where nothing else differs.
+
+    The head of a file has another number of classes, or is missing.
+
+    Args:
+        match: of the file.
+        wanted: the network's own tensors.
+        num_classes: of the network.
+
+    Returns:
+        [] where nothing differs, or something else does.
+    """
+    wrong = wrong_shapes(match, wanted)
+    names = [*wrong, *match.lacking]
+    if match.surplus or len(names) > _MAX_HEAD or len(names) >= len(match.weights):
+        return []
+    if any(wanted[name].shape[:1] != (num_classes,) for name in names):
+        return []
+
+    same_inputs = (match.weights[name].shape[1:] == wanted[name].shape[1:] for name in wrong)
+    sizes = {match.weights[name].shape[:1] for name in wrong}
+    return names if all(same_inputs) and len(sizes) <= 1 else []
+
+
+def without(match: Match, names: Sequence[str]) -> Match:
+    """A match with some of the network's names left out of the comparison."""
+    weights = {name: tensor for name, tensor in match.weights.items() if name not in names}
+    lacking = [name for name in match.lacking if name not in names]
+    return match._replace(weights=weights, lacking=lacking)
+
+
+def without_heads(match: Match, heads: Sequence[str]) -> Match:
+    """A match in which heads that a network has in training only count as no network's.
+
+    Args:
+        heads: beginnings of their names, as "aux1.".
+    """
+    if not heads:
+        return match
+    unused = [name for name in match.surplus if name.startswith(tuple(heads))]
+    surplus = [name for name in match.surplus if name not in unused]
+    return match._replace(surplus=surplus, extras=[*match.extras, *unused])
 
 
 def is_counter(name: str) -> bool:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edkd.dataset import REPLACE
+from edkd.dataset import STOP
 from edkd.engine.best import best_record
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import precision_name
@@ -32,11 +32,11 @@ _ALWAYS_SAVED = (
 _USE_THE_SAME = "use the same again"
 _PUT_BACK = (
     "put back the files that are missing and take away new ones; for an unreadable file that was "
-    "removed, put an empty one of its name there and set DATASET.UNREADABLE replace"
+    "removed, put an empty one of its name there and set DATASET.ON_BAD_IMAGE skip or replace"
 )
 _ACCEPT_FILES = (
     "use the same files again; if they were repaired or became unreadable since, set "
-    "DATASET.UNREADABLE replace"
+    "DATASET.ON_BAD_IMAGE skip or replace"
 )
 _REMEDIES = {"names of": _PUT_BACK, "files of": _ACCEPT_FILES}
 """By the first words of the names in `DataInfo.identity`."""
@@ -45,11 +45,12 @@ _REMEDIES = {"names of": _PUT_BACK, "files of": _ACCEPT_FILES}
 def identity_of(trainer: "Trainer") -> dict[str, Any]:
     """What a resumed run must have in common besides its configuration."""
     info = trainer.data.info
+    images = trainer.data.train
     teachers = trainer.distiller.teachers()
     return {
         "number of classes": info.num_classes,
         CLASS_NAMES: list(info.class_names),
-        IMAGES: trainer.data.train.num_images,
+        IMAGES: images.num_images + images.num_left_out,
         "precision": precision_name(trainer.amp),
         "split for the best epoch": trainer.split,
         "teacher": ", ".join(fingerprint(teacher) for teacher in teachers) or "none",
@@ -64,7 +65,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         UserError: it belongs to other data, another teacher or precision, or is not such a file.
     """
     try:
-        accepts_files = trainer.cfg.DATASET.UNREADABLE == REPLACE
+        accepts_files = trainer.cfg.DATASET.ON_BAD_IMAGE != STOP
         _check_identity(trainer.identity, state["identity"], accepts_files)
         distiller = trainer.distiller
         distiller.load_state_dict(distiller.state_dict() | state["model"])

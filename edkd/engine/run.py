@@ -15,16 +15,19 @@ from edkd.engine.build import (
     build_data,
     build_distiller,
     build_trainer,
-    find_weights,
 )
-from edkd.engine.checkpoint import check_room, load_checkpoint, load_latest, save_text
+from edkd.engine.checkpoint import check_room, load_latest, save_text
 from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
-from edkd.engine.file_facts import Facts, Use, facts_of
+from edkd.engine.file_facts import Facts, Use
 from edkd.engine.folder_lock import lock
+from edkd.engine.inputs import with_input, with_input_of_networks
 from edkd.engine.log.logger import Record
+from edkd.engine.network_checks import check_networks
+from edkd.engine.networks import with_own_input
 from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
+from edkd.engine.weight_source import Weights, find_weights, input_of, read_weights
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
@@ -66,6 +69,8 @@ def train(
     where = pick_device(str(device))
     amp_dtype(cfg.SOLVER.AMP, where)  # raises before anything is loaded
     folder = run_folder(cfg, opts)
+    if data is None and networks is None:
+        cfg = with_input_of_networks(cfg)
 
     checkpoint = None
     with ExitStack() as held:
@@ -81,7 +86,7 @@ def train(
 
         # Load and check everything.
         data = data or build_data(cfg, where)
-        distiller = build_distiller(cfg, data, networks)
+        distiller = build_distiller(cfg, data, networks, checkpoint is not None)
         optimizers = networks.optimizers if networks else ()
         trainer = build_trainer(
             cfg, data, distiller, folder, where, checkpoint, on_epoch, optimizers
@@ -121,19 +126,28 @@ def evaluate_checkpoint(
     where = pick_device(str(device))
     dtype = amp_dtype(cfg.SOLVER.AMP, where)
     name = cfg.DISTILLER.STUDENT
-    path = find_weights(cfg, name, "" if ckpt == "pretrain" else ckpt, "-m", "-c")
+    given = "" if ckpt == "pretrain" else ckpt
+    if content is None:
+        weights = read_weights(cfg, name, given, "-m", "-c")
+    else:
+        weights = Weights(find_weights(cfg, name, given, "-m", "-c"), content)
 
-    content = content or load_checkpoint(path)
-    data = _test_data(cfg, where, facts_of(content))
-    model = get_model(dataset_dict[cfg.DATASET.TYPE].family, name, data.num_classes, cfg)
-    load_weights(model, path, Use(data.info, cfg.DATASET.TYPE, name, "-m", "-d"), content)
+    # The network and its data.
+    cfg = with_input(cfg, input_of(name, weights.facts))
+    data = _test_data(cfg, where, weights.facts)
+    family = dataset_dict[cfg.DATASET.TYPE].family
+    model = get_model(family, name, data.num_classes, cfg)
+    use = Use(data.info, cfg.DATASET.TYPE, name, "-m", "-d")
+    facts = load_weights(model, weights.path, use, weights.content)
+    model = with_own_input(model, name, facts, data.info, [])
+    check_networks([model], [], data.info)
     model.eval().to(where).to(memory_format=torch.channels_last)
 
     with autocast(dtype, where):
         result = evaluate(lambda image: model(image)[0], data.test)
     if not math.isfinite(result["loss"]):
         raise NonFiniteError(
-            f"the loss of {path} on the test set is {result['loss']}: the run diverged"
+            f"the loss of {weights.path} on the test set is {result['loss']}: the run diverged"
         )
     return result
 

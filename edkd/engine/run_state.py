@@ -19,6 +19,7 @@ class RunState:
         first_step: the step at which this process entered the epoch.
         meter: running means of the current epoch.
         seconds: time that the current epoch took in earlier processes.
+        teacher_top1: accuracy of each teacher in percent; empty where it was not measured.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class RunState:
         self.first_step = 0
         self.meter = Meter()
         self.seconds = 0.0
+        self.teacher_top1: list[float] = []
         self._started: float | None = None
         self._random_state: dict[str, Any] | None = None
 
@@ -75,7 +77,12 @@ class RunState:
                 "seconds": self.train_seconds(),
                 "random": self._random_state or random_state(),
             }
-        return {"epoch": self.epochs_done, "history": self.history, "progress": progress}
+        return {
+            "epoch": self.epochs_done,
+            "history": self.history,
+            "progress": progress,
+            "teacher_top1": self.teacher_top1,
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue where another run was.
@@ -84,6 +91,7 @@ class RunState:
             KeyError, TypeError, ValueError, RuntimeError: it is not such a state.
         """
         self.history = state["history"]
+        self.teacher_top1 = [float(each) for each in state.get("teacher_top1", [])]
         progress = state.get("progress")
         if progress is None:
             return

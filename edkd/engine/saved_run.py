@@ -22,7 +22,7 @@ from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import UserError
 from edkd.hints import hint
-from edkd.models import model_names
+from edkd.models import check_model, is_qualified, model_names
 from edkd.paths import expanded
 
 ENVIRONMENT = "environment.json"
@@ -260,7 +260,9 @@ def _model_of(request: Request, facts: Facts, run: SavedRun | None, dataset: str
         raise UserError(f"{which}give the architecture with -m, or the folder of a run")
 
     family = dataset_dict[dataset].family if dataset in dataset_dict else ""
-    if family and name not in model_names(family):
+    if is_qualified(name):
+        check_model(family, name)
+    elif family and name not in model_names(family):
         raise UserError(
             f"{request.path} is of the model {name!r}, which is not registered for {dataset}; give "
             "the plugin that registers it with --plugin, or a model with -m"

@@ -56,7 +56,7 @@ def headline(
 
 def last_line(result: dict[str, Any], folder: Path) -> str:
     """The last line of a run."""
-    tops = [key for key in result if key.endswith("top1")]
+    tops = [key for key in result if key.startswith(("last", "best")) and key.endswith("top1")]
     reached = "  ".join(f"{key} {result[key]:.2f}" for key in tops)
     best = f"epoch {result['best_epoch']}"
     if "best_student" in result:

@@ -38,6 +38,7 @@ from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
 from edkd.engine.summary import headline, last_line, summarise
+from edkd.engine.teacher_check import check_teachers
 from edkd.engine.update import Losses, Update
 from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
@@ -103,7 +104,7 @@ class Trainer:
         self.cache: TeacherCache | None = None
         self.saved_at = time.monotonic()
         self.terms_are_checked = False
-        self.notes: list[str] = []  # lines for the beginning of the log
+        self.notes = list(data.notes)  # lines for the beginning of the log
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.student_files = StudentFiles(
             folder,
@@ -148,7 +149,7 @@ class Trainer:
                 raise
 
     def prepare(self, epochs: range) -> None:
-        """Set up the captured step and the teacher cache."""
+        """Set up the captured step and the teacher cache, and check the teachers."""
         if self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
@@ -162,6 +163,7 @@ class Trainer:
             epochs,
             self.logger.say,
         )
+        check_teachers(self)
 
     def run_epoch(self, epoch: int) -> None:
         """Train, evaluate and save; when stopped, save the steps that are done."""
@@ -304,6 +306,8 @@ class Trainer:
         result = summarise(
             self.cfg, self.distiller, self.state.history, self.split, self.folder, self.evaluate
         )
+        if self.state.teacher_top1:
+            result["teacher_top1"] = self.state.teacher_top1
         save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
         self.logger.say(last_line(result, self.folder))

@@ -1,6 +1,5 @@
 """Loading weights into a network, from the files of this package and of other training scripts."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, suggestion
-from edkd.engine.matching import (
-    Match,
-    fits,
-    has_tensors,
-    is_counter,
-    is_numbered,
-    is_same,
-    matches,
-    wrong_shapes,
-)
-from edkd.errors import UserError, warn
+from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, note_facts, suggestion
+from edkd.engine.finding import Advice, found_in
+from edkd.engine.matching import Match, is_counter
+from edkd.errors import UserError
+from edkd.models import unwrapped
 
 _PLAIN_TYPES = (
     torch.float64,
@@ -32,12 +24,12 @@ _PLAIN_TYPES = (
     torch.int32,
 )
 
-_SHOWN = 4
-"""Names that a message lists."""
-
 
 def load_weights(
-    model: nn.Module, path: Path, use: Use | None = None, content: dict[str, Any] | None = None
+    model: nn.Module,
+    path: Path | str,
+    use: Use | None = None,
+    content: dict[str, Any] | None = None,
 ) -> Facts:
     """Load a checkpoint into a model with the same keys and shapes.
 
@@ -46,7 +38,7 @@ def load_weights(
 
     Args:
         model: its weights are replaced; where an error is raised, they stay.
-        path: a file, see `load_checkpoint`.
+        path: a file, see `load_checkpoint`; only for messages where the content is given.
         use: what the network is loaded for; its classes are compared.
         content: of that file, where it was read already.
 
@@ -58,139 +50,72 @@ def load_weights(
             they belong to another architecture, number of classes or set of classes.
     """
     use = use or Use()
-    content = content or load_checkpoint(path)
+    content = content or load_checkpoint(Path(path))
     facts = facts_of(content)
     check_classes(path, facts, use)
 
+    wanted = _tensors(model)
+    match = found_in(path, content, wanted, Advice(use, suggestion(facts, use)), _unused(model))
+    _load(model, path, match, wanted)
+    note_facts(model, facts)
+    return facts
+
+
+def load_first_weights(
+    model: nn.Module, path: Path | str, use: Use, content: dict[str, Any], num_classes: int
+) -> list[str]:
+    """Load weights to train on; where the file has a head for other classes, the model's stays.
+
+    Args:
+        model: its weights are replaced.
+        path: of the file, for messages.
+        use: names the model.
+        content: of the file.
+        num_classes: of the model.
+
+    Returns:
+        A line for the log where the head is new, or none.
+
+    Raises:
+        UserError: as `load_weights`; a head for other classes is allowed.
+    """
+    wanted = _tensors(model)
+    advice = Advice(use, suggestion(facts_of(content), use))
+    match = found_in(path, content, wanted, advice, _unused(model), num_classes)
+    _load(model, path, match, wanted)
+
+    head = [name for name in wanted if name not in match.weights and not is_counter(name)]
+    if not head:
+        return []
+    return [
+        f"{use.model} starts from {path} with a new head for {num_classes} classes: "
+        f"{', '.join(head)} are not those of the file"
+    ]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
-    wanted = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    match = _find(path, content, wanted, suggestion(facts, use))
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unused(model: nn.Module) -> Sequence[str]:
+    """Beginnings of names that a file may have and the model does not use, see `without_heads`."""
+    return getattr(unwrapped(model), "training_heads", ())
+
+
+def _load(model: nn.Module, path: Path | str, match: Match, wanted: Mapping[str, Tensor]) -> None:
+    """Replace a model's weights; those that a match lacks stay."""
     weights = {
         key: _checked(path, key, tensor, match.weights.get(key, tensor))
         for key, tensor in wanted.items()
     }
-    model.load_state_dict(state | weights)
-    return facts
-
-
-# Finding the weights.
-
-
-def _find(path: Path, content: dict[str, Any], wanted: Mapping[str, Tensor], remedy: str) -> Match:
-    """The one place in a file that fits the model."""
-    found = matches(content, wanted)
-    fitting = sorted((match for match in found if fits(match, wanted)), key=lambda m: m.rank)
-    if not fitting:
-        _refuse(path, content, wanted, found, remedy)
-
-    # Several networks?
-    match = fitting[0]
-    others = [other for other in fitting[1:] if not is_same(match, other)]
-    names = ", ".join(_place_name(each) for each in [match, *others])
-    if is_numbered(match, found):
-        raise UserError(f"{path} {_several(match, found)}")
-    if any(other.rank == match.rank for other in others):
-        raise UserError(
-            f"{path} holds several networks that fit ({names}); save the state dict of one of them"
-        )
-    if others:
-        warn(f"{path}: several networks fit ({names}); {_place_name(match)} is used")
-
-    if match.extras:
-        warn(f"{path}: ignored what is not the network's: {_some(match.extras)}")
-    return match
-
-
-def _several(match: Match, found: Sequence[Match]) -> str:
-    """What is said of networks that a number tells apart."""
-    if "student" in match.prefix:
-        return "holds several students; name the file of one beside it, as student1_best"
-    names = _some([_place_name(each) for each in found if not each.misfits])
-    return f"holds several networks that fit ({names}); save the state dict of one of them"
-
-
-def _refuse(
-    path: Path,
-    content: dict[str, Any],
-    wanted: Mapping[str, Tensor],
-    found: Sequence[Match],
-    remedy: str,
-) -> None:
-    """Raise UserError with the reason why nothing in a file fits."""
-    top = _some(list(map(str, content))) or "none"
-    if not found:
-        reason = _why_nothing(content, wanted)
-        raise UserError(f"{path} {reason} (keys at its top: {top}); {remedy}")
-
-    best = found[0]
-    changed = _changed_names(best)
-    if re.search(r"-\d+-of-\d+$", path.stem):
-        raise UserError(f"{path} is one part of several; load them, and save one state dict of all")
-    if changed:
-        raise UserError(f"{path} {changed}; then save the state dict")
-    if best.misfits:
-        first = best.misfits[0]
-        verb = "lacks" if first in best.lacking else "has"
-        where = f"in {_place_name(best)}, " if best.prefix else ""
-        right = len(best.weights)
-        raise UserError(
-            f"{path} is of another architecture: it {verb} {first} (and {len(best.misfits) - 1} "
-            f"more keys differ; {where}{right} of {len(wanted)} names are there; keys at its top: "
-            f"{top}); {remedy}"
-        )
-
-    key = wrong_shapes(best, wanted)[0]
-    there = tuple(best.weights[key].shape)
-    here = tuple(wanted[key].shape)
-    kind = "another architecture or number of classes"
-    if len(there) > 1 and there == here[::-1]:
-        kind = "another layout (transposed, as other libraries store it) or architecture"
-    raise UserError(f"{path} is of {kind}: {key} is {there} there but {here} here; {remedy}")
-
-
-def _changed_names(match: Match) -> str:
-    """The tool that has split weights in two, and how to undo it; "" for none."""
-    if any(".parametrizations." in name for name in match.surplus):
-        return "holds parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations"
-    if any(f"{name}_orig" in match.surplus for name in match.lacking):
-        return "holds pruned weights and their masks; call torch.nn.utils.prune.remove"
-    return ""
-
-
-def _why_nothing(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> str:
-    """The reason where a file has no name of the network."""
-    first = min(wanted, default="any")
-    if {"state", "param_groups"} <= _keys_of_optimizer(content):
-        return "holds the state of an optimizer, no weights of a network"
-    if not has_tensors(content):
-        return "holds no weights, as it has no tensors"
-    return f"is of another architecture: it lacks {first} (and all other names differ)"
-
-
-def _keys_of_optimizer(content: Mapping[Any, Any]) -> set[Any]:
-    """The keys at the top, and within an entry that is named after the optimizer."""
-    keys = set(content)
-    for name in ("optimizer", "optimizer_state_dict"):
-        inner = content.get(name)
-        keys |= set(inner) if isinstance(inner, Mapping) else set()
-    return keys
-
-
-def _place_name(match: Match) -> str:
-    return match.prefix.rstrip(".") or "its top"
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    shown = ", ".join(name[:60] for name in names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    model.load_state_dict(model.state_dict() | weights)
 
 
 # Checking the weights.
 
 
-def _checked(path: Path, key: str, wanted: Tensor, given: Tensor) -> Tensor:
+def _checked(path: Path | str, key: str, wanted: Tensor, given: Tensor) -> Tensor:
     """A tensor of a file in the model's type."""
     if is_counter(key):
         is_dense = given.layout == torch.strided and not given.is_meta

@@ -1,5 +1,9 @@
 """Architectures, one file for each family. A new file in this folder is found automatically.
 
+A plain name is looked up in the family of the data set. `<family>/<name>` names a model of another
+family of this package, and `<library>/<name>` one of another library: "torchvision/resnet50",
+"timm/convnext_tiny.fb_in1k". Both can be used with any data set.
+
 A file registers its models with `MODELS.register(name, family="cifar")`. The family is the one of
 the data sets that the model is made for. A constructor takes `num_classes`, and the model's
 `defaults` as keyword arguments in lower case. It returns a module under the contract of
@@ -14,9 +18,21 @@ from typing import Any
 from torch import nn
 
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import closest, hint
 from edkd.keys import Key
+from edkd.models import _timm, _torchvision  # noqa: F401  they add their libraries
 from edkd.models._hooked import as_network
+from edkd.models._libraries import (
+    LIBRARIES,
+    SEPARATOR,
+    Library,
+    LibraryFacts,
+    library_facts,
+    library_of,
+    library_weights,
+)
+from edkd.models._own_input import OwnInput, preparation, prepared_alike
+from edkd.models._wrapping import unwrapped
 from edkd.registry import MODELS, Entry, PublishedDict, import_files, place
 
 import_files(__name__, __path__, MODELS)
@@ -26,11 +42,16 @@ DOWNLOADS = {"cifar": "teachers", "imagenet": "imagenet_teachers"}
 
 
 def model_names(family: str) -> list[str]:
-    """The registered models of a family: "cifar", "tiny_imagenet", "imagenet" or one of your own.
+    """The models of a family, or of a library.
+
+    Args:
+        family: "cifar", "tiny_imagenet", "imagenet" or one of your own; "torchvision" or "timm".
 
     Raises:
-        UserError: no model has that family.
+        UserError: no model has that family, or the library is not installed.
     """
+    if family in LIBRARIES:
+        return LIBRARIES[family].names()
     known = [scope for scope in MODELS.scopes() if scope]
     if family not in known:
         raise UserError(
@@ -39,12 +60,55 @@ def model_names(family: str) -> list[str]:
     return MODELS.names(family)
 
 
+def check_model(family: str, name: str) -> None:
+    """Raise UserError where a name is not that of a model; the message has the nearest one.
+
+    Args:
+        family: in which a plain name is looked up.
+        name: as a configuration has it.
+    """
+    library, own = library_of(name)
+    if library is not None:
+        library.check(own)
+    else:
+        _find(family, name)
+
+
+def is_qualified(name: str) -> bool:
+    """Whether a name says where its model is, as "torchvision/resnet50" or "cifar/resnet20"."""
+    return SEPARATOR in name and name not in MODELS
+
+
+def registered_name(name: str) -> str:
+    """The name under which a model of this package or of a plugin is registered; else ""."""
+    library, own = library_of(name)
+    if library is not None:
+        return ""
+    return own.rpartition(SEPARATOR)[2] if is_qualified(own) else own
+
+
+def elsewhere(family: str, name: str) -> str:
+    """What to write for a plain name that is not in a family but elsewhere, as a hint, or ""."""
+    if is_qualified(name):
+        return ""
+    homes = [scope for scope in MODELS.scopes() if scope and scope != family]
+    found = [home for home in homes if name in MODELS.names(home)]
+
+    # A library that takes seconds to import is not searched for what seems a typing error.
+    is_typo = bool(closest(name, MODELS.names(family)))
+    for library in LIBRARIES.values():
+        if not found and not (is_typo and library.is_slow) and _has(library, name):
+            found.append(library.name)
+    written = " or ".join(f"{home}{SEPARATOR}{name}" for home in found)
+    return f"; write {written}" if written else ""
+
+
 def get_model(family: str, name: str, num_classes: int, cfg: Any = None) -> nn.Module:
     """Build a network with new weights.
 
     Args:
-        family: as in `model_names`.
-        name: of the model.
+        family: in which a plain name is looked up, as in `model_names`.
+        name: of the model; see the module for names in other families and libraries.
         num_classes: number of logits.
         cfg: the configuration; the model's own keys are read from `MODEL.<name>`. None: they have
             their defaults.
@@ -53,8 +117,14 @@ def get_model(family: str, name: str, num_classes: int, cfg: Any = None) -> nn.M
         A module under the contract of `Network`.
 
     Raises:
-        UserError: the family or the name is unknown, or the model breaks the contract.
+        UserError: the family or the name is unknown, its library is not installed, or the model
+            breaks the contract.
     """
+    library, own = library_of(name)
+    if library is not None:
+        library.check(own)
+        return as_network(library.build(own, num_classes))
+
     entry = _find(family, name)
     node = entry.defaults if cfg is None or not entry.defaults else cfg.MODEL[entry.name]
     settings = {key.lower(): _plain(value) for key, value in node.items()}
@@ -75,21 +145,51 @@ def published_weights(family: str, name: str) -> str | None:
     """Path of a model's published weights; the file need not exist. None if there are none.
 
     A file holds {"model": state_dict}. Those of torchvision, for "imagenet", hold the state dict.
+    For the model of a library there is no such file; see `library_weights`.
 
     Raises:
         UserError: the family or the name is unknown.
     """
-    return _weights(_find(family, name))
+    library, _ = library_of(name)
+    return None if library is not None else _weights(_find(family, name))
 
 
 def _find(family: str, name: str) -> Entry:
+    if is_qualified(name):
+        family, _, name = name.partition(SEPARATOR)
+        _check_home(family)
+
     known = model_names(family)
     if name not in known and name in MODELS.names():
         entry = MODELS.find(name)
         raise UserError(
             f"model {name!r} of {entry.place} has no family; register it with family={family!r}"
         )
+
+    other = elsewhere(family, name)
+    is_here = name.lower() in (each.lower() for each in known)
+    if other and not is_here:
+        raise UserError(f"unknown {family} model {name!r}{other}")
     return MODELS.find(name, family)
+
+
+def _check_home(word: str) -> None:
+    """Raise UserError where what stands before a "/" is neither a family nor a library."""
+    homes = [scope for scope in MODELS.scopes() if scope]
+    known = [*homes, *LIBRARIES]
+    if word not in homes:
+        raise UserError(
+            f"unknown library or family of models {word!r}{hint(word, known)} (known: "
+            f"{', '.join(known)})"
+        )
+
+
+def _has(library: Library, name: str) -> bool:
+    """Whether a library is installed and has a model."""
+    try:
+        return name in library.names()
+    except UserError:
+        return False
 
 
 def _weights(entry: Entry) -> str | None:
@@ -141,11 +241,23 @@ imagenet_model_dict = PublishedDict(MODELS, "imagenet")
 
 __all__ = [
     "DOWNLOADS",
+    "LibraryFacts",
+    "OwnInput",
     "as_network",
+    "check_model",
     "cifar_model_dict",
+    "elsewhere",
     "get_model",
     "imagenet_model_dict",
+    "is_qualified",
+    "library_facts",
+    "library_of",
+    "library_weights",
     "model_names",
+    "preparation",
+    "prepared_alike",
     "published_weights",
+    "registered_name",
     "tiny_imagenet_model_dict",
+    "unwrapped",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edkd.errors import UserError
 from edkd.models._base import Network
 from edkd.models._recording import Plan, Recorder, Search, hooks
+from edkd.models._wrapping import Wrapper
 
 
 def as_network(module: nn.Module) -> nn.Module:
@@ -26,16 +27,18 @@ def as_network(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"a network must be a torch.nn.Module, not {type(module).__name__}")
-    if isinstance(module, (Network, HookedNetwork)):
+    if isinstance(module, (Network, Wrapper)):
         return module
     return HookedNetwork(module)
 
 
-class HookedNetwork(nn.Module):
+class HookedNetwork(Wrapper):
     """A classifier whose features are recorded while it runs.
 
     `forward(x: (N,3,H,W)) -> (logits (N,C), features)`, where features is a dictionary:
-        feats: list of (N,D,H,W), the last feature map at each spatial resolution, in order;
+        feats: list of (N,D,H,W), the last feature map at each spatial resolution, in order; a
+            network without stages, as a vision transformer, has none, and reading one raises
+            UserError;
         preact_feats: empty;
         pooled_feat: (N,D), the input of the last `nn.Linear` that runs; without one, the mean over
             H and W of the last feature map.
@@ -50,8 +53,7 @@ class HookedNetwork(nn.Module):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
@@ -80,33 +82,6 @@ class HookedNetwork(nn.Module):
             output = self.module(x)
         return self._checked(output, recorder.features())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own state dict."""
-        return self.module.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load the module's own state dict."""
-        return self.module.load_state_dict(*args, **kwargs)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As part of a larger module: pass the keys on to the wrapped module."""
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            inner = f"{prefix}module.{key.removeprefix(prefix)}"
-            state_dict[inner] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the wrapped module, as `get_stage_channels`."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # These are looked up while a module is copied or unpickled, before it has children.
-            if name == "module" or name.startswith("__"):
-                raise
-        return getattr(self.module, name)
-
     def _checked(self, output: Any, recorded: dict[str, Any]) -> tuple[Tensor, Any]:
         """Logits and features; UserError if the module returned anything else."""
         name = type(self.module).__name__
@@ -129,11 +104,29 @@ class _Features(dict[str, Any]):
     def __init__(self, network: str, recorded: dict[str, Any]) -> None:
         super().__init__({"preact_feats": []} | recorded)
         self.network = network
+        if not self.get("feats"):
+            self["feats"] = _NoStages(network)
 
     def __missing__(self, name: str) -> Any:
         raise UserError(
             f"{self.network} has no {name}: no nn.Linear or feature map was found in it; use a "
             "method that reads logits alone, or return (logits, features) from its forward"
+        )
+
+
+class _NoStages(list[Tensor]):
+    """An empty list of feature maps. Reading one is an error of the user."""
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        self.network = network
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return self
+        raise UserError(
+            f"{self.network} has no stages and so no feature maps; use a method that reads logits "
+            "or pooled features, or another network"
         )
 
 

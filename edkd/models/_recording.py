@@ -67,6 +67,8 @@ class _Map(NamedTuple):
     """Whether a convolution ran at this resolution; else it is the stage before, pooled."""
     is_pooled: bool
     """Whether it began with global pooling: what follows belongs to the head."""
+    is_patches: bool = False
+    """Whether it is the output of the convolution that cuts an image into patches."""
 
 
 class Search:
@@ -101,7 +103,7 @@ class Search:
             self.head = call
             self.pooled = inputs[0]
         elif self._is_map(module, output):
-            self._push(call, output, isinstance(module, nn.Conv2d))
+            self._push(call, output, module)
             self._restore(before, output)
 
     def plan(self) -> Plan:
@@ -113,7 +115,9 @@ class Search:
         return _features([each.output for each in self._stages()], self.pooled)
 
     def _stages(self) -> list[_Map]:
-        return [each for each in self.maps if each.is_stage]
+        """The maps that are features. What transformers compute from patches are no maps."""
+        stages = [each for each in self.maps if each.is_stage]
+        return [] if len(stages) == 1 and stages[0].is_patches else stages
 
     def _is_map(self, module: nn.Module, output: Any) -> bool:
         """Whether an output is (N,D,H,W), with H and W in the proportion of the image."""
@@ -127,9 +131,10 @@ class Search:
         proportional = output.shape[3] * height / width
         return abs(output.shape[2] - proportional) <= 1
 
-    def _push(self, call: Call, output: Tensor, is_conv: bool) -> None:
+    def _push(self, call: Call, output: Tensor, module: nn.Module) -> None:
         """Put a map on the stack, in place of smaller ones and of the one of its size."""
         size = _size(output)
+        is_conv = isinstance(module, nn.Conv2d)
         is_stage = is_conv
         is_pooled = not is_conv and self._pools_globally(output)
 
@@ -138,7 +143,7 @@ class Search:
             if _size(same.output) == size:
                 is_pooled = same.is_pooled
                 is_stage = same.is_stage or (is_conv and not is_pooled)
-        self.maps.append(_Map(call, output, is_stage, is_pooled))
+        self.maps.append(_Map(call, output, is_stage, is_pooled, _cuts_patches(module)))
 
     def _pools_globally(self, output: Tensor) -> bool:
         """Whether an output is 1x1 and the one before larger than 2x2."""
@@ -189,6 +194,12 @@ def _features(maps: Sequence[Tensor], pooled: Tensor | None) -> dict[str, Any]:
     if feats:
         return {"feats": feats, "pooled_feat": feats[-1].mean((2, 3))}
     return {"feats": feats}
+
+
+def _cuts_patches(module: nn.Module) -> bool:
+    """Whether a module is a convolution whose windows touch and do not overlap."""
+    is_conv = isinstance(module, nn.Conv2d) and module.padding in ((0, 0), "valid")
+    return is_conv and module.stride == module.kernel_size and min(module.stride) > 1
 
 
 def _size(feature: Tensor) -> tuple[int, int]:

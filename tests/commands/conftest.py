@@ -34,6 +34,7 @@ def train(tool, tmp_path, teacher) -> Callable[..., Outcome]:
         words += ["LOG.PREFIX", tmp_path / "o", "EXPERIMENT.NAME", name]
         if config != ALONE:
             words += ["DISTILLER.TEACHER", "resnet8", "DISTILLER.TEACHER_CKPT", teacher]
+            words += ["DISTILLER.CHECK_TEACHER", "False"]
         return tool("train", "--cfg", DIGITS / config, *words, *opts)
 
     return run

@@ -13,6 +13,9 @@ from edkd.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "_base_.yaml")
+OWN = [path for path in FILES if path.parent.name == "folder"]
+"""For the user's own images: the networks are named on the command line."""
+PUBLISHED = [path for path in FILES if path not in OWN]
 PAIRS = [
     "wrn40_2_wrn_16_2",
     "wrn40_2_wrn_40_1",
@@ -58,11 +61,14 @@ def test_every_file_belongs_to_its_folder(loaded):
         folder = relative(path).parts[0]
         assert folder == cfg.DATASET.TYPE, path
         method = "vanilla" if cfg.DISTILLER.TYPE == "NONE" else cfg.DISTILLER.TYPE.lower()
+        if path.stem == "finetune":  # a network alone, too
+            method = "finetune"
         assert method in (path.parent.name, path.stem), path
 
 
 def test_every_tag_is_the_method_and_the_pair(loaded):
-    for path, cfg in loaded.items():
+    for path in PUBLISHED:
+        cfg = loaded[path]
         method, *networks = cfg.EXPERIMENT.TAG.split(",")
         assert method in (path.parent.name, path.stem), path
 
@@ -77,7 +83,8 @@ def test_every_tag_is_the_method_and_the_pair(loaded):
 
 
 def test_every_header_states_the_published_accuracy(loaded):
-    for path, cfg in loaded.items():
+    for path in PUBLISHED:
+        cfg = loaded[path]
         first, second, *_ = path.read_text().splitlines()
         names = find_method(cfg.DISTILLER.TYPE).student_names(cfg)
         student = names[-1].replace("ResNet18", "ResNet-?18")
@@ -162,3 +169,19 @@ def test_every_published_model_can_be_trained_alone(loaded, dataset):
 )
 def test_published_values(loaded, file, key, value):
     assert dict(flatten(loaded[CONFIGS / file]))[key] == value
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_own_images_need_a_folder_and_networks_alone(path, tmp_path):
+    first, second, *_ = path.read_text().splitlines()
+    method = find_method(load_config(str(path)).DISTILLER.TYPE)
+    keys = ["DATASET.ROOT", "DISTILLER.TEACHER"][: 1 + method.needs_teacher]
+    assert first.endswith(f"give {', '.join(keys)} and DISTILLER.STUDENT"), path
+    assert second == "# Published top-1: none"
+
+    cfg = load_config(str(path), ["DATASET.ROOT", str(tmp_path), "DISTILLER.STUDENT", "ResNet18"])
+    assert (cfg.DATASET.TYPE, cfg.EXPERIMENT.PROJECT) == ("folder", "folder")
+    assert path.stem == cfg.EXPERIMENT.TAG
+    warmups = [cfg.SOLVER.WARMUP_EPOCHS]
+    warmups += [cfg[cfg.DISTILLER.TYPE].WARMUP] if path.stem in ("dkd", "edkd") else []
+    assert max(warmups) < cfg.SOLVER.EPOCHS / 2

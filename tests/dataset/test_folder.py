@@ -153,7 +153,7 @@ def test_another_image_of_the_class_replaces_a_bad_one(load, folder, workers, ca
     }
     for number in (4, 5):
         (folder / "train" / "n02" / f"{number}.png").write_bytes(b"")
-    train = load(folder, workers, DATASET__UNREADABLE="replace").train
+    train = load(folder, workers, DATASET__ON_BAD_IMAGE="replace").train
     batches = [batch for epoch in (1, 2) for batch in train.epoch(epoch)]
 
     # The same order; the images 10 and 11 show the first one of their class, number 6.
@@ -170,7 +170,7 @@ def test_another_image_of_the_class_replaces_a_bad_one(load, folder, workers, ca
 def test_without_a_readable_image_of_the_class_nothing_replaces(load, folder):
     for path in (folder / "train" / "n02").iterdir():
         path.write_bytes(b"")
-    train = load(folder, DATASET__UNREADABLE="replace").train
+    train = load(folder, DATASET__ON_BAD_IMAGE="replace").train
     with pytest.raises(UserError, match="nor another image of its class"):
         list(train.epoch(1))
 
@@ -195,7 +195,8 @@ def test_a_failing_worker_is_named(load, pristine_folder, fault, message):
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_settings_of_workers(load, pristine_folder, workers):
+def test_the_settings_of_workers(load, pristine_folder, workers, monkeypatch):
+    monkeypatch.setattr("edkd.dataset.cores.available_cores", lambda: 4)
     data = load(pristine_folder, workers, DATASET__WORKER_TIMEOUT=7.5)
     for part in (data.train, data.test):
         assert part.loader.num_workers == workers

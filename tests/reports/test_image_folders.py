@@ -15,7 +15,7 @@ from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from tests.runs import assert_refused, outcome, records
 from tests.small import TinyNet, tiny_images
 
-REPLACE = ("DATASET.UNREADABLE", "replace")
+REPLACE = ("DATASET.ON_BAD_IMAGE", "replace")
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_run_continues_without_an_image_that_breaks(train, images, runs, repla
     """lucidrains/stylegan2-pytorch issue 7: an hour of training lost to one truncated image.
 
     The stopped run keeps its steps. The file may stay, be repaired, or be emptied: with
-    DATASET.UNREADABLE replace, --resume continues. After its removal, the message says how.
+    DATASET.ON_BAD_IMAGE replace, --resume continues. After its removal, the message says how.
     """
     bad = images / "train/a/5.bmp"
     sound = bad.read_bytes()

@@ -17,7 +17,7 @@ from edkd.engine.update import PUBLISHED_NAMES
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import INF, Key
-from edkd.models import model_names
+from edkd.models import check_model, elsewhere, is_qualified, model_names
 from edkd.paths import expanded
 from edkd.registry import DATASETS, METHODS, UPDATES, Registry
 
@@ -199,17 +199,30 @@ def _check_solver(solver: CfgNode) -> None:
 
 
 def _check_models(cfg: CfgNode) -> None:
-    known = model_names(dataset_dict[cfg.DATASET.TYPE].family)
+    family = dataset_dict[cfg.DATASET.TYPE].family
     method = find_method(cfg.DISTILLER.TYPE)
 
     for name in method.student_names(cfg):
         is_single = name == cfg.DISTILLER.STUDENT
         key = "DISTILLER.STUDENT" if is_single else f"{cfg.DISTILLER.TYPE}.STUDENTS"
-        _check_choice(key, name if isinstance(name, str) else shown(name), known)
+        _check_model(key, name if isinstance(name, str) else shown(name), family)
 
     if method.needs_teacher:
         for name in _as_list(cfg.DISTILLER.TEACHER):
-            _check_choice("DISTILLER.TEACHER", name, known)
+            _check_model("DISTILLER.TEACHER", name, family)
+
+
+def _check_model(key: str, name: str, family: str) -> None:
+    if is_qualified(name):
+        try:
+            check_model(family, name)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        return
+
+    known = model_names(family)
+    note = "" if name in known else elsewhere(family, name)
+    _check_choice(key, name, known, note)
 
 
 def _check_students(cfg: CfgNode, given: Sequence[str]) -> None:

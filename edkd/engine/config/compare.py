@@ -11,6 +11,7 @@ from edkd.distillers import SEPARATOR, find_method
 from edkd.engine.config.scalars import shown
 from edkd.engine.config.table import REGISTRIES, as_node, defaults, table
 from edkd.keys import Key
+from edkd.models import registered_name
 from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Registry
 
 
@@ -96,7 +97,8 @@ def _reason(name: str, cfg: CfgNode) -> str:
 def identifying(cfg: CfgNode) -> dict[str, Any]:
     """The values that decide a result, the seed aside: equal for the seeds of one experiment.
 
-    Left out are the names of a run, paths, logging, and the keys of parts that are not used.
+    Left out are the names of a run, paths that name no run, logging, and the keys of parts that are
+    not used.
     """
     keys = table()
     left_out = ("EXPERIMENT.", "LOG.", "SOLVER.SEED", *unused_groups(cfg))
@@ -105,8 +107,8 @@ def identifying(cfg: CfgNode) -> dict[str, Any]:
     for name, value in flatten(cfg):
         key = keys.get(name)
         is_free = key is not None and key.free_on_resume and name != "SOLVER.EPOCHS"
-        is_path = key is not None and key.is_path
-        if not is_free and not is_path and not name.startswith(left_out):
+        is_place = key is not None and key.is_path and not key.names_run
+        if not is_free and not is_place and not name.startswith(left_out):
             found[name] = _as_saved(value)
     return found
 
@@ -152,7 +154,7 @@ def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
         METHODS: cfg.DISTILLER.TYPE.split(SEPARATOR),
         UPDATES: [cfg.SOLVER.TRAINER],
         DATASETS: [cfg.DATASET.TYPE],
-        MODELS: [*models, *method.student_names(cfg)],
+        MODELS: [registered_name(name) for name in [*models, *method.student_names(cfg)]],
     }
 
 

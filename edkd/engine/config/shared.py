@@ -35,5 +35,11 @@ KEYS = {
         is_path=True,
         text_or_list=True,
     ),
+    "DISTILLER.STUDENT_CKPT": Key(
+        "",
+        "first weights of the student: a file, or pretrained; a list for several; empty: new ones",
+        is_path=True,
+        text_or_list=True,
+    ),
     "DISTILLER.TEACHER_WEIGHTS": Key([], "weights of several teachers; empty: equal", low=0.0),
 }

@@ -21,6 +21,7 @@ from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Entry, Registry
 OWNERS = (
     "edkd.engine.config.shared",
     "edkd.dataset._base",
+    "edkd.dataset.image_folder",
     "edkd.engine.update",
     "edkd.engine.trainer",
     "edkd.engine.schedule",
@@ -28,9 +29,11 @@ OWNERS = (
     "edkd.engine.device",
     "edkd.engine.captured_step",
     "edkd.engine.memo.keys",
+    "edkd.engine.teacher_check",
     "edkd.engine.student_files",
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
+    "edkd.distillers._head",
 )
 """Modules with `KEYS`. Some of them import this module, so they are imported on first use."""
 

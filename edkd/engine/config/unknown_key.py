@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edkd.engine.config.table import Keys
 from edkd.hints import closest
-from edkd.known_elsewhere import key_note
+from edkd.known_elsewhere import RENAMED, key_note
 from edkd.registry import METHODS
 
 _TEMPERATURE = {"T", "TEMPERATURE"}
@@ -23,6 +23,10 @@ def unknown_key(part: str, prefix: str, keys: Keys, source: str) -> str:
     name = f"{prefix}{part}"
     message = f"unknown key {name} ({source})"
     members = members_of(keys, prefix)
+
+    # A name of an earlier version?
+    if name in RENAMED:
+        return f"{message}; it is now {RENAMED[name]}"
 
     # A name of another system?
     known = [f"{prefix}{member}" for member in members]

@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edkd.engine.memo.accuracy import read_accuracy
 from edkd.engine.memo.files import (
     ABOUT,
+    NOT_A_DESCRIPTION,
+    PARTIAL,
+    accuracy_files,
     memo_files,
     memo_folders,
     segment_files,
@@ -18,12 +22,9 @@ from edkd.engine.memo.store import KEY_BYTES, KEY_TYPE
 from edkd.errors import StorageError, UserError
 from edkd.hints import hint
 
-_NOT_A_DESCRIPTION = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What damaged JSON raises when it is parsed and its entries are read."""
-
 
 class Survey(NamedTuple):
-    """A teacher cache, for the user."""
+    """A teacher cache or a teacher's accuracy, for the user."""
 
     line: str
     damaged: list[Path]
@@ -39,12 +40,13 @@ class About(NamedTuple):
 
 
 def find_memos(root: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The folders of the named caches in `root`; without names, of all.
+    """The folders of the named caches in `root`, and files of accuracies; without names, all.
 
     Raises:
-        UserError: there is no cache of such a name.
+        UserError: there is none of such a name.
     """
-    found = {path.name: path for path in memo_folders(root) if (path / ABOUT).is_file()}
+    folders = [path for path in memo_folders(root) if (path / ABOUT).is_file()]
+    found = {path.name: path for path in [*folders, *accuracy_files(root)]}
     for name in names:
         if name not in found:
             raise UserError(f"no teacher cache {name} in {root}{hint(name, found)}")
@@ -55,13 +57,16 @@ def survey(folder: Path, verify: bool = False) -> Survey:
     """Describe a cache in one line.
 
     Args:
-        folder: of the cache.
+        folder: of the cache; or the file of an accuracy.
         verify: whether the hash of each segment is compared with its name.
 
     Raises:
-        UserError: `about.json` is damaged.
+        UserError: `about.json`, or the file of an accuracy, is damaged.
         StorageError: a file cannot be read.
     """
+    if not folder.is_dir():
+        return Survey(f"{folder.name}: {_accuracy_line(folder)}", [])
+
     about = read_about(folder)
     files = segment_files(folder)
     try:
@@ -102,9 +107,16 @@ def read_about(folder: Path) -> About:
         about = About(title, int(entries["num_keys"]), int(entries["row_bytes"]))
         if about.num_keys < 1 or about.row_bytes < 1 or not title.isprintable():
             raise ValueError
-    except _NOT_A_DESCRIPTION:
+    except NOT_A_DESCRIPTION:
         raise UserError(f"{path} is damaged; delete the folder") from None
     return about
+
+
+def _accuracy_line(path: Path) -> str:
+    accuracy = read_accuracy(path)
+    if accuracy is None:
+        raise UserError(f"{path} is damaged; delete the file")
+    return accuracy.line()
 
 
 def is_intact(path: Path) -> bool:
@@ -115,12 +127,29 @@ def is_intact(path: Path) -> bool:
 def delete_memo(folder: Path) -> None:
     """Delete a cache. A run that uses it continues and computes the logits again.
 
+    Args:
+        folder: of the cache; or the file of an accuracy.
+
     Raises:
         StorageError: a file cannot be deleted, or the folder holds other files.
     """
+    is_folder = folder.is_dir()
+    files = memo_files(folder) if is_folder else _with_partial_files(folder)
     try:
-        for path in memo_files(folder):
+        for path in files:
             path.unlink(missing_ok=True)
-        folder.rmdir()
+        if is_folder:
+            folder.rmdir()
     except OSError as error:
         raise StorageError(f"cannot delete {folder}: {error.strerror or error}") from error
+
+
+def _with_partial_files(path: Path) -> list[Path]:
+    """A file, and what processes that died have left of it."""
+    start = f"{path.name}."
+    beside = path.parent.iterdir()
+    return [path, *(each for each in beside if _is_partial(each.name, start))]
+
+
+def _is_partial(name: str, start: str) -> bool:
+    return name.startswith(start) and name.endswith(PARTIAL)

@@ -1,8 +1,9 @@
 """The files of teacher caches. This module imports no torch.
 
 Each cache is a folder `<root>/<data set>_<teacher>_<16 hex digits>`. It holds `about.json`, which
-describes it, and segments, which are named by a hash of their bytes and of the folder's name. Other
-folders and other files are left alone.
+describes it, and segments, which are named by a hash of their bytes and of the folder's name. The
+accuracy of a teacher is a file of such a name that ends in `.json`. Other folders and other files
+are left alone.
 """
 
 import hashlib
@@ -21,7 +22,11 @@ PARTIAL = ".partial"
 STALE_SECONDS = 3600
 """A partial file of this age belongs to a process that died."""
 
+NOT_A_DESCRIPTION = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What damaged JSON raises when it is parsed and its entries are read."""
+
 _MEMO_NAME = re.compile(r".*_[0-9a-f]{16}", re.DOTALL)
+_ACCURACY_NAME = re.compile(r".*_[0-9a-f]{16}\.json", re.DOTALL)
 _FILE_NAME = re.compile(rf"([0-9a-f]{{32}}|{re.escape(ABOUT)})(\.[0-9a-f]+{PARTIAL})?")
 
 
@@ -44,6 +49,15 @@ def memo_folders(root: Path) -> list[Path]:
         return []
 
 
+def accuracy_files(root: Path) -> list[Path]:
+    """The files in `root` whose names are those of teachers' accuracies, sorted."""
+    try:
+        found = [path for path in root.iterdir() if _ACCURACY_NAME.fullmatch(path.name)]
+        return sorted(path for path in found if path.is_file())
+    except OSError:
+        return []
+
+
 def memo_files(folder: Path) -> list[Path]:
     """The files of a cache: segments, `about.json`, and partial files of both."""
     try:
@@ -56,6 +70,11 @@ def memo_files(folder: Path) -> list[Path]:
 def segment_files(folder: Path) -> list[Path]:
     """The segments of a cache, undamaged or not."""
     return [path for path in memo_files(folder) if "." not in path.name]
+
+
+def stored_files(path: Path) -> list[Path]:
+    """What a cache holds, undamaged or not: its segments, or the file of an accuracy itself."""
+    return segment_files(path) if path.is_dir() else [path]
 
 
 def folder_size(root: Path) -> int:

@@ -1,0 +1,152 @@
+"""The command finetune."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
+from edkd.commands._next_step import short, typed
+from edkd.errors import UserError
+from edkd.invocation import command
+from edkd.paths import CONFIGS
+from edkd.signals import hold
+
+DEFAULT = CONFIGS / "folder" / "finetune.yaml"
+
+PRETRAINED = "pretrained"
+"""DISTILLER.STUDENT_CKPT: the weights that come with the model."""
+
+DESCRIPTION = """Train a pretrained network on images of your own, as a student or as a teacher.
+
+examples:
+  {finetune} timm/resnet50.a1_in1k DATASET.ROOT photos
+  {finetune} torchvision/mobilenet_v3_small --head DATASET.ROOT photos
+  {finetune} resnet20 --from weights.pth --cfg my.yaml SOLVER.EPOCHS 5
+
+MODEL starts from its pretrained weights, with a new head where the classes are others. This is a
+run of the command train with DISTILLER.TYPE NONE and DISTILLER.STUDENT MODEL; the last line names
+the command that distils from it.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, train, print how to distil from the result."""
+    args = _parser().parse_intermixed_args(argv)
+
+    with hold():  # a signal must not interrupt the import of torch, which takes seconds
+        from edkd.engine.config.command_line import pairs
+        from edkd.engine.config.load import load_config
+        from edkd.engine.run import train
+        from edkd.engine.run_folder import run_folder
+
+    given = dict(pairs(args.opts))
+    own = _own_keys(args)
+    _check(args.model, given, own)
+    words = [word for pair in ({**_tag(args, given), **own}).items() for word in pair]
+
+    cfg = load_config(str(args.cfg), [*words, *args.opts], args.plugin)
+    train(cfg, args.opts, args.device, args.resume)
+
+    file = run_folder(cfg, args.opts) / "student_best"
+    print(f"to distil from it:\n  {_next_command(args, given, cfg.DATASET.TYPE, file)}")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=command("finetune"),
+        description=DESCRIPTION.format(finetune=command("finetune")),
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this text and all keys")
+
+    # The network.
+    parser.add_argument("model", metavar="MODEL", help="its name, as timm/resnet50.a1_in1k")
+    parser.add_argument(
+        "--from",
+        dest="file",
+        action=Once,
+        default=PRETRAINED,
+        metavar="FILE",
+        help="a file with the weights to start from (default: the model's pretrained weights)",
+    )
+    parser.add_argument(
+        "--head",
+        action="store_true",
+        help="train the last layer alone (SOLVER.TRAIN_ONLY head)",
+    )
+
+    # As in the command train.
+    parser.add_argument(
+        "--cfg",
+        action=Once,
+        default=DEFAULT,
+        metavar="FILE",
+        help="a YAML file (default: configs/folder/finetune.yaml)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in the output folder"
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file that registers methods, models, data sets or update rules",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as DATASET.ROOT photos")
+    return parser
+
+
+def _own_keys(args: argparse.Namespace) -> dict[str, str]:
+    """The keys that this command sets."""
+    keys = {
+        "DISTILLER.TYPE": "NONE",
+        "DISTILLER.STUDENT": args.model,
+        "DISTILLER.STUDENT_CKPT": args.file,
+    }
+    return keys | {"SOLVER.TRAIN_ONLY": "head"} if args.head else keys
+
+
+def _tag(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, str]:
+    """The name of the run, where the user gives none."""
+    if {"EXPERIMENT.TAG", "EXPERIMENT.NAME"} & given.keys():
+        return {}
+    parts = ["finetune", args.model.replace("/", "_")]
+    return {"EXPERIMENT.TAG": ",".join([*parts, "head"] if args.head else parts)}
+
+
+def _check(model: str, given: dict[str, Any], own: dict[str, str]) -> None:
+    """Raise UserError where the words of the command line contradict each other."""
+    first, separator, _ = model.partition(".")
+    if separator and first.isupper():
+        raise UserError(f"give the MODEL before the keys: {command('finetune')} MODEL {model} ...")
+    for key in given.keys() & own.keys():
+        raise UserError(
+            f"{key} has no place beside what {command('finetune')} sets itself; give MODEL, "
+            "--from FILE and --head"
+        )
+
+
+def _next_command(args: argparse.Namespace, given: dict[str, Any], dataset: str, file: Path) -> str:
+    """The command that distils from the network.
+
+    Args:
+        given: the keys of the command line; those of the data set are kept.
+        dataset: DATASET.TYPE.
+        file: of the weights.
+    """
+    config = CONFIGS / dataset / "kd.yaml"
+    has_config = config.is_file()
+    words = ["--cfg", short(config) if has_config else short(Path(args.cfg))]
+    for plugin in args.plugin:
+        words += ["--plugin", plugin]
+
+    keys = {key: value for key, value in given.items() if key.startswith("DATASET.")}
+    if not has_config:
+        keys |= {"DISTILLER.TYPE": "KD", "DISTILLER.STUDENT": "MODEL"}
+    keys |= {"DISTILLER.TEACHER": args.model, "DISTILLER.TEACHER_CKPT": str(file)}
+    return typed("train", *words, *(word for pair in keys.items() for word in pair))

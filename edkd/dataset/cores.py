@@ -1,0 +1,60 @@
+"""The processor cores that this process may use, and the number of data workers that follows."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_GROUPS = Path("/proc/self/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """Cores of this process, at least 1: by its affinity, and by the quota of its container."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min([cores, *_quotas()]))
+
+
+def workers_for(limit: int) -> int:
+    """The number of data workers for DATASET.NUM_WORKERS; more than cores slow one another down."""
+    return min(limit, available_cores())
+
+
+def workers_note(limit: int) -> list[str]:
+    """A line for the log where there are fewer workers than DATASET.NUM_WORKERS; else none."""
+    number = workers_for(limit)
+    if number == limit:
+        return []
+    workers = "1 data worker" if number == 1 else f"{number} data workers"
+    return [f"{workers}, one for each available core, instead of DATASET.NUM_WORKERS {limit}"]
+
+
+def _quotas() -> Iterator[int]:
+    """Cores by the limits of the control groups that hold this process, rounded up."""
+    for folder in _control_groups():
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                yield math.ceil(int(quota) / int(period))
+
+    # The first version of control groups.
+    with suppress(OSError, ValueError):
+        quota = (_ROOT / "cpu" / "cpu.cfs_quota_us").read_text()
+        period = (_ROOT / "cpu" / "cpu.cfs_period_us").read_text()
+        if int(quota) > 0:
+            yield math.ceil(int(quota) / int(period))
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folder of this process's control group, and those above it."""
+    yield _ROOT
+    with suppress(OSError):
+        for line in _GROUPS.read_text().splitlines():
+            number, _, path = line.split(":", 2)
+            inside = Path(path.lstrip("/"))
+            if number == "0":
+                yield from (_ROOT / part for part in (inside, *inside.parents))

@@ -1,0 +1,7 @@
+"""python tools/eval.py: the same as `edkd finetune`."""
+
+from edkd.commands._command_line import run_command
+from edkd.commands.finetune import main
+
+if __name__ == "__main__":
+    run_command(main)
