@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
     "download": "fetch data sets and published teachers",
+    "profile": "parameters, multiply-accumulates and latency of models",
     "keys": "list the configuration keys",
     "demo": "a teacher, a student alone and a distilled student, on digits",
 }

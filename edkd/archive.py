@@ -1,6 +1,7 @@
 """Files that came from a server: checked, unpacked without leaving their folder, moved in whole."""
 
 import errno
+import gzip
 import hashlib
 import itertools
 import os
@@ -12,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from edkd.errors import StorageError, UserError
@@ -22,6 +24,9 @@ TORCH = "torch"
 
 The file is a complete zip (torch >= 1.6), or starts with the magic number of the older format.
 """
+
+_BLOCK = 1 << 20
+"""Bytes that are read at a time: an archive may be larger than the memory."""
 
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
@@ -36,8 +41,9 @@ def unpack(
     folder: Path,
     files: Mapping[str, str],
     free: Callable[[Path], int] = free_bytes,
+    arrange: Callable[[Path], None] | None = None,
 ) -> None:
-    """Unpack a tar archive and delete it; each file appears whole.
+    """Unpack an archive, .tar, .tar.gz, .zip or .gz, and delete it; each file appears whole.
 
     Everything is unpacked and checked in a temporary folder first. Existing files are kept, unless
     `files` names them and they fail their check.
@@ -47,6 +53,7 @@ def unpack(
         folder: the destination.
         files: the check of each file that the archive must contain.
         free: free bytes at a folder.
+        arrange: moves the unpacked files below a folder before they are checked.
 
     Raises:
         UserError: the archive is damaged, incomplete, or has a member that is a link or a device,
@@ -54,21 +61,54 @@ def unpack(
         StorageError: there is no room.
     """
     try:
-        with tarfile.open(archive) as tar:
-            needed = sum(member.size for member in tar)
-            with (
-                room(folder, needed, free),
-                tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary,
-            ):
-                tar.extractall(temporary, filter=_plain_files)
-                _merge(Path(temporary), folder, files)
-    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        with (
+            _opened(archive) as (needed, extract),
+            room(folder, needed, free),
+            tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary,
+        ):
+            extract(temporary)
+            if arrange:
+                arrange(Path(temporary))
+            _merge(Path(temporary), folder, files)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
         kept = set_aside(archive)
         raise UserError(
             f"{archive} is not a sound archive ({error}) and was renamed to {kept.name}; download "
             f"it again with '{command('download')}'"
         ) from error
     archive.unlink()
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[int, Callable[[str], None]]]:
+    """The size of an archive's content in bytes, and a function that unpacks it into a folder."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            needed = sum(member.file_size for member in packed.infolist())
+            yield needed, packed.extractall  # it checks the sum of each file, and drops ".."
+
+    elif archive.suffix == ".gz" and ".tar" not in archive.name:
+        yield _size_in_gzip(archive), partial(_extract_gzip, archive)
+
+    else:
+        with tarfile.open(archive) as tar:
+            needed = sum(member.size for member in tar)
+            yield needed, partial(tar.extractall, filter=_plain_files)
+
+
+def _size_in_gzip(archive: Path) -> int:
+    """The size of the packed file, which the last four bytes have."""
+    return int.from_bytes(archive.read_bytes()[-4:], "little")
+
+
+def _extract_gzip(archive: Path, folder: str) -> None:
+    """Unpack a single file, which gets the name without ".gz"."""
+    target = Path(folder, archive.stem)
+    try:
+        with gzip.open(archive) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except gzip.BadGzipFile as error:  # an OSError, but the disk is sound
+        raise ValueError(str(error)) from error
 
 
 def _plain_files(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
@@ -97,7 +137,7 @@ def _is_kept(target: Path, check: str | None) -> bool:
 
 
 def is_whole(path: Path, check: str) -> bool:
-    """Whether a file exists and passes its check (see `edkd.download.Source`)."""
+    """Whether a file exists and passes its check (see `edkd.catalogue.Source`)."""
     if not path.is_file():
         return False
     if check != TORCH:
@@ -150,7 +190,10 @@ def _sum(path: Path, check: str) -> str:
     if not check:
         return ""
     algorithm = check.split(":")[0]
-    digest = hashlib.new(algorithm, path.read_bytes(), usedforsecurity=False)
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        for block in iter(partial(file.read, _BLOCK), b""):
+            digest.update(block)
     return f"{algorithm}:{digest.hexdigest()}"
 
 

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
@@ -14,7 +13,6 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from edkd.archive import (
-    TORCH,
     free_bytes,
     has_sum,
     is_archive_to_its_end,
@@ -25,28 +23,13 @@ from edkd.archive import (
     unpack,
     verify,
 )
+from edkd.catalogue import CATALOGUE, Source
 from edkd.errors import UserError
 from edkd.invocation import command
-from edkd.signals import hold
 from edkd.streams import Guard
 
 _CHUNK = 1 << 16
 """Bytes that are read and written at a time."""
-
-
-class Source(NamedTuple):
-    """A file on a server: an archive or a single file.
-
-    A check is "md5:<hex>", "sha256:<start of the hex>", TORCH, or "" where nothing is published.
-    """
-
-    url: str
-    folder: str
-    """Folder below the data root; an archive is unpacked there."""
-    files: Mapping[str, str]
-    """The check of each expected file below `folder`; the archive itself is not among them."""
-    check: str
-    """The check of the file that the server sends."""
 
 
 class Options(NamedTuple):
@@ -63,52 +46,6 @@ class Options(NamedTuple):
 
 
 DEFAULT = Options()
-
-
-def _cifar(dataset: str) -> list[Source]:
-    # torchvision publishes the sums. It is slow to import, and a signal must not interrupt that.
-    with hold():
-        import torchvision.datasets
-
-    cifar = getattr(torchvision.datasets, dataset)
-    sums = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
-    files = {f"{cifar.base_folder}/{name}": f"md5:{md5}" for name, md5 in sums}
-    return [Source(cifar.url, "data", files, f"md5:{cifar.tgz_md5}")]
-
-
-def _teachers() -> list[Source]:
-    releases = "https://github.com/megvii-research/mdistiller/releases/download"
-    names = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40_2", "vgg13")
-    files = {f"cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth": TORCH for name in names}
-
-    # No sum of the archive is published.
-    return [Source(f"{releases}/checkpoints/cifar_teachers.tar", "download_ckpts", files, "")]
-
-
-def _imagenet_teachers() -> list[Source]:
-    folder = "download_ckpts/imagenet_teachers"
-    names = (
-        "resnet18-5c106cde",
-        "resnet34-333f7ec4",
-        "resnet50-19c8e357",
-        "resnet101-5d3b4d8f",
-    )
-    sources = []
-    for name in names:
-        file = f"{name}.pth"
-        check = f"sha256:{name.split('-')[1]}"
-        url = f"https://download.pytorch.org/models/{file}"
-        sources.append(Source(url, folder, {file: check}, check))
-    return sources
-
-
-CATALOGUE: dict[str, Callable[[], list[Source]]] = {
-    "cifar100": partial(_cifar, "CIFAR100"),
-    "cifar10": partial(_cifar, "CIFAR10"),
-    "teachers": _teachers,
-    "imagenet_teachers": _imagenet_teachers,
-}
-"""Sources by name, for `fetch`."""
 
 
 class _NetworkError(Exception):
@@ -156,6 +93,8 @@ def _fetch_source(
     name: str, source: Source, folder: Path, say: Callable[[str], None], options: Options
 ) -> None:
     path = folder / source.url.rsplit("/", 1)[1]
+    if source.arrange:
+        source.arrange(folder)  # an archive may have been unpacked by hand
     if all(is_whole(folder / file, check) for file, check in source.files.items()):
         say(f"{name}: {path.name} is already in place and complete in {folder}")
         return
@@ -169,7 +108,7 @@ def _fetch_source(
         download(source.url, path, source.check, say, options)
 
     if is_archive:
-        unpack(path, folder, source.files, options.free)
+        unpack(path, folder, source.files, options.free, source.arrange)
     say(f"{name}: {path.name} is in place in {folder}")
 
 

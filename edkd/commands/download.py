@@ -1,11 +1,13 @@
 """The command download."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from edkd import download
 from edkd.commands._command_line import ArgumentParser
+from edkd.hints import hint
 from edkd.invocation import command
 from edkd.paths import DATA_ROOT
 from edkd.signals import Stopped
@@ -16,6 +18,7 @@ Interrupted downloads are resumed, files are verified, and complete files are ke
 
 examples:
   {download} cifar100 teachers
+  {download} mnist fashion_mnist svhn
   {download} imagenet_teachers --into /mnt/data
 """
 
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "names",
         nargs="+",
-        choices=download.CATALOGUE,
+        type=_name,
         metavar="NAME",
         help=", ".join(download.CATALOGUE),
     )
@@ -44,3 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Stopped as stopped:
         stopped.hint = "the same command resumes the download"
         raise
+
+
+def _name(name: str) -> str:
+    if name in download.CATALOGUE:
+        return name
+    about = hint(name, download.CATALOGUE)
+    if name.lower() == "imagenet":
+        about = "; its licence forbids redistribution, and data/README.md has the layout of a copy"
+    known = ", ".join(download.CATALOGUE)
+    raise ArgumentTypeError(f"{name!r} cannot be downloaded{about} (known: {known})")

@@ -253,6 +253,8 @@ def _write(spec: DataSetSpec) -> tuple[Any, dict[str, Any]]:
 
 DATASETS.check = _check_function
 register = DATASETS.register
+"""`register(name, family="cifar", image_shape=(3, 32, 32), num_classes=10)`; the last two are for
+commands that do not read the images, and may be left out."""
 
 dataset_dict = PublishedDict(DATASETS, read=_read, write=_write)
 """DATASET.TYPE -> DataSetSpec."""

@@ -3,17 +3,30 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report, 2009.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from edkd.dataset._base import DataSet, register
-from edkd.dataset._cifar import load_cifar
+from edkd.dataset._torchvision import Published, load, read_cifar
+from edkd.dataset.augment import CropFlip
+
+CIFAR10 = Published(
+    "cifar10",
+    partial(read_cifar, "CIFAR10"),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    augmentation=CropFlip(),
+)
 
 
-@register("cifar10", family="cifar")
+@register(
+    "cifar10",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def cifar10(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 4, and flips; normalised by its own training pixels."""
-    mean = (0.4914, 0.4822, 0.4465)
-    std = (0.2470, 0.2435, 0.2616)
-    return load_cifar(cfg, device, "CIFAR10", mean, std)
+    return load(cfg, device, CIFAR10)

@@ -3,17 +3,31 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report, 2009.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from edkd.dataset._base import DataSet, register
-from edkd.dataset._cifar import load_cifar
+from edkd.dataset._torchvision import Published, load, read_cifar
+from edkd.dataset.augment import CropFlip
+
+CIFAR100 = Published(
+    "cifar100",
+    partial(read_cifar, "CIFAR100"),
+    mean=(0.5071, 0.4867, 0.4408),
+    std=(0.2675, 0.2565, 0.2761),
+    augmentation=CropFlip(),
+)
 
 
-@register("cifar100", family="cifar", has_published_weights=True)
+@register(
+    "cifar100",
+    family="cifar",
+    has_published_weights=True,
+    image_shape=(3, 32, 32),
+    num_classes=100,
+)
 def cifar100(cfg: Any, device: torch.device) -> DataSet:
     """Crops with padding 4, and flips; normalised as for the published teachers."""
-    mean = (0.5071, 0.4867, 0.4408)
-    std = (0.2675, 0.2565, 0.2761)
-    return load_cifar(cfg, device, "CIFAR100", mean, std)
+    return load(cfg, device, CIFAR100)

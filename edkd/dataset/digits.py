@@ -21,7 +21,12 @@ MEAN = (0.306,) * 3
 STD = (0.324,) * 3
 
 
-@register("digits", family="cifar")
+@register(
+    "digits",
+    family="cifar",
+    image_shape=(3, 32, 32),
+    num_classes=10,
+)
 def digits(cfg: Any, device: torch.device) -> DataSet:
     """A fixed stratified split into halves; crops with padding 4, no flips.
 

@@ -14,7 +14,13 @@ SIZE = 224
 RESIZE = 256
 
 
-@register("imagenet", family="imagenet", has_published_weights=True)
+@register(
+    "imagenet",
+    family="imagenet",
+    has_published_weights=True,
+    image_shape=(3, SIZE, SIZE),
+    num_classes=1000,
+)
 def imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Random resized crops and flips for training; resize to 256 and centre crop for evaluation."""
     from torchvision.transforms import v2

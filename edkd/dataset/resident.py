@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edkd.dataset._base import (
@@ -29,7 +30,8 @@ class Images:
     """Labelled images of one size."""
 
     image: Tensor
-    """(N,3,H,W), uint8."""
+    """(N,3,H,W), uint8. The networks of this package take three channels; for gray images, see
+    `from_gray`. Other numbers of channels need a network of your own."""
     target: Tensor
     """(N,), class numbers, int64."""
 
@@ -48,9 +50,50 @@ class Images:
                 f"{tuple(self.target.shape)}; they must be torch.int64 of shape {expected}"
             )
 
+    @classmethod
+    def from_gray(cls, image: Tensor, target: Tensor, size: int = 0) -> "Images":
+        """Gray images, repeated to the three channels that the networks of this package take.
+
+        Args:
+            image: (N,H,W) or (N,1,H,W), uint8.
+            target: (N,), class numbers, int64.
+            size: height and width of the results, in pixels; black pixels are added on all sides.
+                0: the images keep their size.
+
+        Raises:
+            UserError: the images have another form, or are larger than `size`.
+
+        Example:
+            >>> digits = torch.zeros(100, 28, 28, dtype=torch.uint8)
+            >>> images = Images.from_gray(digits, torch.arange(100) % 10, size=32)
+            >>> images.image.shape
+            torch.Size([100, 3, 32, 32])
+        """
+        if image.ndim == 3:
+            image = image[:, None]
+        if image.ndim != 4 or image.shape[1] != 1 or image.dtype != torch.uint8:
+            raise UserError(
+                f"gray images are {image.dtype} of shape {tuple(image.shape)}; they must be "
+                "torch.uint8 of shape (N,H,W) or (N,1,H,W)"
+            )
+        return cls(_padded(image, size).expand(-1, 3, -1, -1).contiguous(), target)
+
     def to(self, device: torch.device) -> "Images":
         """A copy on a device."""
         return Images(self.image.to(device), self.target.to(device))
+
+
+def _padded(image: Tensor, size: int) -> Tensor:
+    """(N,C,H,W) with zeros around it up to a size, the odd one below and on the right."""
+    height, width = image.shape[2:]
+    if not size:
+        return image
+    if max(height, width) > size:
+        raise UserError(f"images of {height}x{width} pixels do not fit into {size}x{size}")
+
+    top = (size - height) // 2
+    left = (size - width) // 2
+    return F.pad(image, (left, size - width - left, top, size - height - top))
 
 
 class TrainLoader(NumberedLoader):
@@ -191,6 +234,8 @@ def resident_dataset(
 
     Args:
         cfg: DATASET.VAL_SPLIT, DATASET.TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
+        train: for gray images, see `Images.from_gray`.
+        test: as `train`.
         augmentations: the training views by name, "weak" among them; or that one alone.
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.

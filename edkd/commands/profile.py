@@ -1,0 +1,147 @@
+"""The command profile."""
+
+import json
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from typing import Any
+
+from edkd.commands._command_line import ArgumentParser
+from edkd.invocation import command
+from edkd.signals import hold
+
+DESCRIPTION = """Parameters, multiply-accumulates (MACs), size and latency of models.
+
+A MODEL is a name, the folder of a run, or a file of weights that names its model.
+
+examples:
+  {profile} resnet56 resnet20
+  {profile} ResNet34 MobileNetV1 -d imagenet --batch-size 32
+  {profile} torchvision/resnet50 torchvision/mobilenet_v3_small --size 224
+  {profile} output/digits/vanilla,resnet20 output/digits/kd,res20,res8 --json
+
+MACs are those of convolutions and matrix products for one image. Times are medians of several
+forward passes in float32; other work on the machine makes them longer.
+"""
+
+HEADER = ("model", "input", "classes", "parameters", "MACs", "weights")
+
+BATCH_SIZE = 64
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, measure each model, print a table."""
+    args = _parser().parse_intermixed_args(argv)
+
+    with hold():  # a signal must not interrupt the import of torch, which takes seconds
+        from edkd.engine.named_network import Wanted, build_named
+        from edkd.engine.profile import profile_named
+
+    # All names are read before the first measurement.
+    wanted = Wanted(args.dataset, args.size, args.num_classes, args.plugin)
+    networks = [build_named(word, wanted) for word in args.models]
+    batch_sizes = sorted({1, args.batch_size})
+    records = [profile_named(named, args.device, batch_sizes) for named in networks]
+
+    print(json.dumps(records, indent=2) if args.json else _table(records))
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=command("profile"), description=DESCRIPTION.format(profile=command("profile"))
+    )
+
+    # What is measured.
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="name, run folder or file")
+    parser.add_argument(
+        "-d",
+        "--dataset",
+        default="",
+        help="data set that gives the family of plain names, image size and classes; its images "
+        "are not read (default: that of the run or file, else cifar100)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_positive,
+        default=0,
+        metavar="PIXELS",
+        help="height and width of the images (default: as trained, or of the data set)",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="logits (default: as trained, or of the data set)",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="as in the command train (default: those of the run)",
+    )
+
+    # How.
+    parser.add_argument(
+        "-bs",
+        "--batch-size",
+        type=_positive,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"images of a pass, timed beside a pass of one image (default: {BATCH_SIZE})",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
+    )
+
+    # How it is printed.
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+# The table.
+
+
+def _table(records: Sequence[dict[str, Any]]) -> str:
+    """A line for each model, and one for where the times were measured."""
+    first = records[0]
+    timed = [timing["batch_size"] for timing in first["latency"]]
+    header = [*HEADER, *(f"batch {size}" for size in timed), "images/s"]
+    rows = [header, *(_cells(record) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    lines = []
+    for name, *figures in rows:
+        cells = [name.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+
+    threads = first["threads"]
+    cores = f", {threads} thread{'s' if threads > 1 else ''}" if first["device"] == "cpu" else ""
+    lines.append(f"\nfloat32 on {first['device']}{cores}; images/s with batch {timed[-1]}")
+    return "\n".join(lines)
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    latency = record["latency"]
+    return [
+        record["model"],
+        "x".join(map(str, record["image_shape"])),
+        str(record["num_classes"]),
+        f"{record['parameters']:,}",
+        _macs(record["macs"]),
+        f"{record['megabytes']:.2f} MB",
+        *(f"{timing['milliseconds']:.2f} ms" for timing in latency),
+        f"{latency[-1]['images_per_second']:,.0f}",
+    ]
+
+
+def _macs(number: int) -> str:
+    """In billions or millions, as papers have it."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
