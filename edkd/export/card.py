@@ -10,7 +10,6 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import edkd
-from edkd import models
 from edkd.distillers import find_method
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.environment import device_name
@@ -21,6 +20,7 @@ from edkd.errors import UserError
 from edkd.export.loading import how_to_load
 from edkd.export.source import CPU, Source
 from edkd.export.verify import Agreement
+from edkd.models import LibraryFacts, library_facts
 from edkd.results.runs import RESULT
 
 ALONE = "NONE"
@@ -285,10 +285,12 @@ def _texts(value: Any) -> Iterator[str]:
     return (each for each in values if isinstance(each, str))
 
 
-def _library_facts(name: str) -> Any:
+def _library_facts(name: str) -> LibraryFacts | None:
     """What a library says of its pretrained model; None for other models."""
-    find = getattr(models, "library_facts", None)
-    return find(name) if find else None
+    try:
+        return library_facts(name)
+    except UserError:  # the library is not installed here
+        return None
 
 
 def _json(path: Path) -> dict[str, Any]:

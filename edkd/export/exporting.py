@@ -135,10 +135,11 @@ def _stem(file: Path) -> str:
 def _images(source: Source, files: Sequence[str]) -> tuple[Iterator[Tensor], str]:
     """The images of the comparison, and what they are."""
     if files:
-        found = prepared(files[:CHECKED], source.input, _BATCH)
-        return (each.image for each in found if len(each.image)), "given images"
+        batches = prepared(files[:CHECKED], source.input, _BATCH)
+        return (each.image for each in batches if len(each.image)), "given images"
     if source.data is not None:
-        return spread(source.data.test, CHECKED), f"test images of {source.facts.dataset}"
+        found = spread(source.data.test, CHECKED)
+        return map(source.own_images, found), f"test images of {source.facts.dataset}"
 
     why = f", because the test set cannot be read ({source.unreachable})"
     return random_images(source.input, _RANDOM), f"random images{why}"
@@ -159,10 +160,8 @@ def _int8(source: Source, content: bytes, number: int) -> Quantized:
     """The graph in INT8, and its accuracy on the test set beside that in float32."""
     data = source.data
     assert data is not None
-    result = quantized(content, _calibration(data, number))
-    accuracies = [
-        evaluate(open_onnx(graph).classify, data.test)["top1"] for graph in (content, result)
-    ]
+    result = quantized(content, map(source.own_images, _calibration(data, number)))
+    accuracies = [_accuracy(source, data, graph) for graph in (content, result)]
     return Quantized(
         content=result,
         megabytes_before=len(content) / 1e6,
@@ -170,6 +169,12 @@ def _int8(source: Source, content: bytes, number: int) -> Quantized:
         accuracy=accuracies[1],
         images=data.test.num_images,
     )
+
+
+def _accuracy(source: Source, data: DataSet, graph: bytes) -> float:
+    """Top-1 of a graph in percent on the test set."""
+    classify = open_onnx(graph).classify
+    return evaluate(lambda image: classify(source.own_images(image)), data.test)["top1"]
 
 
 def _calibration(data: DataSet, number: int) -> Iterator[Tensor]:

@@ -44,14 +44,15 @@ def metadata(source: Source) -> dict[str, str]:
 
 def _write_onnx(source: Source) -> bytes:
     onnx_packages()
-    program = _traced(source)
-    with _one_line(source, "an ONNX graph"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    image = torch.zeros(2, *source.input.image_shape)
+    with _one_line(source, "an ONNX graph"):
         exported = torch.onnx.export(
-            program,
+            source.network,
+            (image,),
             dynamo=True,
             input_names=[INPUT],
             output_names=[OUTPUT],
+            dynamic_shapes=_any_batch(),
             opset_version=OPSET,
             verbose=False,
         )
@@ -87,7 +88,10 @@ def _read_onnx(content: bytes, source: Source) -> Classify:
 
 
 def _write_program(source: Source) -> bytes:
-    program = _traced(source)
+    image = torch.zeros(2, *source.input.image_shape)
+    with _one_line(source, "a program of torch.export"):
+        program = torch.export.export(source.network, (image,), dynamic_shapes=_any_batch())
+
     buffer = io.BytesIO()
     facts = json.dumps(metadata(source))
     torch.export.save(program, buffer, extra_files={"edkd.json": facts})
@@ -98,20 +102,18 @@ def _read_program(content: bytes, source: Source) -> Classify:
     return open_program(content)
 
 
-def _traced(source: Source) -> Any:
-    """The operations of a network, for any size of a batch."""
-    image = torch.zeros(2, *source.input.image_shape)
-    batch = torch.export.Dim("batch")
-    with _one_line(source, "a program of torch.export"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.export(source.network, (image,), dynamic_shapes=({0: batch},))
+def _any_batch() -> dict[str, Any]:
+    """The dimension of the input that may have any size."""
+    return {INPUT: {0: torch.export.Dim("batch")}}
 
 
 @contextmanager
 def _one_line(source: Source, what: str) -> Iterator[None]:
     """Raise UserError for a network that cannot be traced; torch raises almost any exception."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Exception as error:
         name = source.facts.architecture
         raise UserError(

@@ -11,11 +11,12 @@ from yacs.config import CfgNode
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.file_facts import Facts, Use, facts_of
+from edkd.engine.inputs import with_input
 from edkd.engine.saved_run import Request, SavedRun, find_trained
+from edkd.engine.weight_source import input_of
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
-from edkd.models import get_model
-from edkd.models._hooked import HookedNetwork
+from edkd.models import OwnInput, get_model, prepared_alike, unwrapped
 from edkd.types import InputSpec
 
 CPU = torch.device("cpu")
@@ -59,6 +60,14 @@ class Source(NamedTuple):
             "split": self.split,
         }
 
+    def own_images(self, image: Tensor) -> Tensor:
+        """Images of the data set (N,3,H,W), prepared as for this network."""
+        there = self.data.info.input if self.data else None
+        if there is None or prepared_alike(self.input, there):
+            return image
+        converted: Tensor = OwnInput(nn.Identity(), self.input, there)(image)
+        return converted
+
 
 class Logits(nn.Module):
     """A network that returns logits alone, without features or hooks.
@@ -94,19 +103,20 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     facts = facts_of(content)
 
     # The data set completes what the file does not say.
+    model = found.cfg.DISTILLER.STUDENT
     number = facts.num_classes or len(facts.class_names)
+    own = input_of(model, facts)
     data, unreachable = None, ""
-    if needs_data or not number or facts.input is None:
-        data, unreachable = _reachable(found.cfg)
+    if needs_data or not number or own is None:
+        data, unreachable = _reachable(with_input(found.cfg, own))
     info = data.info if data else None
-    spec = complete(facts.input or (info.input if info else None))
+    spec = complete(own or (info.input if info else None))
     if info and not number:
         number = info.num_classes
     if spec is None or not number:
         raise UserError(_missing(found.file, spec, found.cfg, unreachable))
 
     # The network.
-    model = found.cfg.DISTILLER.STUDENT
     dataset = found.cfg.DATASET.TYPE
     network = get_model(dataset_dict[dataset].family, model, number, found.cfg)
     load_weights(network, found.file, Use(info, dataset, model, "-m", "-d"), content)
@@ -116,7 +126,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     split = content.get("split")
     return Source(
         found.file,
-        Logits(_unwrapped(network)).eval(),
+        Logits(unwrapped(network)).eval(),  # exporters do not follow the hooks of features
         facts,
         spec,
         split if isinstance(split, str) else "",
@@ -125,11 +135,6 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
         data,
         unreachable,
     )
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The user's own module where features are recorded by hooks, which no exporter follows."""
-    return network.module if isinstance(network, HookedNetwork) else network
 
 
 def _reachable(cfg: CfgNode) -> tuple[DataSet | None, str]:
