@@ -58,6 +58,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--to", action=Once, required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}"
     )
+
+    # The files.
     parser.add_argument(
         "--out",
         action=Once,

@@ -1,34 +1,40 @@
 """The model card: a Markdown page about an exported student."""
 
-import json
-import os
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import edkd
-from edkd.distillers import find_method
-from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.environment import device_name
-from edkd.engine.file_facts import facts_of
 from edkd.engine.profile import profile_network
-from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here
-from edkd.errors import UserError
+from edkd.engine.saved_run import SavedRun
 from edkd.export.loading import how_to_load
 from edkd.export.source import CPU, Source
+from edkd.export.training_facts import (
+    ALONE,
+    UNKNOWN,
+    Measured,
+    alone,
+    command_of,
+    facts_of_library,
+    method_of,
+    optimisation,
+    result_of,
+    settings,
+    teacher_accuracy,
+    teachers_of,
+)
 from edkd.export.verify import Agreement
-from edkd.models import LibraryFacts, library_facts
-from edkd.results.runs import RESULT
 
-ALONE = "NONE"
-"""DISTILLER.TYPE of a student that is trained without a teacher."""
-
-_SOLVER = ("EPOCHS", "BATCH_SIZE", "TYPE", "LR", "SCHEDULE", "WEIGHT_DECAY", "SEED")
 _SHOWN_CLASSES = 20
-_DASH = "-"
+
+_SPLITS = {"val": "held-out training images", "test": "test images"}
+
+_LICENCES = (
+    "Before you publish this model, check the licences of the data set and of all weights that it "
+    "was trained from."
+)
 
 
 class Exported(NamedTuple):
@@ -75,7 +81,7 @@ def card(source: Source, exported: Exported, small: Quantized | None) -> str:
         "## Cost",
         _table(["", ""], _costs(source, exported, small)),
         "## Input and classes",
-        _input(source),
+        _listed(_input(source)),
         "## Training",
         _training(source),
         "## Licence",
@@ -83,7 +89,7 @@ def card(source: Source, exported: Exported, small: Quantized | None) -> str:
         "## How to load it",
         how_to_load(source, exported.path, exported.form),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -91,73 +97,47 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _percent(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, (int, float)) else _DASH
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 # Accuracy.
 
 
 def _accuracies(source: Source) -> list[list[str]]:
-    """A row for the teacher, the student alone, and this student."""
-    file = source.file
-    rows = []
+    """A row for each teacher, the student alone, and this student."""
     run = source.run
-    result = _json(run.folder / RESULT) if run else {}
-    which = "best" if file.name.endswith("_best") else "last"
+    file = source.file.name
+    which = "best" if file.endswith("_best") else "last"
+    rows = _other_accuracies(run, which) if run else []
 
-    # The teacher and the student without it.
-    if run and (teachers := _teachers(run)):
-        for number, name in enumerate(teachers):
-            accuracy, where = _teacher_accuracy(run, result, number, name)
-            rows.append([f"teacher {name}", _percent(accuracy), where])
-    if run and _method(run) != ALONE:
-        alone = _alone(run, result, which)
-        seeds = f"{which} epoch, {len(alone)} seed{'s' if len(alone) > 1 else ''}"
-        accuracy = mean(alone) if alone else None
-        rows.append(["student alone", _percent(accuracy), seeds if alone else _DASH])
-
-    # This student.
-    split = {"val": "held-out training images", "test": "test images"}.get(source.split, _DASH)
-    rows.append([f"this student, `{file.name}`", _percent(source.facts.accuracy), split])
-    if source.split == "val" and f"{which}_test_top1" in result:
-        accuracy = result[f"{which}_test_top1"]
-        rows.append([f"this student, {which} epoch", _percent(accuracy), "test images"])
+    split = _SPLITS.get(source.split, UNKNOWN.where)
+    rows.append(_row(f"this student, `{file}`", Measured(source.facts.accuracy, split)))
+    if run and source.split == "val":
+        tested = result_of(run).get(f"{which}_test_top1")
+        rows.append(_row(f"this student, {which} epoch", Measured(tested, "test images")))
     return rows
 
 
-def _teacher_accuracy(
-    run: SavedRun, result: Mapping[str, Any], number: int, name: str
-) -> tuple[float | None, str]:
-    """What is known of a teacher's accuracy, and from where."""
-    measured = result.get("teacher_top1")
-    if isinstance(measured, list) and number < len(measured):
-        return measured[number], "the images of this run"
+def _other_accuracies(run: SavedRun, which: str) -> list[list[str]]:
+    """Rows for what a student is compared with."""
+    rows = []
+    for number, name in enumerate(teachers_of(run)):
+        rows.append(_row(f"teacher {name}", teacher_accuracy(run, number)))
+    if method_of(run) == ALONE:
+        return rows
 
-    path = _teacher_file(run, number)
-    with suppress(UserError):
-        accuracy = facts_of(load_checkpoint(path)).accuracy if path else None
-        if accuracy is not None:
-            return accuracy, "its file"
-    facts = _library_facts(name)
-    if facts is not None and facts.accuracy is not None:
-        return facts.accuracy, "claimed by its library, on its own data"
-    return None, _DASH
+    found = alone(run, which)
+    measured = UNKNOWN
+    if found:
+        seeds = "1 run" if len(found) == 1 else f"{len(found)} runs"
+        measured = Measured(mean(found), f"test images, {which} epoch, {seeds}")
+    return [*rows, _row("student alone", measured)]
 
 
-def _alone(run: SavedRun, result: Mapping[str, Any], which: str) -> list[float]:
-    """Accuracies of the same student alone, of finished runs in the same project.
-
-    They have the same data set and number of epochs.
-    """
-    found = []
-    for file in sorted(run.folder.absolute().parent.glob(f"*/{RESULT}")):
-        other = _json(file)
-        is_same = all(other.get(key) == result.get(key) for key in ("student", "dataset", "epochs"))
-        accuracy = other.get(f"{which}_test_top1")
-        if other.get("method") == ALONE and is_same and isinstance(accuracy, (int, float)):
-            found.append(float(accuracy))
-    return found
+def _row(name: str, measured: Measured) -> list[str]:
+    top1 = UNKNOWN.where if measured.top1 is None else f"{measured.top1:.2f}"
+    return [name, top1, measured.where]
 
 
 # Cost.
@@ -165,138 +145,65 @@ def _alone(run: SavedRun, result: Mapping[str, Any], which: str) -> list[float]:
 
 def _costs(source: Source, exported: Exported, small: Quantized | None) -> list[list[str]]:
     profile = profile_network(source.network, source.input.image_shape, CPU)
-    threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
+    threads = "1 thread" if profile.threads == 1 else f"{profile.threads} threads"
+    where = f"{device_name(CPU)}, {threads}"
+
     rows = [
         ["parameters", f"{profile.parameters:,}"],
         ["multiply-accumulate operations of an image", f"{profile.macs:,}"],
         ["size of the file", f"{exported.size / 1e6:.2f} MB"],
-        [
-            f"latency of one image in PyTorch, {device_name(CPU)}, {threads}",
-            f"{profile.milliseconds:.2f} ms",
-        ],
+        [f"latency of one image in PyTorch, {where}", f"{profile.milliseconds:.2f} ms"],
         [f"compared with its checkpoint on {exported.images}", str(exported.agreement)],
     ]
     if small is not None:
-        rows.append([f"INT8, `{exported.path.with_suffix('.int8.onnx').name}`", str(small)])
+        name = exported.path.with_suffix(".int8.onnx").name
+        rows.append([f"INT8, `{name}`", str(small)])
     return rows
 
 
 # Input, training, licence.
 
 
-def _input(source: Source) -> str:
+def _input(source: Source) -> list[str]:
     spec = source.input
     channels, height, width = spec.image_shape
     how = f"resized to {height} x {width}"
     if spec.resize:
         how = f"shorter side resized to {spec.resize}, centre cropped to {height} x {width}"
-    lines = [
-        f"- Input: float32 (N, {channels}, {height}, {width}), RGB; {how} pixels "
-        f"({spec.interpolation}, antialiased).",
-        f"- Normalisation: pixels in [0, 1], minus {list(spec.mean)}, divided by {list(spec.std)}.",
-        f"- Output: {source.facts.num_classes} logits.",
-    ]
 
+    lines = [
+        f"Input: float32 (N, {channels}, {height}, {width}), RGB; {how} pixels "
+        f"({spec.interpolation}, antialiased).",
+        f"Normalisation: pixels in [0, 1], minus {list(spec.mean)}, divided by {list(spec.std)}.",
+        f"Output: {source.facts.num_classes} logits.",
+    ]
     names = source.facts.class_names
     if names:
+        shown = ", ".join(names[:_SHOWN_CLASSES])
         more = len(names) - _SHOWN_CLASSES
-        shown = ", ".join(names[:_SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"- Classes: {shown}.")
-    return "\n".join(lines)
+        rest = f" and {more} more, see the metadata" if more > 0 else ""
+        lines.append(f"Classes: {shown}{rest}.")
+    return lines
 
 
 def _training(source: Source) -> str:
     run = source.run
+    data = f"Data set: {source.facts.dataset}, in {source.facts.num_classes} classes."
     if run is None:
-        return f"Data set: {source.facts.dataset}. The run is not known."
+        return _listed([data, "The run that trained it is not known."])
 
-    method = _method(run)
-    lines = [f"- Data set: {source.facts.dataset}."]
-    lines += [f"- Method: {method}; {_settings(run, method)}."]
-    solver = [
-        f"{key} {run.values[f'SOLVER.{key}']}" for key in _SOLVER if f"SOLVER.{key}" in run.values
-    ]
-    lines.append(f"- Optimisation: {', '.join(solver)}.")
-
-    command = _command(run)
-    return "\n".join(lines) + (f"\n\n```bash\n{command}\n```" if command else "")
-
-
-def _settings(run: SavedRun, method: str) -> str:
-    """The hyper-parameters of a method, or of the methods in a sum."""
-    nodes = tuple(f"{name}." for name in method.split("+"))
-    found = [f"{key} {value}" for key, value in run.values.items() if key.startswith(nodes)]
-    return ", ".join(found) or "no hyper-parameters"
-
-
-def _command(run: SavedRun) -> str:
-    """The command of a run; "" where it is not known."""
-    words = _json(run.folder / ENVIRONMENT).get("command")
-    if not isinstance(words, list) or len(words) < 2:
-        return ""
-    _, program, *arguments = map(str, words)
-    is_tool = program.endswith(".py") and Path(program).name != "__main__.py"
-    name = ["python", program] if is_tool else ["edkd"]
-    return shlex.join([*name, *arguments])
+    values = settings(run)
+    method = f"{method_of(run)}; {values}" if values else method_of(run)
+    text = _listed([data, f"Method: {method}.", f"Optimisation: {optimisation(run)}."])
+    command = command_of(run)
+    return f"{text}\n\n```bash\n{command}\n```" if command else text
 
 
 def _licence(source: Source) -> str:
-    teachers = _teachers(source.run) if source.run else []
+    teachers = teachers_of(source.run) if source.run else []
     lines = []
     for name in teachers:
-        facts = _library_facts(name)
-        licence = facts.licence if facts is not None else ""
-        about = f"licence {licence}" if licence else "licence not known"
-        lines.append(f"- Teacher {name}: {about}.")
-    lines.append(
-        "Before you publish this model, check the licences of the data set and of all weights "
-        "that it was trained from."
-    )
-    return "\n\n".join(["\n".join(lines[:-1]), lines[-1]]).strip()
-
-
-# What the folder of the run says.
-
-
-def _method(run: SavedRun) -> str:
-    return str(run.values.get("DISTILLER.TYPE", ""))
-
-
-def _teachers(run: SavedRun) -> list[str]:
-    """The names of a run's teachers; [] for a method without."""
-    try:
-        needs_one = find_method(_method(run)).needs_teacher
-    except UserError:
-        return []
-    return list(_texts(run.values.get("DISTILLER.TEACHER"))) if needs_one else []
-
-
-def _teacher_file(run: SavedRun, number: int) -> Path | None:
-    """The file of a teacher's weights; None for published ones."""
-    paths = list(_texts(run.values.get("DISTILLER.TEACHER_CKPT")))
-    if number >= len(paths) or not paths[number]:
-        return None
-    return Path(os.path.expanduser(path_from_here(paths[number], run.cwd)))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts of a key that takes one or several."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return (each for each in values if isinstance(each, str))
-
-
-def _library_facts(name: str) -> LibraryFacts | None:
-    """What a library says of its pretrained model; None for other models."""
-    try:
-        return library_facts(name)
-    except UserError:  # the library is not installed here
-        return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The content of a file of a run; {} where it is damaged or missing."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        facts = facts_of_library(name)
+        licence = facts.licence if facts else ""
+        lines.append(f"Teacher {name}: {licence or 'licence not known'}.")
+    return f"{_listed(lines)}\n\n{_LICENCES}" if lines else _LICENCES

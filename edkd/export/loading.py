@@ -12,6 +12,7 @@ _FILTERS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
 def how_to_load(source: Source, path: Path, form: str) -> str:
     """A program that prints the class of `photo.jpg`."""
     imports, load = _LOADERS[form](source, path)
+
     lines = [
         *imports,
         "",
@@ -38,6 +39,7 @@ def _pixels(spec: InputSpec) -> list[str]:
             f"image = image.resize(sides, {mode})",
             f"image = image.crop((left, top, left + {width}, top + {height}))",
         ]
+
     mean, std = list(spec.mean), list(spec.std)
     lines.append(f"x = ((np.asarray(image) / 255 - {mean}) / {std}).astype(np.float32)")
     lines.append("x = x.transpose(2, 0, 1)[None]")
@@ -65,6 +67,7 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
     facts = source.facts
     family = dataset_dict[facts.dataset].family
     name, number = facts.architecture, facts.num_classes
+
     imports = [
         "import json, numpy as np, torch",
         "from PIL import Image",
@@ -83,11 +86,13 @@ def _answer(source: Source, form: str) -> list[str]:
     """Lines that print the class."""
     if not source.facts.class_names:
         return ["print(logits.argmax())"]
+
     texts = {
         "onnx": "session.get_modelmeta().custom_metadata_map",
         "torch-export": 'json.loads(extra["edkd.json"])',
         "safetensors": None,
     }[form]
+
     if texts is None:
         return [f"print({list(source.facts.class_names)!r}[logits.argmax()])"]
     return [f'names = json.loads({texts}["class_names"])', "print(names[logits.argmax()])"]

@@ -19,6 +19,10 @@ import timm
 import torchvision
 from edkd.registry import MODELS
 
+@MODELS.register("my_squeezenet", family="cifar")
+def my_squeezenet(num_classes):
+    return torchvision.models.squeezenet1_1(num_classes=num_classes)
+
 @MODELS.register("my_mobilenet", family="cifar")
 def my_mobilenet(num_classes):
     return torchvision.models.mobilenet_v3_small(num_classes=num_classes)
@@ -60,7 +64,7 @@ def write_digits(folder: Path) -> Path:
 
 def forget_plugin() -> None:
     """Take the networks of PLUGIN out of the registry, for tests that list it."""
-    for name in ("my_mobilenet", "my_vit"):
+    for name in ("my_squeezenet", "my_mobilenet", "my_vit"):
         if name in MODELS.names("cifar"):
             MODELS.remove(name, "cifar")
 

@@ -147,7 +147,14 @@ def test_torch_export_agrees_with_the_checkpoint(tool, student):
     assert facts["architecture"] == "resnet8"
 
 
-@pytest.mark.parametrize("name", ["my_mobilenet", pytest.param("my_vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my_squeezenet",
+        pytest.param("my_mobilenet", marks=pytest.mark.slow),
+        pytest.param("my_vit", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_libraries_agree(tool, library_student, name):
     """They are wrapped here, and exported without the wrapper and its features."""
     network, path, plugin = library_student(name)
@@ -162,18 +169,18 @@ def test_safetensors_load_into_the_plain_model(tool, library_student, tmp_path):
     import torchvision
     from safetensors.torch import load_file
 
-    network, path, plugin = library_student("my_mobilenet")
+    network, path, plugin = library_student("my_squeezenet")
     out = tmp_path / "o.safetensors"
     done = tool("export", path, "--to", "safetensors", "--plugin", plugin, "--out", out)
     assert done.code == 0, done.err
-    plain = torchvision.models.mobilenet_v3_small(num_classes=10).eval()
+    plain = torchvision.models.squeezenet1_1(num_classes=10).eval()
     plain.load_state_dict(load_file(out), strict=True)
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(plain(image), network(image)[0])
 
     evaluated = tool("eval", out, "--plugin", plugin)
-    assert evaluated.out.startswith("my_mobilenet on digits: top-1 ")
+    assert evaluated.out.startswith("my_squeezenet on digits: top-1 ")
 
 
 def test_a_file_that_differs_is_not_written(tool, student, monkeypatch):
@@ -208,7 +215,7 @@ def test_the_card_has_the_figures_of_the_run(run, teacher_run):
     alone = json.loads((teacher_run / "result.json").read_text())["best_test_top1"]
     own = load_checkpoint(run / "student_best")["accuracy"]
     assert f"| teacher resnet8 | {alone:.2f} |" in card
-    assert f"| student alone | {alone:.2f} | best epoch, 1 seed |" in card
+    assert f"| student alone | {alone:.2f} | test images, best epoch, 1 run |" in card
     assert f"| this student, `student_best` | {own:.2f} | test images |" in card
     assert "| parameters | 78,042 |" in card
     assert "KD.TEMPERATURE 3" in card
