@@ -31,10 +31,40 @@ _SHOWN_CLASSES = 20
 
 _SPLITS = {"val": "held-out training images", "test": "test images"}
 
-_LICENCES = (
-    "Before you publish this model, check the licences of the data set and of all weights that it "
-    "was trained from."
-)
+_PAGE = """# {file}: {model} for {dataset}
+
+An image classifier, exported by edkd {version} from `{checkpoint}`.
+
+## Accuracy
+
+{accuracies}
+
+## Cost
+
+{costs}
+
+## Input and classes
+
+{input}
+
+## Training
+
+{training}
+
+## Licence
+
+{licence}Before you publish this model, check the licences of the data set and of all weights that it
+was trained from.
+
+## How to load it
+
+{program}
+"""
+
+_INPUT = """- Input: float32 (N, {channels}, {height}, {width}), RGB.
+- Preparation: {preparation} ({interpolation}, antialiased).
+- Normalisation: pixels in [0, 1], minus {mean}, divided by {std}.
+- Output: {num_classes} logits."""
 
 
 class Exported(NamedTuple):
@@ -71,25 +101,19 @@ class Quantized(NamedTuple):
 
 def card(source: Source, exported: Exported, small: Quantized | None) -> str:
     """The text of the card; a dash stands for what is not known."""
-    name = source.facts.architecture
-    dataset = source.facts.dataset
-    parts = [
-        f"# {exported.path.name}: {name} for {dataset}",
-        f"An image classifier, exported by edkd {edkd.__version__} from `{source.file.name}`.",
-        "## Accuracy",
-        _table(["network", "top-1, %", "measured on"], _accuracies(source)),
-        "## Cost",
-        _table(["", ""], _costs(source, exported, small)),
-        "## Input and classes",
-        _listed(_input(source)),
-        "## Training",
-        _training(source),
-        "## Licence",
-        _licence(source),
-        "## How to load it",
-        how_to_load(source, exported.path, exported.form),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return _PAGE.format(
+        file=exported.path.name,
+        model=source.facts.architecture,
+        dataset=source.facts.dataset,
+        version=edkd.__version__,
+        checkpoint=source.file.name,
+        accuracies=_table(["network", "top-1, %", "measured on"], _accuracies(source)),
+        costs=_table(["", ""], _costs(source, exported, small)),
+        input=_input(source),
+        training=_training(source),
+        licence=_licence(source),
+        program=how_to_load(source, exported.path, exported.form),
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -111,8 +135,10 @@ def _accuracies(source: Source) -> list[list[str]]:
     which = "best" if file.endswith("_best") else "last"
     rows = _other_accuracies(run, which) if run else []
 
+    # This student; held-out images chose the epoch where there are some.
     split = _SPLITS.get(source.split, UNKNOWN.where)
     rows.append(_row(f"this student, `{file}`", Measured(source.facts.accuracy, split)))
+
     if run and source.split == "val":
         tested = result_of(run).get(f"{which}_test_top1")
         rows.append(_row(f"this student, {which} epoch", Measured(tested, "test images")))
@@ -164,26 +190,36 @@ def _costs(source: Source, exported: Exported, small: Quantized | None) -> list[
 # Input, training, licence.
 
 
-def _input(source: Source) -> list[str]:
+def _input(source: Source) -> str:
     spec = source.input
     channels, height, width = spec.image_shape
-    how = f"resized to {height} x {width}"
+    preparation = f"resized to {height} x {width} pixels"
     if spec.resize:
-        how = f"shorter side resized to {spec.resize}, centre cropped to {height} x {width}"
+        preparation = (
+            f"shorter side resized to {spec.resize} pixels, centre cropped to {height} x {width}"
+        )
 
-    lines = [
-        f"Input: float32 (N, {channels}, {height}, {width}), RGB; {how} pixels "
-        f"({spec.interpolation}, antialiased).",
-        f"Normalisation: pixels in [0, 1], minus {list(spec.mean)}, divided by {list(spec.std)}.",
-        f"Output: {source.facts.num_classes} logits.",
-    ]
-    names = source.facts.class_names
-    if names:
-        shown = ", ".join(names[:_SHOWN_CLASSES])
-        more = len(names) - _SHOWN_CLASSES
-        rest = f" and {more} more, see the metadata" if more > 0 else ""
-        lines.append(f"Classes: {shown}{rest}.")
-    return lines
+    text = _INPUT.format(
+        channels=channels,
+        height=height,
+        width=width,
+        preparation=preparation,
+        interpolation=spec.interpolation,
+        mean=list(spec.mean),
+        std=list(spec.std),
+        num_classes=source.facts.num_classes,
+    )
+    classes = _classes(source.facts.class_names)
+    return f"{text}\n{classes}" if classes else text
+
+
+def _classes(names: Sequence[str]) -> str:
+    """A line with the first classes; "" where they are not known."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:_SHOWN_CLASSES])
+    more = len(names) - _SHOWN_CLASSES
+    return f"- Classes: {shown} and {more} more." if more > 0 else f"- Classes: {shown}."
 
 
 def _training(source: Source) -> str:
@@ -194,16 +230,18 @@ def _training(source: Source) -> str:
 
     values = settings(run)
     method = f"{method_of(run)}; {values}" if values else method_of(run)
+
     text = _listed([data, f"Method: {method}.", f"Optimisation: {optimisation(run)}."])
     command = command_of(run)
     return f"{text}\n\n```bash\n{command}\n```" if command else text
 
 
 def _licence(source: Source) -> str:
+    """A line for each teacher, with a blank line after them; "" where there is none."""
     teachers = teachers_of(source.run) if source.run else []
     lines = []
     for name in teachers:
         facts = facts_of_library(name)
         licence = facts.licence if facts else ""
         lines.append(f"Teacher {name}: {licence or 'licence not known'}.")
-    return f"{_listed(lines)}\n\n{_LICENCES}" if lines else _LICENCES
+    return f"{_listed(lines)}\n\n" if lines else ""

@@ -18,7 +18,7 @@ def how_to_load(source: Source, path: Path, form: str) -> str:
         "",
         *_pixels(source.input),
         *load,
-        *_answer(source, form),
+        *_answer(source, path, form),
     ]
     code = "\n".join(lines)
     return f"```python\n{code}\n```"
@@ -82,7 +82,7 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
     ]
 
 
-def _answer(source: Source, form: str) -> list[str]:
+def _answer(source: Source, path: Path, form: str) -> list[str]:
     """Lines that print the class."""
     if not source.facts.class_names:
         return ["print(logits.argmax())"]
@@ -90,11 +90,8 @@ def _answer(source: Source, form: str) -> list[str]:
     texts = {
         "onnx": "session.get_modelmeta().custom_metadata_map",
         "torch-export": 'json.loads(extra["edkd.json"])',
-        "safetensors": None,
+        "safetensors": f'safe_open("{path.name}", "pt").metadata()',
     }[form]
-
-    if texts is None:
-        return [f"print({list(source.facts.class_names)!r}[logits.argmax()])"]
     return [f'names = json.loads({texts}["class_names"])', "print(names[logits.argmax()])"]
 
 
