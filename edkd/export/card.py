@@ -53,8 +53,8 @@ An image classifier, exported by edkd {version} from `{checkpoint}`.
 
 ## Licence
 
-{licence}Before you publish this model, check the licences of the data set and of all weights that it
-was trained from.
+{licence}Before you publish this model, check the licences of the data set and of all weights that
+it was trained from.
 
 ## How to load it
 
@@ -193,6 +193,7 @@ def _costs(source: Source, exported: Exported, small: Quantized | None) -> list[
 def _input(source: Source) -> str:
     spec = source.input
     channels, height, width = spec.image_shape
+
     preparation = f"resized to {height} x {width} pixels"
     if spec.resize:
         preparation = (
@@ -239,6 +240,7 @@ def _training(source: Source) -> str:
 def _licence(source: Source) -> str:
     """A line for each teacher, with a blank line after them; "" where there is none."""
     teachers = teachers_of(source.run) if source.run else []
+
     lines = []
     for name in teachers:
         facts = facts_of_library(name)
