@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "train a student, alone or with a teacher",
     "finetune": "train a pretrained network on images of your own",
     "eval": "accuracy of a model on the test set",
+    "export": "write a student as ONNX, torch.export or safetensors, with a model card",
+    "predict": "classes of your own images",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
     "check-data": "read every image of a folder, and list what is wrong",
@@ -31,6 +33,8 @@ edkd COMMAND --help describes a command. Examples:
   edkd train --cfg configs/digits/vanilla/resnet8.yaml
   edkd train --cfg configs/cifar100/edkd/res56_res20.yaml SOLVER.LR 0.1
   edkd eval output/cifar100_baselines/edkd,res56,res20
+  edkd finetune torchvision/resnet50 DATASET.ROOT photos
+  edkd export output/folder/kd --to onnx
 """
 
 
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
     name, *arguments = sys.argv[1:] if argv is None else argv or [""]
     if name in ("", "-h", "--help"):
-        lines = [f"  {command:10} {what}" for command, what in COMMANDS.items()]
+        lines = [f"  {command:11} {what}" for command, what in COMMANDS.items()]
         sys.stdout.write(USAGE.format(commands="\n".join(lines)))
         return
     if name in ("-V", "--version"):

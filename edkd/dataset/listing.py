@@ -119,6 +119,19 @@ def survey(folder: Path) -> Listing:
     return Listing(folder, classes, samples, *hashes, tuple(skipped))
 
 
+def images_below(folder: Path) -> list[str]:
+    """Paths of all images in a folder and in those below it, in the order of `list_images`.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    whole = Path(os.path.abspath(folder))
+    found = _images_of(whole.parent, whole.name)
+    if found.skipped:
+        warn(f"{folder}: {_skipped(found.skipped)}")
+    return [os.path.join(folder, file) for file in found.files]
+
+
 def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """The results for all items; in this thread alone where no other can be started.
 

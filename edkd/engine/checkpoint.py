@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from edkd.engine.facts_text import from_text
 from edkd.engine.foreign import AGAIN, is_safetensors, is_whole_model, other_kind
 from edkd.engine.unpickling import harmless_globals, refused_global
 from edkd.errors import StorageError, UserError, warn
@@ -61,7 +62,11 @@ def save_text(text: str, path: Path, patience: float | None = None) -> None:
         patience: seconds in which a file that another program holds open is tried again; default:
             PATIENCE.
     """
-    content = text.encode()
+    save_bytes(text.encode(), path, patience)
+
+
+def save_bytes(content: bytes, path: Path, patience: float | None = None) -> None:
+    """Write a file in the same way."""
     _replace(
         path,
         lambda file: file.write(content),
@@ -237,6 +242,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
     try:
+        from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(
@@ -244,10 +250,16 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         ) from None
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
     except Exception as error:  # damaged bytes
         kind = type(error).__name__
         raise UserError(f"{path} is damaged ({kind}); {AGAIN}") from None
+
+    # The facts about a student, where `edkd export` wrote the file.
+    facts = from_text(metadata) if "edkd" in metadata else {}
+    return {"model": tensors} | facts if facts else tensors
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

@@ -152,7 +152,7 @@ def student_file(folder: Path, which: str) -> Path:
         if path.is_file() and path.parent == folder:
             return path
 
-    files = sorted(file.name for file in folder.glob("student*_*") if file.is_file())
+    files = sorted(file.name for file in folder.glob("student*_*") if _is_student(file))
     known = [name.removeprefix("student_") for name in files]
     if not files:
         raise UserError(f"{folder} holds no student: its run has not finished an epoch")
@@ -160,6 +160,11 @@ def student_file(folder: Path, which: str) -> Path:
         f"--which {which}: {folder} has no {names[0]}{hint(which, known)} (there are: "
         f"{', '.join(files)})"
     )
+
+
+def _is_student(file: Path) -> bool:
+    """Whether a file of a run has a student's weights; exported files have an extension."""
+    return file.is_file() and not file.suffix
 
 
 def _environment_of(folder: Path) -> dict[str, Any]:
@@ -275,11 +280,11 @@ def _kept_options(run: SavedRun, dataset: str) -> list[str]:
         is_kept = name.startswith(_KEPT if is_same else "MODEL.")
         if is_kept and name in keys:
             is_path = keys[name].is_path and isinstance(value, str)
-            words += [name, _from_here(value, run.cwd) if is_path else _as_option(value)]
+            words += [name, path_from_here(value, run.cwd) if is_path else _as_option(value)]
     return words
 
 
-def _from_here(path: str, cwd: str) -> str:
+def path_from_here(path: str, cwd: str) -> str:
     """A path of a run that was perhaps started in another folder."""
     if not path or os.path.exists(os.path.expanduser(path)):
         return path

@@ -1,0 +1,104 @@
+"""Options that say which network is meant and how images are prepared for it."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edkd.commands._command_line import ArgumentParser, Once
+from edkd.errors import UserError, reason_of
+
+if TYPE_CHECKING:
+    from edkd.types import InputSpec
+
+
+def add_network(parser: ArgumentParser) -> None:
+    """The network, for files that do not say enough."""
+    parser.add_argument(
+        "-m", "--model", default="", help="architecture, as resnet8x4 (default: the file's own)"
+    )
+    parser.add_argument("-d", "--dataset", default="", help="(default: that of the weights)")
+    parser.add_argument(
+        "--which",
+        action=Once,
+        default="",
+        help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
+        "(default: best)",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="as in the command train (default: those of the run)",
+    )
+
+
+def add_input(parser: ArgumentParser) -> None:
+    """How images are prepared, for files that do not say it."""
+    parser.add_argument(
+        "--size", type=_size, metavar="N|HxW", help="height and width (default: the file's own)"
+    )
+    parser.add_argument(
+        "--mean",
+        type=_numbers,
+        metavar="R,G,B",
+        help="subtracted from pixels in [0, 1] (default: the file's own)",
+    )
+    parser.add_argument(
+        "--std", type=_numbers, metavar="R,G,B", help="divided by (default: the file's own)"
+    )
+
+
+def completion(args: argparse.Namespace) -> "Callable[[InputSpec | None], InputSpec | None]":
+    """A function that puts what the options say in place of what a file says.
+
+    With a size of its own, the whole image is resized to it.
+    """
+    from edkd.types import InputSpec
+
+    def complete(known: InputSpec | None) -> InputSpec | None:
+        shape = (3, *args.size) if args.size else known and known.image_shape
+        mean = args.mean or (known and known.mean)
+        std = args.std or (known and known.std)
+        if not shape or not mean or not std:
+            return None
+        resize = known.resize if known and not args.size else 0
+        return InputSpec(shape, mean, std, resize, known.interpolation if known else "bilinear")
+
+    return complete
+
+
+def class_names(path: str) -> tuple[str, ...]:
+    """The lines of a text file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--names {path} cannot be read: {reason_of(error)}") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no size in pixels, as 224 or 224x160")
+    return sides[0], sides[-1]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(
+            f"{text} must be three numbers with commas, as 0.485,0.456,0.406"
+        )
+    return numbers

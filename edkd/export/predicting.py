@@ -1,0 +1,130 @@
+"""The classes of image files, by a checkpoint or an exported file: what `edkd predict` calls."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edkd.dataset.readability import BadImage
+from edkd.engine.device import pick_device
+from edkd.engine.facts_text import from_text
+from edkd.engine.file_facts import facts_of
+from edkd.engine.saved_run import Request
+from edkd.errors import UserError
+from edkd.export.images import prepared
+from edkd.export.sessions import Classify, open_onnx
+from edkd.export.source import Completed, open_source
+from edkd.types import InputSpec
+
+
+class Predictor(NamedTuple):
+    """A network, and what is needed to run it on image files."""
+
+    classify: Classify
+    input: InputSpec
+    class_names: tuple[str, ...]
+    """By class number; empty where they are not known."""
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, the first one first."""
+
+    path: str
+    classes: list[str]
+    """Their names; their numbers where no names are known."""
+    probabilities: list[float]
+
+
+def open_predictor(
+    request: Request, complete: Completed, names: Sequence[str], device: str
+) -> Predictor:
+    """Load a checkpoint, a run's student, or a file that `edkd export` wrote.
+
+    Args:
+        request: its path ends in .onnx for a graph.
+        complete: fills in what a user says of the images.
+        names: of the classes, in place of the file's own.
+        device: auto, cuda, cuda:N, mps or cpu.
+
+    Raises:
+        UserError: there is no such network, or the file does not say how images are prepared.
+    """
+    path = Path(os.path.expanduser(request.path))
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        return _open_graph(path, complete, names, device)
+
+    where = pick_device(device)
+    source = open_source(request, complete, needs_data=False)
+    network = source.network.to(where)
+
+    @torch.inference_mode()
+    def classify(image: Tensor) -> Tensor:
+        logits: Tensor = network(image.to(where))
+        return logits.float().cpu()
+
+    return Predictor(classify, source.input, tuple(names) or source.facts.class_names)
+
+
+def _open_graph(path: Path, complete: Completed, names: Sequence[str], device: str) -> Predictor:
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: ONNX files run on the CPU here; leave it out")
+
+    model = open_onnx(path)
+    facts = facts_of(from_text(model.metadata))
+    spec = complete(facts.input)
+    if spec is None:
+        raise UserError(
+            f"{path} does not say how images are prepared for it; give --size, --mean and --std, "
+            "and --names with a file of class names"
+        )
+    if model.size not in (None, spec.image_shape[1:]):
+        raise UserError(f"{path} takes images of {model.size} pixels, not {spec.image_shape[1:]}")
+    return Predictor(model.classify, spec, tuple(names) or facts.class_names)
+
+
+def predict(
+    predictor: Predictor, files: Sequence[str], top: int, batch_size: int
+) -> Iterator[Prediction | BadImage]:
+    """The most probable classes of each image, in the order of the files of a batch.
+
+    Bad images come after the others of their batch.
+
+    Args:
+        top: number of classes.
+
+    Raises:
+        UserError: the number of class names is not that of the logits.
+    """
+    names = predictor.class_names
+    for batch in prepared(files, predictor.input, batch_size):
+        if batch.paths:
+            logits = predictor.classify(batch.image)
+            if names and len(names) != logits.shape[1]:
+                raise UserError(
+                    f"there are {len(names)} class names, but the network has {logits.shape[1]} "
+                    "classes; give a file of names with --names, one for each class"
+                )
+            yield from _predictions(batch.paths, logits, names, top)
+        yield from batch.bad
+
+
+def _predictions(
+    paths: Sequence[str], logits: Tensor, names: Sequence[str], top: int
+) -> Iterator[Prediction]:
+    best = logits.double().softmax(1).topk(min(top, logits.shape[1]), 1)
+    rows = zip(paths, best.indices.tolist(), best.values.tolist(), strict=True)
+    for path, numbers, probabilities in rows:
+        classes = [names[number] if names else str(number) for number in numbers]
+        yield Prediction(path, classes, probabilities)
+
+
+def label_of(path: str, class_names: Sequence[str]) -> str:
+    """The class whose name a folder around an image has, the nearest one; "" for none."""
+    known = set(class_names)
+    for folder in Path(path).absolute().parents:
+        if folder.name in known:
+            return folder.name
+    return ""
