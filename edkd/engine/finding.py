@@ -151,7 +151,7 @@ def _refuse_head(path: Path | str, best: Match, wanted: Mapping[str, Tensor], us
             f"has a head for another number of classes: {first} is {there} there but {here} here, "
             f"for the {number} classes of {data}"
         )
-    raise UserError(f"{path} {what}; {other_classes(use)}")
+    raise UserError(f"{path} {what}; {other_classes(path, use)}")
 
 
 def _changed_names(match: Match) -> str:

@@ -63,7 +63,8 @@ def test_a_teacher_for_other_classes_names_the_way_out(tool, tmp_path, lite0):
     words = [*DIGITS, *KD, "timm/tf_efficientnet_lite0", "LOG.PREFIX", tmp_path / "o"]
     done = tool("train", *words, "DISTILLER.TEACHER_CKPT", lite0)
     assert_refused(done, r"head for another number of classes: classifier.weight is \(1000, 1280\)")
-    assert_refused(done, r"train a new head first: .*finetune(\.py)? timm/tf_efficientnet_lite0")
+    way_out = rf"head first: .*finetune(\.py)? timm/tf_efficientnet_lite0 --from {lite0} \.\.\."
+    assert_refused(done, way_out)
 
     # The same without a file: nothing is downloaded to find that out.
     done = tool("train", *words)
