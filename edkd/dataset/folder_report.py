@@ -114,9 +114,11 @@ def describe(part: Part) -> Iterator[str]:
     if good:
         widths = _spread([image.width for image in good])
         heights = _spread([image.height for image in good])
-        modes = Counter(image.mode for image in good).most_common()
         yield f"  width {widths}, height {heights} (minimum, median, maximum)"
-        yield f"  modes: {', '.join(f'{count} {mode}' for mode, count in modes)}"
+
+        modes = Counter(image.mode for image in good)
+        by_count = [f"{count} {mode}" for mode, count in modes.most_common()]
+        yield f"  modes: {', '.join(by_count)}"
     if listing.skipped:
         yield f"  {describe_skipped(listing.skipped)}"
 
@@ -129,19 +131,29 @@ def _spread(values: Sequence[int]) -> str:
 
 
 def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
-    bad = [image.bad for part in parts for image in part.images if image.bad is not None]
-    found = {
-        "unreadable images": [f"cannot read {image}" for image in bad],
-        "empty classes": [
-            f"no images in {part.listing.folder / name}"
-            for part in parts
-            for name in empty_classes(part.listing)
-        ],
-        "classes that differ": list(_other_classes(parts)),
-        "images under two classes": _under_two_classes(parts[0]),
-        "images in two parts": [line for part in parts[1:] for line in _shared(parts[0], part)],
-    }
+    train, *others = parts
+    found: dict[str, list[str]] = {"unreadable images": [], "empty classes": []}
+    for part in parts:
+        found["unreadable images"] += _unreadable(part)
+        found["empty classes"] += _without_images(part)
+
+    found["classes that differ"] = list(_other_classes(parts))
+    found["images under two classes"] = _under_two_classes(train)
+    found["images in two parts"] = []
+    for other in others:
+        found["images in two parts"] += _shared(train, other)
     return {noun: lines for noun, lines in found.items() if lines}
+
+
+def _unreadable(part: Part) -> Iterator[str]:
+    for image in part.images:
+        if image.bad is not None:
+            yield f"cannot read {image.bad}"
+
+
+def _without_images(part: Part) -> Iterator[str]:
+    for name in empty_classes(part.listing):
+        yield f"no images in {part.listing.folder / name}"
 
 
 def _other_classes(parts: Sequence[Part]) -> Iterator[str]:
@@ -158,16 +170,22 @@ def _under_two_classes(part: Part) -> list[str]:
     for image, (path, target) in zip(part.images, part.listing.samples, strict=True):
         if image.bad is None:
             groups[image.digest].setdefault(target, path)
-    return [
-        f"the same image under two classes: {shown(list(paths.values()))}"
-        for paths in groups.values()
-        if len(paths) > 1
-    ]
+
+    found = []
+    for paths in groups.values():
+        if len(paths) > 1:
+            names = shown(list(paths.values()))
+            found.append(f"the same image under two classes: {names}")
+    return found
 
 
 def _shared(train: Part, other: Part) -> Iterator[str]:
     """Lines about training images that are in another part, too."""
-    path_of = {image.digest: image.path for image in train.images if image.bad is None}
+    path_of = {}
+    for image in train.images:
+        if image.bad is None:
+            path_of[image.digest] = image.path
+
     for image in other.images:
         if image.bad is None and image.digest in path_of:
             yield f"the same image in two parts: {path_of[image.digest]}, {image.path}"

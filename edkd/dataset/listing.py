@@ -128,7 +128,7 @@ def images_below(folder: Path) -> list[str]:
     whole = Path(os.path.abspath(folder))
     found = _images_of(whole.parent, whole.name)
     if found.skipped:
-        warn(f"{folder}: {_skipped(found.skipped)}")
+        warn(f"{folder}: {describe_skipped(found.skipped)}")
     return [os.path.join(folder, file) for file in found.files]
 
 

@@ -16,7 +16,7 @@ from edkd.engine.config.plugins import import_plugins
 from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import DEFAULT_DATASET, Request, find_trained
 from edkd.errors import UserError
-from edkd.models import get_model
+from edkd.models import get_model, library_facts
 from edkd.paths import expanded
 from edkd.registry import DATASETS, MODELS
 
@@ -142,7 +142,6 @@ def _facts_of_library(model: str) -> _Facts:
     """What the pretrained weights of a library's model say."""
     if "/" not in model:
         return _Facts()
-    from edkd.models import library_facts
 
     facts = library_facts(model)
     return _Facts(facts.input.image_shape, facts.num_classes) if facts else _Facts()

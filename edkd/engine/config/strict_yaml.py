@@ -9,6 +9,7 @@ Differences to PyYAML's safe loader:
 - `_BASE_: other.yaml` at the top of a file names a file, relative to this one, that it changes.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ def read_chain(file: str) -> list[Source]:
 def _read(path: Path, where: str) -> _Content:
     if path.suffix not in (".yaml", ".yml"):
         inside = path / "config.yaml"
-        advice = f"; give {inside}" if inside.is_file() else ""
+        advice = f"; give {inside}" if os.path.isfile(inside) else ""
         raise UserError(f"{where}: a configuration is a .yaml file{advice}")
 
     try:
