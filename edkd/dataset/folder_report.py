@@ -68,11 +68,12 @@ def report_on(root: Path, num_workers: int) -> Report:
     names = _part_names(root)
     listings = [survey(root / name) for name in names]
     paths = [path for listing in listings for path in listing.paths]
+
     images = iter(in_workers(read, paths, num_workers, TIMEOUT, "reading all images"))
-    parts = [
-        Part(name, listing, [next(images) for _ in listing.samples])
-        for name, listing in zip(names, listings, strict=True)
-    ]
+    parts = []
+    for name, listing in zip(names, listings, strict=True):
+        own = [next(images) for _ in listing.samples]
+        parts.append(Part(name, listing, own))
     return Report(parts, _faults(parts))
 
 
