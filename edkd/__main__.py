@@ -1,4 +1,4 @@
-"""The command `edkd`: edkd train | eval | export | predict | report | and others, see COMMANDS."""
+"""The command `edkd`, which runs one of COMMANDS."""
 
 import importlib
 import sys
@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classes of your own images",
     "report": "compare finished runs: a table and a picture",
     "memo": "list, verify or delete cached teacher logits",
+    "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",
     "profile": "parameters, multiply-accumulates and latency of models",
     "keys": "list the configuration keys",
@@ -32,6 +33,8 @@ edkd COMMAND --help describes a command. Examples:
   edkd train --cfg configs/digits/vanilla/resnet8.yaml
   edkd train --cfg configs/cifar100/edkd/res56_res20.yaml SOLVER.LR 0.1
   edkd eval output/cifar100_baselines/edkd,res56,res20
+  edkd finetune torchvision/resnet50 DATASET.ROOT photos
+  edkd export output/folder/kd --to onnx
 """
 
 
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
     name, *arguments = sys.argv[1:] if argv is None else argv or [""]
     if name in ("", "-h", "--help"):
-        lines = [f"  {command:10} {what}" for command, what in COMMANDS.items()]
+        lines = [f"  {command:11} {what}" for command, what in COMMANDS.items()]
         sys.stdout.write(USAGE.format(commands="\n".join(lines)))
         return
     if name in ("-V", "--version"):
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = ", ".join(COMMANDS)
         raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
 
-    module = importlib.import_module(f"edkd.commands.{name}")
+    module = importlib.import_module(f"edkd.commands.{name.replace('-', '_')}")
     module.main(arguments)
 
 

@@ -90,7 +90,7 @@ def distill(
     Returns:
         The content of `result.json`, and "folder", the folder of the run. Its `student_best` is the
         file {"model": state_dict} of the best epoch. The student itself holds the weights of the
-        last epoch; with a `test_loader`, those of the best one.
+        last epoch; with a `test_loader`, those of the best one. With `ema`, these are averages.
 
     Raises:
         UserError: a setting is unknown, the data or the networks do not fit, or the folder

@@ -12,7 +12,7 @@ def command(name: str) -> str:
     """
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("edkd")
     if program.parent.name == "tools" and program.suffix == ".py":
-        return f"python {program.with_name(name)}.py"
+        return f"python {program.with_name(name.replace('-', '_'))}.py"
     if program.name == "__main__.py":
         return f"python -m edkd {name}"
     return f"edkd {name}"

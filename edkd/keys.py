@@ -22,6 +22,7 @@ class Key:
         source: where the default comes from, as a paper.
         low: lowest allowed value; of each item where the value is a list.
         high: values must stay below it.
+        includes_high: whether `high` itself is allowed too.
         choices: allowed values, where there are few; the default may stand for one of them.
         free_on_resume: whether a resumed run may have another value.
         names_run: whether a value given on the command line becomes part of the run's name.
@@ -35,6 +36,7 @@ class Key:
     source: str = ""
     low: float = -INF
     high: float = INF
+    includes_high: bool = False
     choices: tuple[str, ...] = ()
     free_on_resume: bool = False
     names_run: bool = True
@@ -48,14 +50,23 @@ class Key:
 
         items = value if isinstance(value, (list, tuple)) else [value]
         numbers = [item for item in items if isinstance(item, (int, float))]
-        if all(self.low <= number < self.high for number in numbers):
+        if all(self._allows(number) for number in numbers):
             return ""
 
         if self.high == INF:
             return f"is {value}, but must be at least {self.low:g}"
         if self.low == -INF:
-            return f"is {value}, but must be below {self.high:g}"
-        return f"is {value}, but must be at least {self.low:g} and below {self.high:g}"
+            return f"is {value}, but must be {self.upper_limit()}"
+        return f"is {value}, but must be at least {self.low:g} and {self.upper_limit()}"
+
+    def upper_limit(self) -> str:
+        """ "below 1", or "at most 1"."""
+        return f"at most {self.high:g}" if self.includes_high else f"below {self.high:g}"
+
+    def _allows(self, number: float) -> bool:
+        if self.includes_high and number == self.high:
+            return True
+        return self.low <= number < self.high
 
 
 _STANDARD_RANGES = {

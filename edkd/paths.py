@@ -37,13 +37,23 @@ def expanded(path: str, name: str) -> str:
         name: of what has this value, for messages: "LOG.PREFIX".
 
     Raises:
-        UserError: a variable is not set, or is empty.
+        UserError: a variable is not set, or is empty; or no file can have this name.
     """
+    if not can_be_path(path):
+        raise UserError(f"{name} is {path[:200]!r}, which no file can be called; correct the path")
     if "$" in path and not os.path.lexists(path):
         path = _VARIABLE.sub(lambda match: _value_of(match, path, name), path)
     if os.name == "nt":  # %USERPROFILE%
         path = os.path.expandvars(path)
     return os.path.expanduser(path)
+
+
+def can_be_path(text: str) -> bool:
+    """Whether the system takes a text as the name of a file, which may not exist."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _value_of(match: re.Match[str], path: str, name: str) -> str:

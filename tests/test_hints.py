@@ -59,7 +59,7 @@ def test_names_of_other_systems():
     assert method_note("kd-svd") != ""
     assert "SOLVER.TRAINER dot" in method_note("DOT")
     assert method_note("MYKD") == ""
-    assert key_note("SOLVER.LABEL_SMOOTHING").endswith("; edkd does not have it")
+    assert key_note("SOLVER.SYNC_BN").endswith("; edkd does not have it")
     assert key_note("SOLVER.OPT").endswith("; use SOLVER.TYPE")
     assert key_note("CRD") != ""
     assert key_note("CRD.MODE") == key_note("SOLVER.LRR") == ""

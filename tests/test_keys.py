@@ -27,6 +27,8 @@ TWO_TEACHERS = {
 }
 STAGES = {"SOLVER.LR_DECAY_STAGES": "[1]"}
 FREQUENT = {"LOG.SAVE_CHECKPOINT_FREQ": "1"}
+MIXED = {"SOLVER.MIXUP": "0.5", "SOLVER.CUTMIX": "0.5"}
+SMOOTH_BCE = {"SOLVER.TASK_LOSS": "bce", "SOLVER.LABEL_SMOOTHING": "0.1"}
 
 KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "EXPERIMENT.PROJECT": ("other", {}),
@@ -35,6 +37,8 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DATASET.TYPE": ("cifar10", {"DATASET.ROOT": "/nowhere"}),
     "DATASET.ROOT": ("/elsewhere", {"DATASET.TYPE": "cifar10", "DISTILLER.STUDENT": "resnet8"}),
     "DATASET.VAL_SPLIT": ("0.2", {}),
+    "DATASET.RANDAUGMENT": ("[2,9]", {}),
+    "DATASET.RANDOM_ERASING": ("0.5", {}),
     "DISTILLER.TYPE": ("NONE", KD),
     "DISTILLER.TEACHER": ("narrow", {**KD, "DISTILLER.TEACHER_CKPT": "narrow.pth"}),
     "DISTILLER.STUDENT": ("wide", {}),
@@ -55,6 +59,16 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "SOLVER.LR_DECAY_RATE": ("0.5", STAGES),
     "SOLVER.WARMUP_EPOCHS": ("1", {}),
     "SOLVER.WEIGHT_DECAY": ("0.01", {}),
+    "SOLVER.DECAY_NORM_AND_BIAS": ("False", {"SOLVER.WEIGHT_DECAY": "0.1"}),
+    "SOLVER.TASK_LOSS": ("bce", {}),
+    "SOLVER.LABEL_SMOOTHING": ("0.1", {}),
+    "SOLVER.BCE_THRESHOLD": ("0.2", SMOOTH_BCE),
+    "SOLVER.MIXUP": ("0.5", {}),
+    "SOLVER.CUTMIX": ("0.5", {}),
+    "SOLVER.MIX_PROB": ("0.5", MIXED),
+    "SOLVER.MIX_SWITCH_PROB": ("0.1", MIXED),
+    "SOLVER.EMA": ("0.9", {}),
+    "SOLVER.ACCUMULATE": ("2", {}),
     "SOLVER.MOMENTUM": ("0.5", {}),
     "SOLVER.NESTEROV": ("True", {}),
     "SOLVER.BETAS": ("[0.5,0.9]", {"SOLVER.TYPE": "Adam", "SOLVER.LR": "0.001"}),
@@ -78,7 +92,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "COMBINED.WEIGHTS": ("[0.5,2.0]", {"DISTILLER.TYPE": "KD+DKD"}),
 }
 
-ERRORS = ("DATASET.TYPE", "DATASET.ROOT")
+ERRORS = ("DATASET.TYPE", "DATASET.ROOT", "DATASET.RANDAUGMENT")
 """Their effect is an error; the other runs succeed."""
 
 LOADER_KEYS = (

@@ -1,7 +1,8 @@
 """The command finetune."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from edkd.paths import CONFIGS
 from edkd.signals import hold
 
 DEFAULT = CONFIGS / "folder" / "finetune.yaml"
+
+WORDS = {"DISTILLER.STUDENT_CKPT": "--from", "DISTILLER.STUDENT": "MODEL"}
+"""Keys in messages, and the words of this command that take their place."""
 
 PRETRAINED = "pretrained"
 """DISTILLER.STUDENT_CKPT: the weights that come with the model."""
@@ -33,6 +37,7 @@ the command that distils from it.
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, train, print how to distil from the result."""
     args = _parser().parse_intermixed_args(argv)
+    _check_model(args.model)
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.engine.config.command_line import pairs
@@ -42,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     given = dict(pairs(args.opts))
     own = _own_keys(args)
-    _check(args.model, given, own)
+    _check_keys(given, own)
     words = [word for pair in ({**_tag(args, given), **own}).items() for word in pair]
 
-    cfg = load_config(str(args.cfg), [*words, *args.opts], args.plugin)
-    train(cfg, args.opts, args.device, args.resume)
+    with _words_named():
+        cfg = load_config(str(args.cfg), [*words, *args.opts], args.plugin)
+        train(cfg, args.opts, args.device, args.resume)
 
     file = run_folder(cfg, args.opts) / "student_best"
     print(f"to distil from it:\n  {_next_command(args, given, cfg.DATASET.TYPE, file)}")
@@ -119,16 +125,35 @@ def _tag(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, str]:
     return {"EXPERIMENT.TAG": ",".join([*parts, "head"] if args.head else parts)}
 
 
-def _check(model: str, given: dict[str, Any], own: dict[str, str]) -> None:
-    """Raise UserError where the words of the command line contradict each other."""
+def _check_model(model: str) -> None:
+    """Raise UserError where a key stands in the place of the model."""
     first, separator, _ = model.partition(".")
     if separator and first.isupper():
-        raise UserError(f"give the MODEL before the keys: {command('finetune')} MODEL {model} ...")
+        raise UserError(
+            f"{model} stands in the place of the model; write '{command('finetune')} MODEL {model} "
+            "...', as timm/resnet50.a1_in1k"
+        )
+
+
+def _check_keys(given: dict[str, Any], own: dict[str, str]) -> None:
+    """Raise UserError where the user gives a key that this command sets."""
     for key in given.keys() & own.keys():
         raise UserError(
-            f"{key} has no place beside what {command('finetune')} sets itself; give MODEL, "
-            "--from FILE and --head"
+            f"{key} is set by '{command('finetune')}' itself, which takes MODEL, --from FILE and "
+            f"--head instead; leave it out, or use '{command('train')}'"
         )
+
+
+@contextmanager
+def _words_named() -> Iterator[None]:
+    """Messages name the words of this command, not the keys that these set."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for key, word in WORDS.items():
+            text = text.replace(key, word)
+        raise UserError(text) from error
 
 
 def _next_command(args: argparse.Namespace, given: dict[str, Any], dataset: str, file: Path) -> str:

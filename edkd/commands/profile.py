@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from edkd.engine.profile import profile_named
 
     # All names are read before the first measurement.
-    wanted = Wanted(args.dataset, args.size, args.num_classes, args.plugin)
+    wanted = Wanted(args.model, args.dataset, args.size, args.num_classes, args.plugin)
     networks = [build_named(word, wanted) for word in args.models]
     batch_sizes = sorted({1, args.batch_size})
     records = [profile_named(named, args.device, batch_sizes) for named in networks]
@@ -53,11 +53,14 @@ def _parser() -> ArgumentParser:
     # What is measured.
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name, run folder or file")
     parser.add_argument(
+        "-m", "--model", default="", help="architecture of a file that does not name its own"
+    )
+    parser.add_argument(
         "-d",
         "--dataset",
         default="",
         help="data set that gives the family of plain names, image size and classes; its images "
-        "are not read (default: that of the run or file, else cifar100)",
+        "are not read (default: that of the run or file, else one for which the model is made)",
     )
     parser.add_argument(
         "--size",
@@ -138,10 +141,15 @@ def _cells(record: dict[str, Any]) -> list[str]:
         _macs(record["macs"]),
         f"{record['megabytes']:.2f} MB",
         *(f"{timing['milliseconds']:.2f} ms" for timing in latency),
-        f"{latency[-1]['images_per_second']:,.0f}",
+        _rate(latency[-1]["images_per_second"]),
     ]
 
 
 def _macs(number: int) -> str:
     """In billions or millions, as papers have it."""
     return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _rate(number: float) -> str:
+    """With about three digits."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ KEYS = {
     "DATASET.TYPE": Key("cifar100", "name of the data set"),
     "DATASET.ROOT": Key(
         "",
-        "folder with cifar-*/, or with the train/ and val/ of an image folder; empty: data/",
+        "folder with cifar-*/, or with the images in class folders, as train/<class>/* and "
+        "val/<class>/*; empty: data/",
         free_on_resume=True,
         names_run=False,
         is_path=True,
@@ -56,6 +57,12 @@ KEYS = {
         low=0,
         high=1,
     ),
+    "DATASET.RANDAUGMENT": Key(
+        [],
+        "[operations, magnitude] of torchvision's RandAugment, for image folders; []: off",
+        low=0.0,
+        high=31.0,
+    ),
     "DATASET.TEST.BATCH_SIZE": Key(
         0,
         "images in a batch of evaluation; 0: chosen for the device, 64 for image folders",
@@ -86,6 +93,8 @@ class Loader(ABC):
     """Names of the views in a batch; the first one is `Batch.image`."""
     has_index: bool = True
     """Whether batches have the `index` of their images."""
+    not_numbered: str = "the augmented views of these images are not numbered"
+    """Why the teacher cache cannot serve a loader that is no NumberedLoader."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -208,6 +217,16 @@ def known_views(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 def single_view(image: Tensor) -> dict[str, View]:
     """`Batch.views` of images whose view has no number."""
     return {WEAK: View(image, None)}
+
+
+def with_images(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with the images of each view changed; a changed view has no number."""
+    if not batch.views:
+        return replace(batch, image=change(batch.image))
+
+    views = {name: View(change(view.image), None) for name, view in batch.views.items()}
+    first = next(iter(views.values()))
+    return replace(batch, image=first.image, views=views)
 
 
 def large_batch(device: torch.device) -> int:

@@ -160,8 +160,8 @@ def _check_file(name: str, root: Path, file: PurePosixPath, check: str) -> None:
 
 
 def _other_root(root: Path, file: PurePosixPath) -> str:
-    """The folder that a user may have meant; DATASET.ROOT is often given too deep."""
-    for above in list(root.absolute().parents)[:2]:
-        if (above / file).is_file():
-            return f"DATASET.ROOT to {above}"
+    """The folder that a user may have meant, one below or up to two above."""
+    for other in [root / "data", *list(root.absolute().parents)[:2]]:
+        if (other / file).is_file():
+            return f"DATASET.ROOT to {other}"
     return f"DATASET.ROOT to the folder that holds {file.parts[0]}/"

@@ -52,7 +52,7 @@ def _quotas() -> Iterator[int]:
 def _control_groups() -> Iterator[Path]:
     """The folder of this process's control group, and those above it."""
     yield _ROOT
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in _GROUPS.read_text().splitlines():
             number, _, path = line.split(":", 2)
             inside = Path(path.lstrip("/"))

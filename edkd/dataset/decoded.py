@@ -17,7 +17,7 @@ from edkd.dataset.listing import Listing, in_threads
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, left_out, not_transformed, refusal
 from edkd.dataset.resident import Images, resident_dataset
-from edkd.dataset.skipping import check_classes_left
+from edkd.dataset.skipping import check_rest
 from edkd.errors import UserError, warn
 
 
@@ -77,7 +77,7 @@ def decoded_dataset(
     )
     loaders = [_Members(data.train, train), _Members(data.test, test)]
     if data.val is not None:
-        loaders.insert(1, _Members(data.val, val or train))
+        loaders.insert(1, _Members(data.val, val or train, is_held_out=True))
 
     def check(only_test: bool) -> None:
         policy = cfg.DATASET.ON_BAD_IMAGE
@@ -126,6 +126,8 @@ class _Members(NamedTuple):
     loader: Any
     """A TrainLoader or an EvalLoader."""
     found: Decoded
+    is_held_out: bool = False
+    """Whether the images only choose the best epoch."""
 
     def bad(self) -> list[int]:
         """The numbers of its images whose files cannot be read."""
@@ -163,7 +165,9 @@ def _without_bad(loaders: Sequence[_Members], policy: str, classes: Sequence[str
     for each in loaders:
         numbers = torch.tensor(each.bad(), dtype=torch.long)
         target = each.found.images.target
-        check_classes_left(target[each.loader.members], target[numbers], bad, classes)
+        of_loader = [each.found.bad[number] for number in numbers.tolist()]
+        members = target[each.loader.members]
+        check_rest(members, target[numbers], of_loader, classes, each.is_held_out)
         each.loader.leave_out(numbers)
     return left_out(bad, total)
 

@@ -19,6 +19,7 @@ from edkd.dataset.folder_checks import (
     identity_of,
     probe_parts,
 )
+from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, list_images
 from edkd.dataset.parts import Parts
@@ -296,7 +297,8 @@ def folder_dataset(
         folder: below data/, where DATASET.ROOT names none.
 
     Raises:
-        UserError: a folder is missing or empty, or the two have different classes.
+        UserError: a folder is missing or empty, or the two have different classes; see also
+            `streamed_dataset`.
     """
     root = Path(cfg.DATASET.ROOT or DATA_ROOT / "data" / folder).expanduser()
     train = _list_part(root, "train")
@@ -317,8 +319,10 @@ def streamed_dataset(
         cfg: as for `folder_dataset`, without DATASET.ROOT.
 
     Raises:
-        UserError: DATASET.VAL_SPLIT leaves a part empty.
+        UserError: DATASET.VAL_SPLIT leaves a part empty, or DATASET.RANDAUGMENT is set, and the
+            training transform does not have it.
     """
+    check_randaugment(preprocessing.train, cfg)
     train, _, test = parts
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)

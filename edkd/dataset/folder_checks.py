@@ -114,7 +114,8 @@ def check_files(files: Probed, accepts_bad: bool, only_test: bool) -> None:
 
 
 def _warn_about_shared(files: Probed) -> None:
-    """Warn if most images of val/ are training images, too: their accuracy says little."""
+    """Warn if most test images are training images, too: their accuracy says little."""
+
     # Pairs with equal starts and ends.
     by_checksum = dict(
         zip([found.checksum for found in files.train_probes], files.train, strict=True)
@@ -125,13 +126,13 @@ def _warn_about_shared(files: Probed) -> None:
         if found.is_complete and found.checksum in by_checksum
     ]
 
-    # Most of val/, and equal as a whole?
+    # Most of them, and equal as a whole?
     if 2 * len(pairs) > len(files.test) and all(_are_equal(*pair) for pair in pairs[:_COMPARED]):
         path, twin = pairs[0]
         warn(
             f"{len(pairs)} of {len(files.test)} test images are training images, too "
             f"({printable(path)} equals {printable(twin)}): the accuracy on them says nothing "
-            "about new images; use other images in val/"
+            "about new images; use other test images"
         )
 
 

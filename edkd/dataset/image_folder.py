@@ -14,6 +14,7 @@ from edkd.dataset._base import DataSet, register
 from edkd.dataset.augment import CropFlip
 from edkd.dataset.decoded import decoded_dataset
 from edkd.dataset.folder import Preprocessing, Transform, streamed_dataset
+from edkd.dataset.host_augment import with_randaugment
 from edkd.dataset.image_lists import read_list
 from edkd.dataset.listing import in_threads
 from edkd.dataset.parts import Parts, find_parts
@@ -82,7 +83,7 @@ DEFAULTS = {
     "RESIZE": Key(
         0,
         "evaluation: the shorter side becomes this before the centre is cropped to SIZE; 0: the "
-        "pretrained network's, else SIZE / 0.875, and SIZE with CROP pad",
+        "pretrained network's, else SIZE / 0.875; with CROP pad SIZE",
         unit="pixels",
         low=0,
         high=2**14,
@@ -168,7 +169,7 @@ def folder(cfg: Any, device: torch.device) -> DataSet:
     """
     parts = _found.pop(_source(cfg), None) or _parts(cfg)
     plan = _plan(cfg, parts)
-    preprocessing = _preprocessing(plan)
+    preprocessing = _preprocessing(cfg, plan)
 
     if _is_resident(cfg, parts, plan):
         return decoded_dataset(cfg, device, parts, preprocessing, plan.augmentation)
@@ -288,6 +289,8 @@ def _is_resident(cfg: Any, parts: Parts, plan: Plan) -> bool:
 
 def _why_streamed(cfg: Any, parts: Parts, plan: Plan) -> str:
     """What prevents that images are kept on the device, and what to do about it; or ""."""
+    if cfg.DATASET.RANDAUGMENT:
+        return "DATASET.RANDAUGMENT is made where images are read; set it to []"
     if plan.crop == "resized":
         return "DATASET.FOLDER.CROP resized has no numbered views; set it to pad"
 
@@ -301,7 +304,7 @@ def _why_streamed(cfg: Any, parts: Parts, plan: Plan) -> str:
     return ""
 
 
-def _preprocessing(plan: Plan) -> Preprocessing:
+def _preprocessing(cfg: Any, plan: Plan) -> Preprocessing:
     from torchvision.transforms import InterpolationMode, v2
 
     size = plan.size
@@ -310,7 +313,6 @@ def _preprocessing(plan: Plan) -> Preprocessing:
     if plan.crop != "none":
         fixed = [v2.Resize(plan.resize, mode), v2.CenterCrop(size)]
 
-    # Random steps that need the host belong here, and in `_why_streamed`.
     steps = list(fixed)
     if plan.crop == "resized":
         steps = [v2.RandomResizedCrop(size, interpolation=mode)]
@@ -319,6 +321,6 @@ def _preprocessing(plan: Plan) -> Preprocessing:
     if plan.flip:
         steps.append(v2.RandomHorizontalFlip())
 
-    train: Transform = v2.Compose([*steps, v2.PILToTensor()])
+    train: Transform = v2.Compose(with_randaugment([*steps, v2.PILToTensor()], cfg))
     test: Transform = v2.Compose([*fixed, v2.PILToTensor()])
     return Preprocessing(train, test, size, plan.mean, plan.std, plan.resize, plan.interpolation)

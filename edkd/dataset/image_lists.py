@@ -80,6 +80,7 @@ def read_list(file: Path, root: str, fraction: float, seed: int) -> Parts:
 
 
 def _error(file: Path, problem: str, place: str = "") -> UserError:
+    """An error that names the list, and the row if there is one."""
     where = f"{file}, {place}" if place else str(file)
     return UserError(f"DATASET.LIST: {where}: {problem}")
 
@@ -161,6 +162,7 @@ def _row(file: Path, place: str, fields: _Fields) -> Row:
 
 
 def _text(value: Any) -> str:
+    """A value without blanks around it; "" for a missing one."""
     return "" if value is None else str(value).strip()
 
 

@@ -9,9 +9,9 @@ import torch
 
 from edkd.dataset._base import DataSet, register
 from edkd.dataset.folder import Preprocessing, folder_dataset
+from edkd.dataset.host_augment import with_randaugment
 
 SIZE = 224
-RESIZE = 256
 
 
 @register(
@@ -25,12 +25,13 @@ def imagenet(cfg: Any, device: torch.device) -> DataSet:
     """Random resized crops and flips for training; resize to 256 and centre crop for evaluation."""
     from torchvision.transforms import v2
 
+    augment = [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     preprocessing = Preprocessing(
-        train=v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
-        test=v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(SIZE), v2.PILToTensor()]),
+        train=v2.Compose(with_randaugment(augment, cfg)),
+        test=v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), v2.PILToTensor()]),
         size=SIZE,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        resize=RESIZE,
+        resize=256,
     )
     return folder_dataset(cfg, device, "imagenet", preprocessing)

@@ -54,6 +54,8 @@ class Listing(NamedTuple):
     """A hash of the paths below the folder."""
     sizes: str
     """A hash of the sizes of the files."""
+    skipped: tuple[str, ...] = ()
+    """Paths below the folder of files that are no images by their names, notes aside."""
 
     @property
     def paths(self) -> list[str]:
@@ -76,27 +78,45 @@ class _ClassImages(NamedTuple):
 
 
 def list_images(folder: Path) -> Listing:
-    """The images of `<folder>/<class>/**/*`.
+    """The images of `<folder>/<class>/**/*`; a warning names files that are skipped.
 
     Raises:
         UserError: there is no class folder, a class has no image, or a folder cannot be read.
     """
+    listing = survey(folder)
+    if listing.skipped:
+        warn(f"{folder}: {describe_skipped(listing.skipped)}")
+
+    for name in empty_classes(listing):
+        skipped = [path for path in listing.skipped if path.startswith(f"{name}/")]
+        raise UserError(_no_images(folder / name, skipped))
+    return listing
+
+
+def empty_classes(listing: Listing) -> list[str]:
+    """The names of classes without images."""
+    used = set(listing.targets)
+    return [name for number, name in enumerate(listing.classes) if number not in used]
+
+
+def survey(folder: Path) -> Listing:
+    """The same as `list_images`, also where a class has no image, and without a warning."""
     classes = _class_names(folder)
     found = in_threads(lambda name: _images_of(folder, name), classes)
-    _warn_about_skipped(folder, classes, found)
 
     samples: list[tuple[str, int]] = []
+    skipped: list[str] = []
     names = hashlib.sha256()
     sizes = hashlib.sha256()
     for number, (name, images) in enumerate(zip(classes, found, strict=True)):
-        if not images.files:
-            raise UserError(_no_images(folder / name, images.skipped))
+        skipped += [f"{name}/{file}" for file in images.skipped]
         root = os.path.join(folder, name)
         samples += [(os.path.join(root, file), number) for file in images.files]
         names.update(portable([name, *images.files]))
         sizes.update(repr(images.sizes).encode())
 
-    return Listing(folder, classes, samples, names.hexdigest(), sizes.hexdigest())
+    hashes = names.hexdigest(), sizes.hexdigest()
+    return Listing(folder, classes, samples, *hashes, tuple(skipped))
 
 
 def images_below(folder: Path) -> list[str]:
@@ -257,27 +277,15 @@ def _folders_above(folder: Path) -> set[tuple[int, int]]:
 # Messages.
 
 
-def _warn_about_skipped(
-    folder: Path, classes: Sequence[str], found: Sequence[_ClassImages]
-) -> None:
-    names = [
-        f"{name}/{file}"
-        for name, images in zip(classes, found, strict=True)
-        for file in images.skipped
-    ]
-    if names:
-        warn(f"{folder}: {_skipped(names)}")
-
-
 def _no_images(folder: Path, skipped: Sequence[str]) -> str:
-    reason = f"; {_skipped(skipped)}" if skipped else ""
+    reason = f"; {describe_skipped(skipped)}" if skipped else ""
     return (
         f"the class folder {folder} has no images{reason}; add images to it, or remove it from "
         "all parts of the data set"
     )
 
 
-def _skipped(names: Sequence[str]) -> str:
+def describe_skipped(names: Sequence[str]) -> str:
     """Describes files that are not read, and how to have them read."""
     count = Counter(extension(name) or "no extension" for name in names)
     kinds = ", ".join(f"{number} with {kind}" for kind, number in count.most_common(_SHOWN))

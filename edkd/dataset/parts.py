@@ -34,10 +34,9 @@ class Parts(NamedTuple):
     @property
     def learned(self) -> Listing:
         """The images that decide the result of a run: `train` and `val`."""
-        if self.val is None:
-            return self.train
-
         train, val, _ = self
+        if val is None:
+            return train
         return train._replace(
             samples=train.samples + val.samples,
             names=combined(train.names, val.names),
@@ -122,14 +121,12 @@ def selected(listing: Listing, index: Tensor) -> Listing:
 
 
 def _folders(root: Path) -> list[str]:
-    """The names of the folders that may be parts or classes."""
+    """The names of the folders that may be parts or classes, sorted."""
     try:
-        with os.scandir(root) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
-            )
+        names = sorted(os.listdir(root))
     except OSError as error:
         raise UserError(f"cannot list the folder {root} ({error.strerror})") from None
+    return [name for name in names if name[0] != "." and (root / name).is_dir()]
 
 
 def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:

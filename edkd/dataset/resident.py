@@ -18,6 +18,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
+from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, split_batches
@@ -233,7 +234,8 @@ def resident_dataset(
     """Copy images to the device and make the loaders.
 
     Args:
-        cfg: DATASET.VAL_SPLIT, DATASET.TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SOLVER.SEED are read.
+        cfg: DATASET.VAL_SPLIT, RANDAUGMENT and TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SEED are
+            read.
         train: for gray images, see `Images.from_gray`.
         test: as `train`.
         augmentations: the training views by name, "weak" among them; or that one alone.
@@ -243,7 +245,8 @@ def resident_dataset(
         val: chooses the best epoch; None: the images of DATASET.VAL_SPLIT do.
 
     Raises:
-        UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable.
+        UserError: the images, targets, augmentations or DATASET.VAL_SPLIT are not usable, or
+            DATASET.RANDAUGMENT is set.
 
     Example:
         weak = CropFlip(padding=4, flip=True)
@@ -251,6 +254,7 @@ def resident_dataset(
     """
     if not isinstance(augmentations, Mapping):
         augmentations = {WEAK: augmentations}
+    check_randaugment(None, cfg)
 
     parts = {"training images": train, "test images": test}
     if val is not None:

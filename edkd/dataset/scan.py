@@ -58,10 +58,12 @@ def in_workers(
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # without one, each pass draws from the global generator
     )
+
     results: list[_Result] = []
     bar = tqdm(
         total=len(items), desc=doing, unit="image", leave=False, disable=None, dynamic_ncols=True
     )
+
     with bar:
         for part in supervise(loader):
             results += part

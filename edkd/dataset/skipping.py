@@ -35,7 +35,14 @@ def leave_out_bad(
         WorkerError: a worker died or hung.
     """
     chosen = loaders[-1:] if only_test else loaders
-    bad = [image for loader in chosen for image in _leave_out_bad(loader, classes)]
+    bad: list[BadImage] = []
+    for loader in chosen:
+        found = _leave_out_bad(loader)
+        is_held_out = loader not in (loaders[0], loaders[-1])
+        target = torch.tensor([target for _, target in loader.images.samples])
+        batches = loader.batches
+        check_rest(target[batches.members], target[batches.left_out], found, classes, is_held_out)
+        bad += found
     if not bad:
         return
 
@@ -46,34 +53,38 @@ def leave_out_bad(
         notes.append(f"warning: {line}")
 
 
-def _leave_out_bad(loader: "FolderLoader", classes: Sequence[str]) -> list[BadImage]:
-    # As in the first epoch, so that images which the transforms do not take are found, too.
+def _leave_out_bad(loader: "FolderLoader") -> list[BadImage]:
+    """Read the images as in the first epoch: the transforms may not take some of them."""
     items = loader.batches.all_items(epoch=1)
     reader = loader.loader
     faults = in_workers(
         loader.images.fault, items, reader.num_workers, reader.timeout, "reading all images"
     )
 
-    found = [item.number for item, fault in zip(items, faults, strict=True) if fault is not None]
-    numbers = torch.tensor(found, dtype=torch.long)
-    loader.leave_out(numbers)
-    bad = [fault for fault in faults if fault is not None]
-    targets = torch.tensor([target for _, target in loader.images.samples])
-    check_classes_left(targets[loader.batches.members], targets[numbers], bad, classes)
-    return bad
+    numbers = [item.number for item, fault in zip(items, faults, strict=True) if fault is not None]
+    loader.leave_out(torch.tensor(numbers, dtype=torch.long))
+    return [fault for fault in faults if fault is not None]
 
 
-def check_classes_left(
-    target: Tensor, left_out: Tensor, bad: Sequence[BadImage], classes: Sequence[str]
+def check_rest(
+    target: Tensor,
+    left_out: Tensor,
+    bad: Sequence[BadImage],
+    classes: Sequence[str],
+    is_held_out: bool,
 ) -> None:
-    """Raise UserError where all images of a class are left out.
+    """Raise UserError where all images of a class, or all held-out images, are left out.
 
     Args:
         target: (N,), class numbers of all images.
         left_out: (K,), those of the images that are left out.
         bad: the files of these.
         classes: their names, by class number.
+        is_held_out: whether the images only choose the best epoch.
     """
+    if is_held_out and len(left_out) < len(target):
+        return
+
     before = torch.bincount(target, minlength=len(classes))
     after = before - torch.bincount(left_out, minlength=len(classes))
     lost = ((before > 0) & (after == 0)).nonzero().flatten().tolist()

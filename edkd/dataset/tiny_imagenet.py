@@ -10,6 +10,7 @@ import torch
 
 from edkd.dataset._base import DataSet, register
 from edkd.dataset.folder import Preprocessing, folder_dataset
+from edkd.dataset.host_augment import with_randaugment
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.paths import DATA_ROOT
@@ -36,7 +37,7 @@ def tiny_imagenet(cfg: Any, device: torch.device) -> DataSet:
     resize = [v2.Resize(SIZE), v2.CenterCrop(SIZE)]  # no change to an image of 64x64
     augment = [v2.RandomRotation(20), v2.RandomHorizontalFlip()]
     preprocessing = Preprocessing(
-        train=v2.Compose([*resize, *augment, v2.PILToTensor()]),
+        train=v2.Compose(with_randaugment([*resize, *augment, v2.PILToTensor()], cfg)),
         test=v2.Compose([*resize, v2.PILToTensor()]),
         size=SIZE,
         mean=(0.4802, 0.4481, 0.3975),

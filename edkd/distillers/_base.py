@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._contract import (
@@ -20,7 +19,8 @@ from edkd.distillers._features import FeatureShapes, feature_shapes
 from edkd.distillers._groups import as_groups, owner_of
 from edkd.distillers._head import Heads, heads_of, with_heads
 from edkd.distillers._layout import contiguous_batch, contiguous_features, contiguous_output
-from edkd.distillers._math import at_least_float32, mean_prediction
+from edkd.distillers._math import mean_prediction
+from edkd.distillers._task import task_loss_of
 from edkd.errors import UserError
 from edkd.registry import METHODS, PublishedDict, place
 from edkd.types import Batch, DataInfo, LazyFeatures, Output
@@ -53,12 +53,14 @@ class Distiller(nn.Module):
     """Names of the augmented views of each image that `losses` reads."""
     needs_index: ClassVar[bool] = False
     """Whether `losses` reads `batch.index`."""
-    gathers_batch: ClassVar[bool] = False
-    """Whether the loss relates the images of a batch to one another."""
+    needs_class_numbers: ClassVar[bool] = False
+    """Whether `losses` needs the class of each image, and cannot use class probabilities."""
     is_cohort: ClassVar[bool] = False
     """Whether `student` is an `nn.ModuleList` of the networks that `student_names` lists."""
     min_students: ClassVar[int] = 1
 
+    gathers_batch: bool = False
+    """Whether the loss relates the images of a batch to one another, as it is configured."""
     turns: int = 1
     """Updates for one batch; before each, the losses are computed anew with `batch.turn`."""
     learning_rate_factors: Mapping[str, float] = {}
@@ -83,6 +85,7 @@ class Distiller(nn.Module):
         self.data = data
         self.hp = own_node(type(self), cfg)
         self.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS if cfg is not None else []
+        self.task_criterion = task_loss_of(cfg)
         self.cached_teachers: dict[int, Any] = {}
 
         self._frozen = tuple(_teachers(teacher))
@@ -186,8 +189,8 @@ class Distiller(nn.Module):
         return Output(logits, LazyFeatures(_no_common_features))
 
     def task_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """CE_WEIGHT times the cross-entropy with the labels, a scalar."""
-        return self.task_weight() * F.cross_entropy(at_least_float32(logits), target)
+        """CE_WEIGHT times the loss with the labels that SOLVER names, a scalar."""
+        return self.task_weight() * self.task_criterion(logits, target)
 
     # Not properties: methods in the published style set attributes of these names.
 
@@ -413,6 +416,7 @@ def construct(
         distiller.data = data
     if cfg is not None:
         distiller.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS
+        distiller.task_criterion = task_loss_of(cfg)
     if cfg is not None and data is not None:
         distiller.heads = heads_of(students_of(distiller), cfg, data.num_classes)
     return distiller

@@ -61,6 +61,7 @@ class Combined(Distiller):
             part.student = nn.Identity()
             part.teacher = None
         self.parts = nn.ModuleList(parts)
+        self.gathers_batch = any(part.gathers_batch for part in parts)
 
     def losses(self, student: Output | Views, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         """The terms of all methods."""
@@ -115,7 +116,7 @@ def combine(names: Sequence[str]) -> type[Distiller]:
         "needs_teacher": any(method.needs_teacher for method in methods.values()),
         "teacher_needs": tuple(dict.fromkeys(needs)),
         "needs_index": any(method.needs_index for method in methods.values()),
-        "gathers_batch": any(method.gathers_batch for method in methods.values()),
+        "needs_class_numbers": any(method.needs_class_numbers for method in methods.values()),
     }
     return type(title, (Combined,), attributes)
 

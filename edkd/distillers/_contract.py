@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edkd.errors import UserError
@@ -64,18 +65,32 @@ def _required(function: Any) -> list[str]:
 
 
 @contextmanager
-def explained(method: type) -> Iterator[None]:
-    """Raise UserError where a method calls `view` on a tensor that is not contiguous."""
+def explained(method: type, has_soft_targets: bool = False) -> Iterator[None]:
+    """Raise UserError for what a method assumes of tensors and does not hold.
+
+    It calls `view` on a tensor that is not contiguous, or takes class probabilities for numbers.
+
+    Args:
+        has_soft_targets: whether it gets class probabilities for the first time.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "view size is not compatible" not in str(error):
-            raise
+    except (RuntimeError, IndexError, ValueError) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{method.__name__}: {last.filename}, line {last.lineno}, calls `view` on a tensor "
-            "that is not contiguous, as activations within a network are; write `reshape`"
-        ) from error
+        if "view size is not compatible" in str(error):
+            raise UserError(
+                f"{method.__name__}: {last.filename}, line {last.lineno}, calls `view` on a tensor "
+                "that is not contiguous, as activations within a network are; write `reshape`"
+            ) from error
+
+        if has_soft_targets and not isinstance(error, torch.OutOfMemoryError):
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{method.__name__} failed with class probabilities (N,C) as targets, in "
+                f"{last.filename}, line {last.lineno} ({reason}); set SOLVER.MIXUP and "
+                "SOLVER.CUTMIX to 0, or let it take such targets"
+            ) from error
+        raise
 
 
 # What a step returns.

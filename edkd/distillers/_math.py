@@ -110,7 +110,8 @@ def check_class_numbers(target: Tensor) -> None:
     if target.dim() != 1:
         raise UserError(
             f"this loss needs class numbers (N,) as targets, not a tensor of shape "
-            f"{tuple(target.shape)}; use KD for soft targets"
+            f"{tuple(target.shape)}; use KD for soft targets, or set SOLVER.MIXUP and "
+            "SOLVER.CUTMIX to 0"
         )
 
 

@@ -51,6 +51,7 @@ def dkd_loss(
 class DKD(Distiller):
     """CE_WEIGHT * CE(student, target) + min(epoch / WARMUP, 1) * dkd_loss(student, teacher)."""
 
+    needs_class_numbers = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),

@@ -5,8 +5,10 @@ arXiv:2203.08679, equation 7; beta is an exponential of the teacher's probabilit
 class, as in the published EDKD figure and code.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import decoupled_kl, warmup_factor
@@ -14,7 +16,7 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, Output
+from edkd.types import Batch, DataInfo, Output
 
 FORMS = ("paper", "reference")
 
@@ -74,6 +76,7 @@ def edkd_loss(
 class EDKD(Distiller):
     """CE_WEIGHT * CE(student, target) + min(epoch / WARMUP, 1) * edkd_loss(student, teacher)."""
 
+    needs_class_numbers = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
@@ -82,6 +85,17 @@ class EDKD(Distiller):
         WARMUP=Key(20, "the distillation term grows over these epochs", unit="epochs", low=0),
         FORM=Key("paper", "form of the published figure or of the published code", choices=FORMS),
     )
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        cfg: Any = None,
+        data: DataInfo | None = None,
+    ) -> None:
+        super().__init__(student, teacher, cfg, data)
+        # The published code multiplies two means over the batch.
+        self.gathers_batch = self.hp is not None and self.hp.FORM == "reference"
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""

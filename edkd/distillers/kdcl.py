@@ -5,9 +5,10 @@ Collaborative Learning", CVPR 2020.
 """
 
 import math
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from edkd.distillers._cohort import COHORT_KEYS, Cohort, stack_logits
 from edkd.distillers._math import (
@@ -18,7 +19,7 @@ from edkd.distillers._math import (
 )
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, Output
+from edkd.types import Batch, DataInfo, Output
 
 ENSEMBLES = ("naive", "linear", "minlogit")
 
@@ -101,6 +102,7 @@ class KDCL(Cohort):
     estimates weights on held-out images during training, is not among the ensembles.
     """
 
+    needs_class_numbers = True
     defaults = dict(
         **COHORT_KEYS,
         CE_WEIGHT=Key(1.0, "weight of the cross-entropies with the labels", low=0.0),
@@ -108,6 +110,13 @@ class KDCL(Cohort):
         T=Key(2.0, "softens the predictions", low=1e-3),
         ENSEMBLE=Key("minlogit", "how the ensemble is formed", choices=ENSEMBLES),
     )
+
+    def __init__(
+        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
+    ) -> None:
+        super().__init__(student, teacher, cfg, data)
+        # Its weights are fitted to the whole batch.
+        self.gathers_batch = self.hp.ENSEMBLE == "linear"
 
     def losses(self, students: list[Output], teacher: None, batch: Batch) -> dict[str, Tensor]:
         """See `Cohort`."""

@@ -20,11 +20,13 @@ from edkd.distillers import (
     to_channels_last,
     uses_published_style,
 )
+from edkd.engine.accumulate import check_accumulate
 from edkd.engine.device import amp_dtype
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
 from edkd.engine.network_checks import check_networks
 from edkd.engine.networks import build_students, load_students, load_teachers
+from edkd.engine.optimizer import split_decay
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
 from edkd.engine.updates import find_update
@@ -128,6 +130,7 @@ def build_trainer(
     distiller = distiller.to(device)
     for network in networks_of(distiller):
         to_channels_last(network)
+    check_accumulate(cfg, distiller)
 
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
@@ -138,7 +141,8 @@ def build_trainer(
     amp = amp_dtype(cfg.SOLVER.AMP, device)
 
     with hold():  # the optimizer imports modules, which a signal must not interrupt
-        update = update_rule(checked_groups(distiller), cfg, device, amp)
+        groups = split_decay(checked_groups(distiller), cfg)
+        update = update_rule(groups, cfg, device, amp)
         trainer = Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
     trainer.notes += distiller.notes
     return trainer
@@ -152,6 +156,11 @@ def _check_own_optimizers(solver: CfgNode) -> None:
         )
     if solver.CUDA_GRAPH:
         raise UserError("SOLVER.CUDA_GRAPH cannot capture optimizers of your own; set it to False")
+    if not solver.DECAY_NORM_AND_BIAS:
+        raise UserError(
+            "SOLVER.DECAY_NORM_AND_BIAS does not change an optimizer of your own; give that one "
+            "parameter groups, and set the key to True"
+        )
 
 
 def _check_own_rates(solver: CfgNode) -> None:

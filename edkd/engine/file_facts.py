@@ -78,7 +78,7 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
 
 def _percent(content: Mapping[str, Any]) -> float | None:
     """The accuracy in a file. Other training scripts also write a share, or a tensor."""
-    value = content.get("accuracy")
+    value: Any = content.get("accuracy")
     number = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         return None
@@ -132,7 +132,7 @@ def check_classes(path: Path | str, facts: Facts, use: Use) -> None:
         classes = f"the {number} classes{trained_on}" if trained_on else f"{number} classes"
         raise UserError(
             f"{path} was trained on {classes}, but {data} has "
-            f"{use.data.num_classes}; {_remedy(facts, use)}"
+            f"{use.data.num_classes}; {_remedy(path, facts, use)}"
         )
 
     place = _first_difference(facts.class_names, use.data.class_names)
@@ -141,7 +141,7 @@ def check_classes(path: Path | str, facts: Facts, use: Use) -> None:
         here = use.data.class_names[place]
         raise UserError(
             f"{path} was trained on other classes{trained_on} or in another order: class {place} "
-            f"is {there!r} there, but {here!r} in {data}; {_remedy(facts, use)}"
+            f"is {there!r} there, but {here!r} in {data}; {_remedy(path, facts, use)}"
         )
 
 
@@ -155,20 +155,26 @@ def _first_difference(there: Sequence[str], here: Sequence[str]) -> int | None:
     return None
 
 
-def _remedy(facts: Facts, use: Use) -> str:
+def _remedy(path: Path | str, facts: Facts, use: Use) -> str:
     """What to do about other classes."""
     if not use.data_key or facts.dataset in ("", use.dataset):
-        return other_classes(use)
+        return other_classes(path, use)
     return f"write {use.data_key} {facts.dataset}"
 
 
-def other_classes(use: Use) -> str:
-    """What to do about a network for other classes, whose data set is not known."""
+def other_classes(path: Path | str, use: Use) -> str:
+    """What to do about a network for other classes, whose data set is not known.
+
+    Args:
+        path: of its file; text for the weights of a library.
+        use: what it is loaded for.
+    """
     if use.data_key:
         return f"give the data set that it was trained on with {use.data_key}"
+    source = f" --from {path}" if isinstance(path, Path) else ""
     return (
         f"give a {use.model_key} that was trained on the classes of these data, or train a new "
-        f"head first: {command('finetune')} {use.model} ..."
+        f"head first: {command('finetune')} {use.model}{source} ..."
     )
 
 

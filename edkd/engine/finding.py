@@ -141,14 +141,17 @@ def _refuse_head(path: Path | str, best: Match, wanted: Mapping[str, Tensor], us
     if not head:
         return
 
-    data = f"the data set {use.dataset}" if use.dataset else "the data set"
-    there = [len(best.weights[name]) for name in head if name in best.weights]
-    what = f"has a head for {there[0]} classes" if there else "has no head"
     first = head[0]
-    raise UserError(
-        f"{path} {what}, but {data} has {number} classes ({first} is of another architecture or "
-        f"number of classes); {other_classes(use)}"
-    )
+    here = tuple(wanted[first].shape)
+    data = f"the data set {use.dataset}" if use.dataset else "the data set"
+    what = f"has no head: it lacks {first}, which is {here} for the {number} classes of {data}"
+    if first in best.weights:
+        there = tuple(best.weights[first].shape)
+        what = (
+            f"has a head for another number of classes: {first} is {there} there but {here} here, "
+            f"for the {number} classes of {data}"
+        )
+    raise UserError(f"{path} {what}; {other_classes(path, use)}")
 
 
 def _changed_names(match: Match) -> str:

@@ -4,6 +4,9 @@ A data set that is registered with `input_keys=True` has some of the keys SIZE, 
 and INTERPOLATION in its own node. Those that are empty, or 0, get the values of the pretrained
 student, else those of the teacher; of several, those of the first. Where neither says how its
 images are prepared, the keys stay empty, and the data set uses its own default.
+
+Its entry may have `own_input`, a function of the configuration that returns values which the images
+decide, as the size of small ones. They come first.
 """
 
 from collections.abc import Callable
@@ -33,6 +36,7 @@ def with_input_of_networks(cfg: CfgNode) -> CfgNode:
     Raises:
         UserError: the weights of a network are absent or damaged, or cannot be downloaded.
     """
+    cfg = _with_own_input(cfg)
     if not _empty_keys(cfg):
         return cfg
     return with_input(cfg, _input_of_students(cfg) or _input_of_teachers(cfg))
@@ -45,15 +49,24 @@ def with_input(cfg: CfgNode, spec: InputSpec | None) -> CfgNode:
         cfg: is not changed.
         spec: how the images of that network are prepared; None: not known.
     """
+    cfg = _with_own_input(cfg)
     empty = _empty_keys(cfg)
     if spec is None or not empty:
         return cfg
+    return _filled(cfg, {name: _VALUES[name](spec) for name in empty})
 
+
+def _with_own_input(cfg: CfgNode) -> CfgNode:
+    """A configuration with what the images themselves decide."""
+    own_input = DATASETS.find(cfg.DATASET.TYPE).info.get("own_input")
+    return _filled(cfg, own_input(cfg)) if own_input and _empty_keys(cfg) else cfg
+
+
+def _filled(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
+    """A copy with other values in the data set's node."""
     filled = cfg.clone()
     filled.defrost()
-    node = _node_of(filled)
-    for name in empty:
-        node[name] = _VALUES[name](spec)
+    _node_of(filled).update(values)
     filled.freeze()
     return filled
 

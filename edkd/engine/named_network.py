@@ -12,11 +12,13 @@ from yacs.config import CfgNode
 
 from edkd.dataset import dataset_dict
 from edkd.engine.config.load import load_config
+from edkd.engine.config.plugins import import_plugins
 from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import DEFAULT_DATASET, Request, find_trained
 from edkd.errors import UserError
 from edkd.models import get_model
-from edkd.registry import DATASETS
+from edkd.paths import expanded
+from edkd.registry import DATASETS, MODELS
 
 Shape = tuple[int, int, int]
 
@@ -26,6 +28,8 @@ _WEIGHTS = (".pt", ".pth", ".safetensors")
 class Wanted(NamedTuple):
     """What a user says of all networks; empty or 0 where the word or the data set decides."""
 
+    model: str = ""
+    """Of a file that does not name it."""
     dataset: str = ""
     size: int = 0
     """Height and width of the images, in pixels."""
@@ -58,7 +62,7 @@ def build_named(word: str, wanted: Wanted) -> NamedNetwork:
 
     Its images and classes are those that the user gives, else those of a file of weights, else
     those of a data set that the user gives, else those of a library's pretrained weights, else
-    those of the default data set.
+    those of a data set for which the model is made.
 
     Args:
         word: a name, as "resnet8x4" or "torchvision/resnet50"; an existing path.
@@ -93,7 +97,7 @@ def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
     """The configuration that names the model and the data set, and what a file says."""
     if os.path.exists(os.path.expanduser(word)):
         found = find_trained(
-            Request(word, dataset=wanted.dataset, plugins=wanted.plugins, opts=wanted.opts)
+            Request(word, "", wanted.model, wanted.dataset, wanted.plugins, wanted.opts)
         )
         facts = facts_of(found.content or {})
         shape = facts.input.image_shape if facts.input else None
@@ -101,14 +105,31 @@ def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
     if _is_path(word):
         raise UserError(f"no file of weights and no folder of a run at {word}")
 
-    words = ["DATASET.TYPE", wanted.dataset or DEFAULT_DATASET]
+    import_plugins([expanded(plugin, "--plugin") for plugin in wanted.plugins])
+    words = ["DATASET.TYPE", wanted.dataset or _dataset_for(word)]
     words += ["DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", word]
-    return load_config(opts=[*words, *wanted.opts], plugins=wanted.plugins), _Facts()
+    return load_config(opts=[*words, *wanted.opts]), _Facts()
 
 
 def _is_path(word: str) -> bool:
     """Whether a word can be no model's name, even of a library, as "torchvision/resnet50"."""
     return word.startswith((".", "~", "/")) or word.count("/") > 1 or word.endswith(_WEIGHTS)
+
+
+def _dataset_for(word: str) -> str:
+    """The default data set, else the first one whose family has a model.
+
+    Args:
+        word: as "resnet20" or "imagenet/ResNet34".
+    """
+    prefix, _, name = word.rpartition("/")
+    families = MODELS.scopes()
+    of_same_name = [family for family in families if family in dataset_dict]
+    for dataset in [DEFAULT_DATASET, *of_same_name, *dataset_dict]:
+        family = dataset_dict[dataset].family
+        if prefix in ("", family) and name in MODELS.names(family):
+            return dataset
+    return DEFAULT_DATASET
 
 
 def _facts_of_dataset(name: str) -> _Facts:

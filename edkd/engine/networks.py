@@ -7,8 +7,16 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict
 from edkd.distillers import find_method
-from edkd.engine.file_facts import Facts, Use
-from edkd.engine.weight_source import PRETRAINED, Weights, input_of, read_weights
+from edkd.engine.file_facts import Facts, Use, check_classes, facts_of
+from edkd.engine.weight_source import (
+    PRETRAINED,
+    Weights,
+    input_of,
+    is_of_library,
+    label_of,
+    read_weights,
+    said_of,
+)
 from edkd.engine.weights import load_first_weights, load_weights
 from edkd.errors import UserError
 from edkd.models import OwnInput, get_model, preparation, prepared_alike
@@ -58,11 +66,13 @@ def load_teachers(cfg: CfgNode, data: DataSet, notes: Notes | None = None) -> li
     family = dataset_dict[cfg.DATASET.TYPE].family
     teachers = []
     for name, given in zip(names, teacher_files(cfg, names), strict=True):
+        use = Use(data.info, cfg.DATASET.TYPE, name)
+        if is_of_library(name) and not given:  # before the download
+            check_classes(label_of(name), facts_of(said_of(name)), use)
+
         weights = read_teacher(cfg, name, given)
         teacher = get_model(family, name, data.num_classes, cfg)
-        facts = load_weights(
-            teacher, weights.path, Use(data.info, cfg.DATASET.TYPE, name), weights.content
-        )
+        facts = load_weights(teacher, weights.path, use, weights.content)
         lines = [] if notes is None else notes
         teachers.append(with_own_input(teacher, name, facts, data.info, lines))
     return teachers

@@ -11,17 +11,27 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
 
+LAMB = "LAMB"
+"""Y. You et al., "Large Batch Optimization for Deep Learning", ICLR 2020, arXiv:1904.00962. As in
+timm's recipes, the norm of the gradient of all parameters is limited to 1."""
+
 KEYS = {
-    "SOLVER.TYPE": Key("SGD", "optimizer", choices=("SGD", "Adam", "AdamW")),
+    "SOLVER.TYPE": Key(
+        "SGD", "optimizer; LAMB is that of timm", choices=("SGD", "Adam", "AdamW", "LAMB")
+    ),
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "of all parameters, as published", low=0.0),
+    "SOLVER.DECAY_NORM_AND_BIAS": Key(
+        True,
+        "whether WEIGHT_DECAY holds for parameters with fewer than two dimensions too",
+    ),
     "SOLVER.MOMENTUM": Key(0.9, "of SGD", low=0, high=1),
     "SOLVER.NESTEROV": Key(False, "Nesterov momentum of SGD"),
-    "SOLVER.BETAS": Key([0.9, 0.999], "of Adam and AdamW", low=0, high=1),
+    "SOLVER.BETAS": Key([0.9, 0.999], "of Adam, AdamW and LAMB", low=0, high=1),
 }
 
 
 def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimizer:
-    """SGD, Adam or AdamW as SOLVER says, with a fused update where the device has one.
+    """SGD, Adam, AdamW or LAMB as SOLVER says, with a fused update where the device has one.
 
     Args:
         groups: `params`; optionally `lr_factor` (of SOLVER.LR) or a published `lr`, and options of
@@ -29,12 +39,12 @@ def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimize
         cfg: SOLVER is read.
 
     Raises:
-        UserError: a group has an option that the optimizer does not know.
+        UserError: a group has an option that the optimizer does not know; timm is not installed.
     """
     solver = cfg.SOLVER
     with_factors = [_with_factor(group, solver.LR) for group in groups]
 
-    kind = getattr(optim, solver.TYPE)
+    kind = optimizer_class(solver.TYPE)
     options = {"lr": solver.LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.TYPE == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
@@ -48,6 +58,43 @@ def make_optimizer(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimize
     if solver.TYPE == "SGD":
         _start_momentum(optimizer)
     return optimizer
+
+
+def optimizer_class(name: str) -> type[optim.Optimizer]:
+    """The optimizer of a SOLVER.TYPE; UserError if its package is not installed."""
+    if name != LAMB:
+        return getattr(optim, name)
+    try:
+        from timm.optim import Lamb
+    except ImportError:
+        raise UserError(
+            f"SOLVER.TYPE {LAMB} needs timm: pip install 'edkd[models]'; or use AdamW"
+        ) from None
+    return Lamb
+
+
+def split_decay(groups: Sequence[dict[str, Any]], cfg: Any) -> list[dict[str, Any]]:
+    """The groups, with norms and biases in groups of their own that have no weight decay.
+
+    With DECAY_NORM_AND_BIAS, and where a group has a weight decay of its own, nothing changes.
+
+    Args:
+        groups: see `make_optimizer`.
+        cfg: SOLVER is read.
+    """
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        if cfg.SOLVER.DECAY_NORM_AND_BIAS or "weight_decay" in group:
+            found.append(group)
+            continue
+
+        weights = [p for p in group["params"] if p.dim() > 1]
+        others = [p for p in group["params"] if p.dim() <= 1]
+        if weights:
+            found.append(group | {"params": weights})
+        if others:
+            found.append(group | {"params": others, "weight_decay": 0.0})
+    return found
 
 
 def make_plain_sgd(groups: Sequence[dict[str, Any]], cfg: Any) -> optim.Optimizer:

@@ -8,6 +8,7 @@ from edkd.dataset import STOP
 from edkd.engine.best import best_record
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import precision_name
+from edkd.engine.weight_average import STATE
 from edkd.errors import UserError, warn
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         distiller = trainer.distiller
         distiller.load_state_dict(distiller.state_dict() | state["model"])
         trainer.update.load_state_dict(state)
+        if trainer.average:
+            trainer.average.load_state_dict(state[STATE])
         _warn_about_threads(trainer, state)
         trainer.state.load_state_dict(state, trainer.device)
         if trainer.state.history:

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from edkd import world
 from edkd.dataset import DataSet, dataset_dict, get_dataset
+from edkd.dataset.mixing import with_batch_augmentations
 from edkd.engine.build import (
     Networks,
     build_data,
@@ -85,7 +86,7 @@ def train(
             refuse_used(folder, cfg)
 
         # Load and check everything.
-        data = data or build_data(cfg, where)
+        data = with_batch_augmentations(data or build_data(cfg, where), cfg)
         distiller = build_distiller(cfg, data, networks, checkpoint is not None)
         optimizers = networks.optimizers if networks else ()
         trainer = build_trainer(

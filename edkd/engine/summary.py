@@ -13,6 +13,10 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import identifying
 from edkd.engine.log.logger import Record
 from edkd.engine.run_state import RunState
+from edkd.engine.weight_average import STATE
+
+TEACHER_TOP1 = "teacher_top1"
+"""In `result.json`: the accuracy of each teacher in percent, where it was measured."""
 
 Evaluate = Callable[[str], dict[str, float]]
 """Figures of the distiller on a split, "val" or "test"."""
@@ -56,7 +60,7 @@ def headline(
 
 def last_line(result: dict[str, Any], folder: Path) -> str:
     """The last line of a run."""
-    tops = [key for key in result if key.startswith(("last", "best")) and key.endswith("top1")]
+    tops = [key for key in result if key.endswith("top1") and key != TEACHER_TOP1]
     reached = "  ".join(f"{key} {result[key]:.2f}" for key in tops)
     best = f"epoch {result['best_epoch']}"
     if "best_student" in result:
@@ -92,6 +96,8 @@ def summarise(
         "seed": cfg.SOLVER.SEED,
         "best_epoch": best["epoch"],
     }
+    if cfg.SOLVER.EMA:
+        result["averaged_weights"] = cfg.SOLVER.EMA
 
     # Accuracies on the split that chose the best epoch.
     own_keys = {name: top1_key(split, name) for name in students}
@@ -125,7 +131,8 @@ def _test_figures(distiller: Distiller, folder: Path, evaluate: Evaluate) -> dic
     # The ensemble is that of one epoch, the one with the best mean.
     together: dict[str, float] = {}
     if len(students) > 1:
-        trained = load_checkpoint(folder / "best")["model"]
+        checkpoint = load_checkpoint(folder / "best")
+        trained = checkpoint["model"] | checkpoint.get(STATE, {})
         distiller.load_state_dict(distiller.state_dict() | trained)
         together = evaluate("test")
 

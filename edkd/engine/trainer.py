@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from edkd.distillers import (
     explained,
     prepare_batch,
 )
+from edkd.engine.accumulate import add_up, joined, split, weighted
 from edkd.engine.best import best_record, is_best, top1_key
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
+from edkd.engine.config.batch_hint import hints_of
 from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
@@ -37,9 +40,10 @@ from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
 from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
-from edkd.engine.summary import headline, last_line, summarise
+from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
 from edkd.engine.update import Losses, Update
+from edkd.engine.weight_average import STATE, WeightAverage
 from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
 from edkd.signals import Stopped, hold
@@ -58,6 +62,8 @@ KEYS = {
         free_on_resume=True,
     ),
 }
+
+AVERAGE_NOTE = "SOLVER.EMA {}: figures, best epoch and student files are of the averaged weights"
 
 CHECK_EVERY = 50
 """Steps between two checks for values that are not finite, where a check waits for the device."""
@@ -104,8 +110,12 @@ class Trainer:
         self.cache: TeacherCache | None = None
         self.saved_at = time.monotonic()
         self.terms_are_checked = False
-        self.notes = list(data.notes)  # lines for the beginning of the log
+        self.notes = [*data.notes, *hints_of(cfg)]  # lines for the beginning of the log
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
+        self.average: WeightAverage | None = None
+        if cfg.SOLVER.EMA:
+            self.average = WeightAverage(distiller, cfg.SOLVER.EMA)
+            self.notes.append(AVERAGE_NOTE.format(cfg.SOLVER.EMA))
         self.student_files = StudentFiles(
             folder,
             distiller.students(),
@@ -238,14 +248,11 @@ class Trainer:
         """
         batch = dataclasses.replace(self.data.train.batch(*inputs), epoch=epoch)
         batch = prepare_batch(self.distiller, batch)
-        if self.cache:
-            self.cache.expect(batch)
 
         total: Losses = {}
         first_logits = None
         for turn in range(self.distiller.turns):
-            losses, logits = self.forward(batch, turn)
-            self.update.backward(losses)
+            losses, logits = self.backward(batch, turn)
             self.update.step(
                 losses,
                 recompute=functools.partial(self.recompute, batch, turn),
@@ -258,11 +265,26 @@ class Trainer:
         assert first_logits is not None
         return total, first_logits, batch.target
 
+    def backward(self, batch: Batch, turn: int) -> tuple[Losses, Tensor]:
+        """Gradients of a batch, which runs in SOLVER.ACCUMULATE parts; its losses and logits."""
+        all_losses: list[Losses] = []
+        all_logits: list[Tensor] = []
+        for part in split(batch, self.cfg.SOLVER.ACCUMULATE):
+            if self.cache and turn == 0:
+                self.cache.expect(part)
+            losses, logits = self.forward(part, turn)
+            losses = weighted(losses, part, batch)
+            self.update.backward(losses)
+            all_losses.append(losses)
+            all_logits.append(logits)
+        return add_up(all_losses), joined(all_logits)
+
     def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
         """The terms of the loss and "loss", their sum; the logits."""
+        has_new_targets = batch.target.is_floating_point() and not self.terms_are_checked
         with (
             autocast(self.amp, self.device),
-            explained(type(self.distiller)),
+            explained(type(self.distiller), has_new_targets),
             batch_norm_explained(),
         ):
             result = self.distiller.training_step(batch, turn)
@@ -277,7 +299,16 @@ class Trainer:
         return losses, logits
 
     def recompute(self, batch: Batch, turn: int) -> Losses:
-        """The losses of a batch with the present weights, for update rules that need them again."""
+        """The losses of a batch with the present weights, for update rules that need them again.
+
+        Raises:
+            UserError: the batch runs in parts.
+        """
+        if self.cfg.SOLVER.ACCUMULATE > 1:
+            raise UserError(
+                f"SOLVER.TRAINER {self.cfg.SOLVER.TRAINER} computes the loss of a batch again and "
+                "cannot run it in parts; set SOLVER.ACCUMULATE 1"
+            )
         losses, _ = self.forward(batch, turn)
         return losses
 
@@ -289,6 +320,8 @@ class Trainer:
         """
         if self.device.type == "cpu" or self.state.step_done % CHECK_EVERY == 0:
             self.check_update(epoch)
+        if self.average:
+            self.average.update(step)
 
         figures = self.logger.step(step, epoch, self.state.meter.read)
         if figures:
@@ -302,12 +335,18 @@ class Trainer:
             self.save_latest()
 
     def finish(self) -> dict[str, Any]:
-        """Write `result.json`, log the last line; return the summary."""
+        """Write `result.json`, log the last line; return the summary.
+
+        The students then have the weights of the figures.
+        """
+        if self.average:
+            self.average.give_average()
+            self.average = None
         result = summarise(
             self.cfg, self.distiller, self.state.history, self.split, self.folder, self.evaluate
         )
         if self.state.teacher_top1:
-            result["teacher_top1"] = self.state.teacher_top1
+            result[TEACHER_TOP1] = self.state.teacher_top1
         save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
         self.logger.say(last_line(result, self.folder))
@@ -318,9 +357,13 @@ class Trainer:
     def evaluate(self, split: str) -> dict[str, float]:
         """Top-1, top-5 and loss of the student on "val" or "test"."""
         self.distiller.eval()
-        with autocast(self.amp, self.device):
+        with self.averaged(), autocast(self.amp, self.device):
             run = functools.partial(evaluation_logits, self.distiller)
             return evaluate(run, getattr(self.data, split))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block, the students have the average of their weights, where there is one."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def headline(self) -> str:
         """The run in one line."""
@@ -395,7 +438,8 @@ class Trainer:
         is_numbered = bool(log.SAVE_CHECKPOINT_FREQ) and epoch % log.SAVE_CHECKPOINT_FREQ == 0
 
         tags = ["latest", str(epoch)] if is_numbered else ["latest"]
-        self.student_files.save(self.state.history, tags)
+        with self.averaged():
+            self.student_files.save(self.state.history, tags)
         if is_numbered:
             save_checkpoint(self.checkpoint(), self.folder / f"epoch_{epoch}")
         if is_best(self.state.history, self.top1):
@@ -415,10 +459,15 @@ class Trainer:
         """Everything needed to resume after the last step, without the teacher's weights."""
         history = self.state.history
         best = best_record(history, self.top1)[self.top1] if history else -1.0
+        average = {}
+        if self.average:
+            self.average.give_weights()  # a signal may have ended an evaluation
+            average = {STATE: self.average.state_dict()}
         return {
             "model": self.distiller.trained_state(),
             **self.update.state_dict(),
             **self.state.state_dict(),
+            **average,
             "best_acc": best,
             "config": self.config_text,
             "identity": self.identity,
@@ -431,5 +480,5 @@ class Trainer:
             self.cfg,
             self.distiller.trained_state(),
             self.student_files.size(),
-            self.update.buffers_per_parameter(),
+            self.update.buffers_per_parameter() + bool(self.average),
         )

@@ -65,7 +65,7 @@ class Update:
         return make_optimizer(groups, self.cfg)
 
     def backward(self, losses: Losses) -> None:
-        """Compute the gradients of a forward pass."""
+        """Compute the gradients of a forward pass; those of a batch's parts add up."""
         loss = losses["loss"]
         if self.scaler.is_enabled():
             # The scaler skips updates with gradients that overflow, but not the ones after a loss

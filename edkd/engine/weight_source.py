@@ -53,7 +53,8 @@ def read_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
         UserError: they are absent or damaged, or cannot be downloaded.
     """
     if is_of_library(name) and not given:
-        return Weights(f"the pretrained weights of {name}", _of_library(name, path_key))
+        content = said_of(name) | {"model": library_weights(name, path_key)}
+        return Weights(label_of(name), content)
 
     path = find_weights(cfg, name, given, model_key, path_key)
     return Weights(path, load_checkpoint(path))
@@ -72,13 +73,20 @@ def input_of(name: str, facts: Facts | None = None) -> InputSpec | None:
     return said.input if said else None
 
 
-def _of_library(name: str, path_key: str) -> dict[str, Any]:
-    """The pretrained weights of a library's model, with the facts that a student's file has."""
-    state = library_weights(name, path_key)
+def label_of(name: str) -> str:
+    """The pretrained weights of a library's model, for messages."""
+    return f"the pretrained {name}"
+
+
+def said_of(name: str) -> dict[str, Any]:
+    """What a library says about its pretrained weights, under the names of a student's file.
+
+    Nothing is downloaded. {} where the model has no pretrained weights.
+    """
     facts = library_facts(name)
-    assert facts is not None  # there are weights
+    if facts is None:
+        return {}
     return {
-        "model": state,
         "architecture": name,
         "num_classes": facts.num_classes,
         "image_shape": list(facts.input.image_shape),

@@ -136,7 +136,7 @@ class Search:
         size = _size(output)
         is_conv = isinstance(module, nn.Conv2d)
         is_stage = is_conv
-        is_pooled = not is_conv and self._pools_globally(output)
+        is_pooled = not is_conv and self._pools_globally(module, output)
 
         while self.maps and _area(self.maps[-1].output) <= _area(output):
             same = self.maps.pop()
@@ -145,9 +145,12 @@ class Search:
                 is_stage = same.is_stage or (is_conv and not is_pooled)
         self.maps.append(_Map(call, output, is_stage, is_pooled, _cuts_patches(module)))
 
-    def _pools_globally(self, output: Tensor) -> bool:
-        """Whether an output is 1x1 and the one before larger than 2x2."""
-        return _size(output) == (1, 1) and bool(self.maps) and _area(self.maps[-1].output) > 4
+    def _pools_globally(self, module: nn.Module, output: Tensor) -> bool:
+        """Whether an output is 1x1 after global pooling, or after a map larger than 2x2."""
+        if _size(output) != (1, 1) or not self.maps:
+            return False
+        before = _area(self.maps[-1].output)
+        return before > 4 or (isinstance(module, _FIXED_SIZE) and before > 1)
 
     def _restore(self, before: Sequence[_Map], output: Tensor) -> None:
         """A block that lowers the resolution does not belong to the stage before it."""

@@ -54,7 +54,7 @@ def stub_data():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_tool_and_a_help_text(name, monkeypatch, capsys):
     """The help text shows examples in the form that was typed."""
-    tool = TOOLS / f"{name}.py"
+    tool = TOOLS / f"{name.replace('-', '_')}.py"
     monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(tool), run_name="__main__")
@@ -70,7 +70,7 @@ def test_every_command_has_a_tool_and_a_help_text(name, monkeypatch, capsys):
 
 
 def test_every_tool_is_a_command():
-    assert {path.stem for path in TOOLS.glob("*.py")} == set(COMMANDS)
+    assert {path.stem.replace("_", "-") for path in TOOLS.glob("*.py")} == set(COMMANDS)
 
 
 @pytest.fixture

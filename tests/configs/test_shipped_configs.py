@@ -16,6 +16,8 @@ FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "_base_.
 OWN = [path for path in FILES if path.parent.name == "folder"]
 """For the user's own images: the networks are named on the command line."""
 PUBLISHED = [path for path in FILES if path not in OWN]
+RECIPES = "recipes"
+"""A folder of training recipes, which are named as their papers name them."""
 PAIRS = [
     "wrn40_2_wrn_16_2",
     "wrn40_2_wrn_40_1",
@@ -60,6 +62,8 @@ def test_every_file_belongs_to_its_folder(loaded):
     for path, cfg in loaded.items():
         folder = relative(path).parts[0]
         assert folder == cfg.DATASET.TYPE, path
+        if path.parent.name == RECIPES:
+            continue
         method = "vanilla" if cfg.DISTILLER.TYPE == "NONE" else cfg.DISTILLER.TYPE.lower()
         if path.stem == "finetune":  # a network alone, too
             method = "finetune"
@@ -73,6 +77,8 @@ def test_every_tag_is_the_method_and_the_pair(loaded):
         assert method in (path.parent.name, path.stem), path
 
         pair = path.stem
+        if path.parent.name == RECIPES:
+            continue
         if path.stem == method and path.parent.name == "cifar100":  # the paths of mdistiller
             twin = path.parent / method / f"{'_'.join(networks)}.yaml"
             assert loaded[twin] == cfg

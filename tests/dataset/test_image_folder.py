@@ -13,8 +13,10 @@ from torchvision import transforms
 from edkd.dataset import get_dataset
 from edkd.dataset.resident import TrainLoader
 from edkd.engine.config.load import load_config
+from edkd.engine.inputs import with_input
 from edkd.errors import UserError
 from edkd.registry import DATASETS
+from edkd.types import InputSpec
 from tests.runs import assert_refused, records
 
 CPU = torch.device("cpu")
@@ -181,6 +183,23 @@ def test_the_network_decides_the_size_of_photographs_alone(tmp_path):
     assert own_input(configured(tmp_path, "SIZE", "112")) == {"RESIZE": 128}
     assert own_input(configured(tmp_path, "SIZE", "112", "RESIZE", "112")) == {}
     assert own_input(configured(tmp_path, "SIZE", "64")) == {"RESIZE": 64}
+
+
+def test_a_network_fills_what_the_images_leave_open(tmp_path):
+    one_folder(tmp_path / "small", (16, 16))
+    one_folder(tmp_path / "large", (120, 120))
+    spec = InputSpec((3, 240, 240), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), 256, "bicubic")
+
+    for name, form in (("small", (16, 16)), ("large", (240, 256))):
+        own = with_input(configured(tmp_path / name), spec)
+        options = own.DATASET.FOLDER
+        assert form == (options.SIZE, options.RESIZE)
+        assert (options.MEAN, options.INTERPOLATION) == ([0.4, 0.5, 0.6], "bicubic")
+        info = get_dataset(own, CPU).info
+        assert (info.image_shape[1], info.resize, info.std) == (*form, (0.1, 0.2, 0.3))
+
+    given = with_input(configured(tmp_path / "large", "SIZE", "112"), spec).DATASET.FOLDER
+    assert (given.SIZE, given.RESIZE) == (112, 128)
 
 
 def test_evaluation_of_photographs_equals_torchvision(tmp_path):

@@ -241,6 +241,7 @@ def test_missing_and_damaged_files_are_named(web, config, monkeypatch, tmp_path)
 
     refused(f"no data set at {raw}/MNIST/raw; .*or set DATASET.ROOT to {tmp_path}/data$", raw)
     refused(f"or set DATASET.ROOT to {tmp_path}/data$", raw.parent)
+    refused(f"or set DATASET.ROOT to {tmp_path}/data$", tmp_path)
     refused("or set DATASET.ROOT to the folder that holds MNIST/$", tmp_path / "absent")
     refused("DATASET.ROOT .*ubyte is a file; set it to the folder that holds MNIST/$", label)
 

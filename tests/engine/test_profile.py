@@ -9,6 +9,7 @@ from torch import nn
 
 from edkd.dataset import get_dataset
 from edkd.engine.config.load import load_config
+from edkd.engine.named_network import _dataset_for
 from edkd.engine.profile import profile_network
 from edkd.models import get_model
 from edkd.registry import DATASETS
@@ -102,6 +103,32 @@ def test_a_run_its_files_and_plugin(tool, train_tiny, tmp_path):
 
     done = tool("profile", run, "--json", "--device", "cpu")
     assert json.loads(done.out)[0]["image_shape"] == [3, 8, 8]
+
+
+def test_a_file_that_names_nothing(tool, tmp_path):
+    torch.save(get_model("cifar", "resnet8", 10).state_dict(), tmp_path / "w.pth")
+    words = [tmp_path / "w.pth", "-d", "cifar10", "-bs", 1, "--device", "cpu"]
+    assert_refused(
+        tool("profile", *words), "does not name its model; give the architecture with -m"
+    )
+    done = tool("profile", *words, "-m", "resnet8", "--json")
+    (record,) = json.loads(done.out)
+    assert (record["architecture"], record["num_classes"]) == ("resnet8", 10)
+
+
+@pytest.mark.parametrize(
+    ("word", "dataset"),
+    [
+        ("ResNet50", "cifar100"),
+        ("ResNet34", "imagenet"),
+        ("tiny_imagenet/ResNet18", "tiny_imagenet"),
+        ("imagenet/ResNet50", "imagenet"),
+        ("cifar/resnet8", "cifar100"),
+        ("some_library/resnet8", "cifar100"),
+    ],
+)
+def test_the_data_set_of_a_model(word, dataset):
+    assert _dataset_for(word) == dataset
 
 
 @pytest.mark.parametrize(

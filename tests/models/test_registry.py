@@ -113,7 +113,8 @@ def test_paths_of_published_weights():
     ("family", "name", "message"),
     [
         ("cifar", "resnt20", r"unknown cifar model 'resnt20', did you mean 'resnet20'\?"),
-        ("imagenet", "vgg8", r"unknown imagenet model 'vgg8' \(known: .*ResNet18, "),
+        ("imagenet", "vgg8", "unknown imagenet model 'vgg8'; write cifar/vgg8"),
+        ("imagenet", "mine", r"unknown imagenet model 'mine' \(known: .*ResNet18, "),
         ("imagnet", "vgg8", r"unknown model family 'imagnet', did you mean 'imagenet'\?"),
     ],
 )

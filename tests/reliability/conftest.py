@@ -33,7 +33,8 @@ def digits(tmp_path, teacher) -> list[str]:
         ),
         *("SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.BATCH_SIZE", "100"),
         *("LOG.WANDB", "False", "LOG.TENSORBOARD_FREQ", "0", "LOG.PREFIX", str(tmp_path)),
-        *("DISTILLER.TEACHER_CKPT", str(teacher), "EXPERIMENT.NAME"),
+        *("DISTILLER.TEACHER_CKPT", str(teacher), "DISTILLER.CHECK_TEACHER", "False"),
+        "EXPERIMENT.NAME",
     ]
 
 

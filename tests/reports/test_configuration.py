@@ -228,8 +228,9 @@ FOREIGN = [
     (["DISTILLER.TYPE", "KD+RKD"], "RKD is known from mdistiller"),
     (["DISTILLER.TYPE", "DOT"], "use SOLVER.TRAINER dot"),
     (["REVIEWKD.REVIEWKD_WEIGHT", "1"], "known from mdistiller"),
-    (["SOLVER.LABEL_SMOOTHING", "0.1"], "known from timm"),
-    (["DATASET.MIXUP", "1"], "known from timm"),
+    (["SOLVER.LAYER_DECAY", "0.1"], "known from timm"),
+    (["SOLVER.SMOOTHING", "0.1"], "use SOLVER.LABEL_SMOOTHING"),
+    (["DATASET.COLOR_JITTER", "1"], "known from timm"),
     (["SOLVER.OPT", "SGD"], "use SOLVER.TYPE"),
 ]
 

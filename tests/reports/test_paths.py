@@ -1,9 +1,12 @@
 """Paths on which no run can be written, or from which nothing can be read."""
 
+import json
 import os
 
 import pytest
 
+from edkd.engine.config.load import load_config
+from edkd.errors import UserError
 from tests.runs import assert_refused
 
 
@@ -81,3 +84,15 @@ def test_one_damaged_cache_does_not_hide_the_others(tool, train_tiny, tmp_path):
 
     file = damaged / "about.json"
     assert_refused(tool("memo", "list", "--folder", file), f"{file} is a file")
+
+
+@pytest.mark.parametrize("name", ["~\0", "~\ud800", "${\ud800}", "a\0.yaml"], ids=ascii)
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    """A tilde before such a character ended in a ValueError of the password database."""
+    with pytest.raises(UserError, match="which no file can be called"):
+        load_config(name)
+
+    file = tmp_path / "x.yaml"
+    file.write_text(f"_BASE_: {json.dumps(name)}\n")
+    with pytest.raises(UserError, match="must be the name|which no file can be called"):
+        load_config(str(file))

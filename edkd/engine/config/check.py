@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from edkd.dataset import dataset_dict
 from edkd.distillers import SEPARATOR, canonical_name, find_method
+from edkd.engine.config.recipe_check import check_recipe
 from edkd.engine.config.scalars import Scalar, plain, shown
 from edkd.engine.config.table import Keys
 from edkd.engine.update import PUBLISHED_NAMES
@@ -107,6 +108,7 @@ def check(
         _check_value(name, value, keys[name])
 
     _check_solver(cfg.SOLVER)
+    check_recipe(cfg, networks is not None)
     if networks is None:
         _check_choice("DATASET.TYPE", cfg.DATASET.TYPE, DATASETS.names())
         _check_students(cfg, given)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
+from edkd.engine.config.batch_hint import batch_hints, remember_hints
 from edkd.engine.config.check import Networks, canonical, check, typed
 from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import unused_groups
@@ -58,13 +59,17 @@ def load_config(
     keys = table()
 
     # Merge.
-    values = defaults(keys)
-    if file:
-        for source, content in read_chain(file):
-            values.update(_each_once(_leaves(content, keys, source), source))
+    layers = [defaults(keys)]
+    for source, content in read_chain(file) if file else ():
+        layers.append(_each_once(_leaves(content, keys, source), source))
+    values = _merged(layers)
     method = values["DISTILLER.TYPE"]
+
+    options: dict[str, Any] = {}
     for name, text in given:
-        values.update(_leaves(_nested(name, _Option(text)), keys, COMMAND_LINE))
+        options.update(_leaves(_nested(name, _Option(text)), keys, COMMAND_LINE))
+    layers.append(options)
+    values.update(options)
 
     # Check.
     values = canonical(values)
@@ -76,6 +81,7 @@ def load_config(
     check(cfg, values, keys, [name for name, _ in given], networks)
     _warn_of_unused(cfg, [name for name, _ in given])
     remember_plugins(cfg, plugins)
+    remember_hints(cfg, batch_hints(layers, values))
     cfg.freeze()
     return cfg
 
@@ -89,6 +95,14 @@ def _warn_of_unused(cfg: CfgNode, given: Sequence[str]) -> None:
             f"{', '.join(names)} (command line) changes nothing: the run does not use it "
             f"(DISTILLER.TYPE {cfg.DISTILLER.TYPE}, SOLVER.TRAINER {cfg.SOLVER.TRAINER})"
         )
+
+
+def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of all layers; of a key that several have, the last one."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    return merged
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

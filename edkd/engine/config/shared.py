@@ -25,12 +25,16 @@ KEYS = {
         "NONE", "method; NONE: the student alone; KD+DKD: the terms of both methods together"
     ),
     "DISTILLER.TEACHER": Key(
-        "ResNet50", "model of the teacher; a list for several teachers", text_or_list=True
+        "ResNet50",
+        "model of the teacher, as resnet56, torchvision/resnet50 or timm/resnet50.a1_in1k; a list "
+        "for several",
+        text_or_list=True,
     ),
-    "DISTILLER.STUDENT": Key("resnet32", "model of the student"),
+    "DISTILLER.STUDENT": Key("resnet32", "model of the student, in the same way"),
     "DISTILLER.TEACHER_CKPT": Key(
         "",
-        "file with the teacher's weights, a list for several; empty: the published weights",
+        "file with the teacher's weights, a list for several; empty: those that are published, or "
+        "come with the library",
         names_run=False,
         is_path=True,
         text_or_list=True,

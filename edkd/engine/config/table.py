@@ -34,6 +34,11 @@ OWNERS = (
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
     "edkd.distillers._head",
+    "edkd.distillers._task",
+    "edkd.dataset.mixing",
+    "edkd.dataset.erasing",
+    "edkd.engine.accumulate",
+    "edkd.engine.weight_average",
 )
 """Modules with `KEYS`. Some of them import this module, so they are imported on first use."""
 
@@ -226,7 +231,7 @@ def allowed(name: str, key: Key) -> str:
     if key.low > -INF:
         limits.append(f"at least {key.low:g}")
     if key.high < _UNLIMITED:
-        limits.append(f"below {key.high:g}")
+        limits.append(key.upper_limit())
     return " and ".join(limits)
 
 

@@ -74,9 +74,11 @@ def write_accuracy(
     content = accuracy._asdict() | {"checksum": _checksum(path, accuracy)}
     text = json.dumps(content, indent=1).encode()
     root = path.parent
+
     try:
         if folder_size(root) + len(text) > limit:
             raise OSError("TEACHER_MEMO.MAX_GB is reached")
+
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
     except OSError as error:

@@ -102,7 +102,7 @@ def why_not(
 ) -> str:
     """Why cached logits do not suffice; "" if they do."""
     if not isinstance(loader, NumberedLoader):
-        return "the augmented views of these images are not numbered"
+        return loader.not_numbered
 
     reason = _why_not_loader(loader, views_used(distiller, loader))
     if reason:

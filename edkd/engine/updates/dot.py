@@ -81,14 +81,17 @@ class DOT(Update):
             )
 
     def backward(self, losses: Losses) -> None:
-        """Compute the gradients of both losses."""
+        """Compute the gradients of both losses; those of a batch's parts add up."""
         terms = {name: loss for name, loss in losses.items() if name != "loss"}
         task = [loss for name, loss in terms.items() if name.startswith(TASK_TERMS)]
         distillation = [loss for name, loss in terms.items() if not name.startswith(TASK_TERMS)]
 
         of_task = self._gradient(task, retain_graph=True)
         of_distillation = self._gradient(distillation, retain_graph=False)
-        self.gradients = list(zip(of_task, of_distillation, strict=True))
+        pairs = list(zip(of_task, of_distillation, strict=True))
+        if self.gradients:  # of an earlier part of the batch
+            pairs = [_sums(*both) for both in zip(self.gradients, pairs, strict=True)]
+        self.gradients = pairs
 
     def step(
         self,
@@ -162,7 +165,17 @@ class DOT(Update):
         return number == 0 or self.gradients[i][0] is None
 
 
-def _sum(pair: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+Pair = tuple[Tensor | None, Tensor | None]
+"""Gradients of a parameter, of the task loss and of the distillation loss."""
+
+
+def _sums(first: Pair, second: Pair) -> Pair:
+    """The sum of the gradients of each loss."""
+    task, distillation = (_sum(pair) for pair in zip(first, second, strict=True))
+    return task, distillation
+
+
+def _sum(pair: Pair) -> Tensor | None:
     present = [gradient for gradient in pair if gradient is not None]
     return torch.stack(present).sum(0) if present else None
 

@@ -26,6 +26,7 @@ FREE = {
     "EXPERIMENT.NAME",
     "EXPERIMENT.TAG",
     "DATASET.ROOT",
+    "DATASET.LIST",
     "DATASET.NUM_WORKERS",
     "DATASET.WORKER_TIMEOUT",
     "DATASET.ON_BAD_IMAGE",
@@ -56,6 +57,7 @@ def test_the_keys_that_do_not_name_a_run():
     assert nameless == names | paths | {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER"}
     assert paths == {
         "DATASET.ROOT",
+        "DATASET.LIST",
         "DISTILLER.TEACHER_CKPT",
         "TEACHER_MEMO.FOLDER",
         "LOG.PREFIX",

@@ -1,0 +1,173 @@
+"""What is in an image folder, and what is wrong with it: every image is read and decoded once."""
+
+import hashlib
+import io
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edkd.dataset.images import decode
+from edkd.dataset.listing import Listing, describe_skipped, empty_classes, shown, survey
+from edkd.dataset.readability import BadImage, bad_image
+from edkd.dataset.scan import in_workers
+from edkd.errors import UserError
+
+PARTS = ("train", "val", "valid", "validation", "test")
+"""Folders of a data set that hold class folders; upper and lower case are not told apart."""
+
+TIMEOUT = 300.0
+"""Seconds in which a process must read a few files."""
+
+
+class Image(NamedTuple):
+    """A file that was read."""
+
+    path: str
+    bad: BadImage | None
+    """Why it cannot be used; None: it can."""
+    digest: bytes = b""
+    """A hash of its bytes."""
+    width: int = 0
+    """In pixels, as stored: before the EXIF orientation."""
+    height: int = 0
+    mode: str = ""
+    """As stored, in the terms of PIL."""
+
+
+class Part(NamedTuple):
+    """A folder of class folders."""
+
+    name: str
+    """One of PARTS as it is written there; "" for a data set that is one such folder."""
+    listing: Listing
+    images: Sequence[Image]
+    """In the order of `listing.samples`."""
+
+
+class Report(NamedTuple):
+    """What was found."""
+
+    parts: Sequence[Part]
+    faults: Mapping[str, Sequence[str]]
+    """Lines about what is wrong, by a noun for a summary."""
+
+
+def report_on(root: Path, num_workers: int) -> Report:
+    """Read every image of `root/{train,val,test}/<class>/*`, or of `root/<class>/*`.
+
+    Args:
+        num_workers: processes that read; 0: this process.
+
+    Raises:
+        UserError: there is no such folder, or it has no class folders.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}; correct the path")
+    names = _part_names(root)
+    listings = [survey(root / name) for name in names]
+    paths = [path for listing in listings for path in listing.paths]
+    images = iter(in_workers(read, paths, num_workers, TIMEOUT, "reading all images"))
+    parts = [
+        Part(name, listing, [next(images) for _ in listing.samples])
+        for name, listing in zip(names, listings, strict=True)
+    ]
+    return Report(parts, _faults(parts))
+
+
+def _part_names(root: Path) -> list[str]:
+    """The folders of parts, train first; [""] where the folder has class folders."""
+    names = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
+    found = [names[part] for part in PARTS if part in names]
+    return found if PARTS[0] in names else [""]
+
+
+def read(path: str) -> Image:
+    """Read and decode a file."""
+    import PIL.Image
+
+    try:
+        content = Path(path).read_bytes()
+        decode(io.BytesIO(content))
+    except Exception as error:  # PIL raises almost any exception for damaged files
+        return Image(path, bad_image(path, error))
+
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        return Image(path, None, digest, width, height, image.mode)
+
+
+def describe(part: Part) -> Iterator[str]:
+    """Lines about a part: classes, sizes, modes, files that are skipped."""
+    listing = part.listing
+    counts = Counter(listing.targets)
+    numbers = [counts[number] for number in range(len(listing.classes))]
+    name = part.name or str(listing.folder)
+    yield (
+        f"{name}: {len(listing.samples)} images in {len(listing.classes)} classes, "
+        f"{min(numbers)} to {max(numbers)} in a class"
+    )
+
+    good = [image for image in part.images if image.bad is None]
+    if good:
+        widths = _spread([image.width for image in good])
+        heights = _spread([image.height for image in good])
+        modes = Counter(image.mode for image in good).most_common()
+        yield f"  width {widths}, height {heights} (minimum, median, maximum)"
+        yield f"  modes: {', '.join(f'{count} {mode}' for mode, count in modes)}"
+    if listing.skipped:
+        yield f"  {describe_skipped(listing.skipped)}"
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{min(values)} / {statistics.median_low(values)} / {max(values)}"
+
+
+# Faults.
+
+
+def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
+    bad = [image.bad for part in parts for image in part.images if image.bad is not None]
+    found = {
+        "unreadable images": [f"cannot read {image}" for image in bad],
+        "empty classes": [
+            f"no images in {part.listing.folder / name}"
+            for part in parts
+            for name in empty_classes(part.listing)
+        ],
+        "classes that differ": list(_other_classes(parts)),
+        "images under two classes": _under_two_classes(parts[0]),
+        "images in two parts": [line for part in parts[1:] for line in _shared(parts[0], part)],
+    }
+    return {noun: lines for noun, lines in found.items() if lines}
+
+
+def _other_classes(parts: Sequence[Part]) -> Iterator[str]:
+    """A line for each class that one part lacks."""
+    everywhere = {name for part in parts for name in part.listing.classes}
+    for part in parts:
+        for name in sorted(everywhere - set(part.listing.classes)):
+            yield f"no class {name!r} in {part.listing.folder}"
+
+
+def _under_two_classes(part: Part) -> list[str]:
+    """Lines about images of equal bytes with different labels."""
+    groups: defaultdict[bytes, dict[int, str]] = defaultdict(dict)
+    for image, (path, target) in zip(part.images, part.listing.samples, strict=True):
+        if image.bad is None:
+            groups[image.digest].setdefault(target, path)
+    return [
+        f"the same image under two classes: {shown(list(paths.values()))}"
+        for paths in groups.values()
+        if len(paths) > 1
+    ]
+
+
+def _shared(train: Part, other: Part) -> Iterator[str]:
+    """Lines about training images that are in another part, too."""
+    path_of = {image.digest: image.path for image in train.images if image.bad is None}
+    for image in other.images:
+        if image.bad is None and image.digest in path_of:
+            yield f"the same image in two parts: {path_of[image.digest]}, {image.path}"
