@@ -4,15 +4,18 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from edkd.dataset import get_dataset
 from edkd.dataset.images import read_image
 from edkd.dataset.preparing import evaluation_transform
-from edkd.export.images import prepared, spread
+from edkd.engine.config.load import load_config
+from edkd.export.images import image_files, prepared, spread
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -130,6 +133,26 @@ def test_files_are_prepared_as_by_torchvision(tmp_path, interpolation, resize):
         assert torch.equal(image, (uint8.float() / 255 - mean) / std)
 
 
+@pytest.mark.parametrize("name", ["folder", "tiny_imagenet", "imagenet"])
+def test_files_are_prepared_as_by_the_data_set(tmp_path, name):
+    """Photographs that are not square; equal to the batches of the test set, bit for bit."""
+    torch.manual_seed(0)
+    for part in ("train", "val"):
+        for number in range(4):
+            size = (60 + 7 * number, 130 - 11 * number, 3)
+            place = tmp_path / part / f"n0{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(256, size, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(place / f"{number}.png")
+
+    opts = ["DATASET.TYPE", name, "DATASET.ROOT", str(tmp_path), "DATASET.NUM_WORKERS", "0"]
+    opts += ["DISTILLER.STUDENT", "cifar/resnet8", "DISTILLER.TYPE", "NONE"]
+    data = get_dataset(load_config(opts=opts), exported.CPU)
+    [batch] = data.test.epoch()
+    [files] = prepared(image_files([str(tmp_path / "val")]), data.info.input, 8)
+    assert torch.equal(files.image, batch.image)
+
+
 def test_images_for_checks_are_spread_over_a_set():
     """An image folder is in the order of its classes."""
     loader = exported.digits().test
@@ -222,3 +245,9 @@ def test_mistakes_are_one_line(tool, run, graph, photos, tmp_path):
     assert_refused(
         tool("predict", graph, tmp_path / "a.png", "--labels"), "no image is in a folder"
     )
+
+
+def test_a_missing_package_is_named(tool, graph, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    message = "need the package onnxruntime: pip install 'edkd\\[export\\]'"
+    assert_refused(tool("predict", graph, photos / "1"), message)
