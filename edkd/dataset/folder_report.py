@@ -105,11 +105,13 @@ def describe(part: Part) -> Iterator[str]:
     listing = part.listing
     counts = Counter(listing.targets)
     numbers = [counts[number] for number in range(len(listing.classes))]
+    lowest = min(numbers)
+    highest = max(numbers)
+
     name = part.name or str(listing.folder)
-    yield (
-        f"{name}: {len(listing.samples)} images in {len(listing.classes)} classes, "
-        f"{min(numbers)} to {max(numbers)} in a class"
-    )
+    images = len(listing.samples)
+    classes = len(listing.classes)
+    yield f"{name}: {images} images in {classes} classes, {lowest} to {highest} in a class"
 
     good = [image for image in part.images if image.bad is None]
     if good:
@@ -133,28 +135,31 @@ def _spread(values: Sequence[int]) -> str:
 
 def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
     train, *others = parts
-    found: dict[str, list[str]] = {"unreadable images": [], "empty classes": []}
-    for part in parts:
-        found["unreadable images"] += _unreadable(part)
-        found["empty classes"] += _without_images(part)
-
-    found["classes that differ"] = list(_other_classes(parts))
-    found["images under two classes"] = _under_two_classes(train)
-    found["images in two parts"] = []
+    shared: list[str] = []
     for other in others:
-        found["images in two parts"] += _shared(train, other)
+        shared += _shared(train, other)
+
+    found = {
+        "unreadable images": list(_unreadable(parts)),
+        "empty classes": list(_without_images(parts)),
+        "classes that differ": list(_other_classes(parts)),
+        "images under two classes": _under_two_classes(train),
+        "images in two parts": shared,
+    }
     return {noun: lines for noun, lines in found.items() if lines}
 
 
-def _unreadable(part: Part) -> Iterator[str]:
-    for image in part.images:
-        if image.bad is not None:
-            yield f"cannot read {image.bad}"
+def _unreadable(parts: Sequence[Part]) -> Iterator[str]:
+    for part in parts:
+        for image in part.images:
+            if image.bad is not None:
+                yield f"cannot read {image.bad}"
 
 
-def _without_images(part: Part) -> Iterator[str]:
-    for name in empty_classes(part.listing):
-        yield f"no images in {part.listing.folder / name}"
+def _without_images(parts: Sequence[Part]) -> Iterator[str]:
+    for part in parts:
+        for name in empty_classes(part.listing):
+            yield f"no images in {part.listing.folder / name}"
 
 
 def _other_classes(parts: Sequence[Part]) -> Iterator[str]:
