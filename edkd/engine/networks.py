@@ -38,8 +38,8 @@ def load_students(cfg: CfgNode, data: DataSet, students: Sequence[nn.Module], no
     """Load the weights of DISTILLER.STUDENT_CKPT into students.
 
     Args:
-        students: from `build_students`; where a file has a head for other classes, a student keeps
-            its own.
+        students: from `build_students`; where a file has a head for other classes, a student gets
+            a new one.
         notes: gets a line for each such head.
 
     Raises:

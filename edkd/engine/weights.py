@@ -64,7 +64,10 @@ def load_weights(
 def load_first_weights(
     model: nn.Module, path: Path | str, use: Use, content: dict[str, Any], num_classes: int
 ) -> list[str]:
-    """Load weights to train on; where the file has a head for other classes, the model's stays.
+    """Load weights to train on; where the file has a head for other classes, it is a new one.
+
+    New weights are drawn from N(0, 0.01^2), and biases are 0, so that training starts from equal
+    probabilities. Libraries' own values can be so large that the first epochs are lost.
 
     Args:
         model: its weights are replaced.
@@ -87,10 +90,21 @@ def load_first_weights(
     head = [name for name in wanted if name not in match.weights and not is_counter(name)]
     if not head:
         return []
+    network = unwrapped(model)
+    _init_head([network.get_parameter(name) for name in head])
     return [
         f"{use.model} starts from {path} with a new head for {num_classes} classes: "
         f"{', '.join(head)} are not those of the file"
     ]
+
+
+@torch.no_grad()
+def _init_head(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.01)
+        else:
+            nn.init.zeros_(parameter)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -177,11 +177,14 @@ def test_a_student_with_a_new_head(train_tiny, tmp_path, narrow):
     assert torch.equal(student["conv.weight"], first["conv.weight"])
     assert student["fc.weight"].shape == (4, 6)
 
-    # The new head is drawn from the seed.
-    train_tiny("b", "SOLVER.LR", "0", "SOLVER.EPOCHS", 1)
-    drawn = load_checkpoint(tmp_path / "distill" / "b" / "student_latest")["model"]
-    assert torch.equal(student["fc.weight"], drawn["fc.weight"])
-    assert not torch.equal(student["conv.weight"], drawn["conv.weight"])
+    # The new head is drawn from the seed. Small weights begin with equal probabilities.
+    assert 0 < student["fc.weight"].abs().max() < 0.05
+    assert not student["fc.bias"].any()
+    for name, seed in (("b", 1), ("c", 2)):
+        words = ["SOLVER.SEED", seed, "SOLVER.LR", "0", "SOLVER.EPOCHS", 1]
+        train_tiny(name, "DISTILLER.STUDENT_CKPT", narrow, *words)
+        drawn = load_checkpoint(tmp_path / "distill" / name / "student_latest")["model"]
+        assert torch.equal(student["fc.weight"], drawn["fc.weight"]) == (name == "b")
 
 
 def test_a_student_whose_file_differs_in_more_than_the_head(train_tiny, tmp_path, tiny_teacher):
