@@ -17,7 +17,7 @@ MISTAKES = [
     (["--confg", "x"], "unrecognized arguments: --confg.*; see .*train.* --help"),
     (["--device", "gpu"], "--device gpu: no such device"),
     (["--plugin", "nowhere.py"], "--plugin nowhere.py"),
-    (["DATASET.TYPE", "mnist"], "DATASET.TYPE is 'mnist', not one of"),
+    (["DATASET.TYPE", "cifra10"], "DATASET.TYPE is 'cifra10', not one of"),
     (
         ["DATASET.TYPE=cifar10", "DATASET.ROOT=/nowhere"],
         "no data set at /nowhere.*download.* cifar10",
