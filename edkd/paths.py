@@ -48,6 +48,13 @@ def expanded(path: str, name: str) -> str:
     return os.path.expanduser(path)
 
 
+def shipped(path: Path) -> Path:
+    """The checkout's own file where a path such as configs/digits/... is not in this folder."""
+    own = CONFIGS.parent / path
+    is_own = not path.is_absolute() and path.parts[:1] == (CONFIGS.name,)
+    return own if is_own and os.path.isfile(own) and not os.path.lexists(path) else path
+
+
 def can_be_path(text: str) -> bool:
     """Whether the system takes a text as the name of a file, which may not exist."""
     try:

@@ -86,6 +86,18 @@ def test_one_damaged_cache_does_not_hide_the_others(tool, train_tiny, tmp_path):
     assert_refused(tool("memo", "list", "--folder", file), f"{file} is a file")
 
 
+def test_shipped_configurations_are_found_from_every_folder(tmp_path, monkeypatch):
+    """A kind of report: the commands of the README fail in the folder of one's own images."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/folder/kd.yaml").DISTILLER.TYPE == "KD"
+
+    (tmp_path / "configs/folder").mkdir(parents=True)
+    (tmp_path / "configs/folder/kd.yaml").write_text("DISTILLER: {TYPE: DKD}")
+    assert load_config("configs/folder/kd.yaml").DISTILLER.TYPE == "DKD"
+    with pytest.raises(UserError, match="no such file"):
+        load_config("configs/folder/dkd.yaml.yaml")
+
+
 @pytest.mark.parametrize("name", ["~\0", "~\ud800", "${\ud800}", "a\0.yaml", "x" * 300], ids=ascii)
 def test_a_name_that_no_file_can_have(tmp_path, name):
     """A tilde before such a character ended in a ValueError of the password database."""

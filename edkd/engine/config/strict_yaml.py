@@ -19,7 +19,7 @@ import yaml
 from edkd.engine.config.scalars import KINDS, Scalar, plain, shown
 from edkd.errors import UserError
 from edkd.hints import closest
-from edkd.paths import expanded
+from edkd.paths import expanded, shipped
 
 BASE = "_BASE_"
 
@@ -81,12 +81,14 @@ def _advice(message: str) -> str:
 def read_chain(file: str) -> list[Source]:
     """A YAML file and the files it is based on, the innermost base first.
 
+    configs/... is found from every folder, see `shipped`.
+
     Raises:
         UserError: a file is absent or not valid, or the chain returns to one of its files.
     """
     chain: list[Source] = []
     seen: list[Path] = []
-    path = Path(expanded(file, "--cfg"))
+    path = shipped(Path(expanded(file, "--cfg")))
     where = f"--cfg {path}"
 
     while True:
