@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-NAMES = ("hinton_distiller", "mutual_learning", "your_own_method")
+NAMES = ("hinton_distiller", "mutual_learning", "your_images", "your_own_method")
 SHORT = dict(SEEDS=2, SWEEP_SEEDS=1, EPOCHS=5, TEACHER_EPOCHS=5, RESNET_EPOCHS=1)
 
 
