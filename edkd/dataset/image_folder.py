@@ -271,6 +271,10 @@ def _channels(name: str, given: Sequence[float], usual: tuple[float, ...]) -> tu
             f"DATASET.FOLDER.{name} has {len(given)} numbers; give {CHANNELS}, for images are "
             "read as RGB"
         )
+    if given and max(given) > 1:
+        raise UserError(
+            f"DATASET.FOLDER.{name} {list(given)} is not of pixels in [0, 1]; divide it by 255"
+        )
     return tuple(given) or usual
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edkd.dataset.folder_checks import check_classes, warn_of_single_class
-from edkd.dataset.listing import Listing, combined, list_images, shown
+from edkd.dataset.listing import Listing, combined, is_hidden, list_images, shown
 from edkd.dataset.sampling import stratified_split
 from edkd.errors import UserError, warn
 
@@ -21,6 +21,9 @@ VAL = ("val", "valid", "validation")
 TEST = "test"
 NAMES = (TRAIN, *VAL, TEST)
 """Of the folders of parts; upper and lower case are not told apart."""
+
+_OTHER_NAMES = ("training", "testing", "dev", "eval", "evaluation")
+"""Of parts elsewhere; a folder that has nothing else has no classes."""
 
 
 class Parts(NamedTuple):
@@ -72,11 +75,12 @@ def find_parts(root: Path, fraction: float, seed: int) -> Parts:
     folders = _folders(root)
     found = _part_folders(root, folders)
     if TRAIN not in found:
-        _check_layout(root, folders, found)
+        _check_layout(root, folders)
         images = list_images(root)
         warn_of_single_class(images)
         return split_parts(images, fraction, seed)
 
+    _warn_of_others(root, folders)
     train = list_images(found[TRAIN])
     others = [list_images(found[name]) for name in _evaluated(found, train.classes)]
     for part in others:
@@ -126,7 +130,7 @@ def _folders(root: Path) -> list[str]:
         names = sorted(os.listdir(root))
     except OSError as error:
         raise UserError(f"cannot list the folder {root} ({error.strerror})") from None
-    return [name for name in names if name[0] != "." and (root / name).is_dir()]
+    return [name for name in names if not is_hidden(name) and (root / name).is_dir()]
 
 
 def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
@@ -135,14 +139,24 @@ def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
     return {name: lower[name] for name in NAMES if name in lower}
 
 
-def _check_layout(root: Path, folders: Sequence[str], found: dict[str, Path]) -> None:
+def _check_layout(root: Path, folders: Sequence[str]) -> None:
     """Raise UserError where there are no class folders in `root`."""
     if not folders:
         what = "images, but no folders" if _has_files(root) else "nothing"
         raise UserError(f"the folder {root} has {what} in it; {layout(root)}")
 
-    if len(found) == len(folders):
+    if {name.lower() for name in folders} <= {*NAMES, *_OTHER_NAMES}:
         raise UserError(f"the folder {root} has {shown(folders)}, but no {TRAIN}; {layout(root)}")
+
+
+def _warn_of_others(root: Path, folders: Sequence[str]) -> None:
+    """Warn of folders beside `train` that have none of the names of parts."""
+    others = [name for name in folders if name.lower() not in NAMES]
+    if others:
+        warn(
+            f"{root}: left out beside {TRAIN}: {shown(others)}; to use the images of a folder, "
+            f"call it {VAL[0]} or {TEST}"
+        )
 
 
 def _has_files(root: Path) -> bool:
