@@ -72,22 +72,31 @@ def find_parts(root: Path, fraction: float, seed: int) -> Parts:
     if not root.is_dir():
         raise UserError(f"no folder {root}; {layout(root)}, or correct DATASET.ROOT")
 
+    first, *rest = part_folders(root)
+    train = list_images(first)
+    others = [list_images(folder) for folder in rest]
+    for part in others:
+        check_classes(root, train, part)
+    if not others:
+        warn_of_single_class(train)
+        return split_parts(train, fraction, seed)
+    return Parts(train, others[0] if len(others) > 1 else None, others[-1])
+
+
+def part_folders(root: Path) -> list[Path]:
+    """The folders that hold class folders: `root`, or `train` and those of the other parts.
+
+    Raises:
+        UserError: there are none, or two folders name the same part.
+    """
     folders = _folders(root)
     found = _part_folders(root, folders)
     if TRAIN not in found:
         _check_layout(root, folders)
-        images = list_images(root)
-        warn_of_single_class(images)
-        return split_parts(images, fraction, seed)
+        return [root]
 
     _warn_of_others(root, folders)
-    train = list_images(found[TRAIN])
-    others = [list_images(found[name]) for name in _evaluated(found, train.classes)]
-    for part in others:
-        check_classes(root, train, part)
-    if not others:
-        return split_parts(train, fraction, seed)
-    return Parts(train, others[0] if len(others) > 1 else None, others[-1])
+    return [found[name] for name in (TRAIN, *_evaluated(found))]
 
 
 def split_parts(listing: Listing, fraction: float, seed: int) -> Parts:
@@ -163,7 +172,7 @@ def _has_files(root: Path) -> bool:
     return any(path.is_file() for path in root.iterdir())
 
 
-def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
+def _evaluated(found: dict[str, Path]) -> list[str]:
     """The parts beside `train`: one, or the one that chooses and the one that reports."""
     val = [name for name in VAL if name in found]
     test = [TEST] if TEST in found else []
@@ -171,7 +180,7 @@ def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
         paths = [str(found[name]) for name in val]
         raise UserError(f"{' and '.join(paths)} name the same part; keep one of them")
 
-    if val and test and not _is_labelled(found[TEST], classes):
+    if val and test and not _is_labelled(found[TEST], _folders(found[TRAIN])):
         warn(
             f"{found[TEST]} is left out, for its images are not in class folders; those of "
             f"{found[val[0]]} choose the best epoch and give the accuracy"
@@ -183,4 +192,4 @@ def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
 def _is_labelled(folder: Path, classes: Sequence[str]) -> bool:
     """Whether there are class folders; competitions publish test images without them."""
     names = _folders(folder)
-    return len(names) > 1 or names == list(classes)
+    return len(names) > 1 or names == classes
