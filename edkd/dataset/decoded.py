@@ -75,9 +75,10 @@ def decoded_dataset(
         interpolation=preprocessing.interpolation,
         identity=identity_of(parts.learned, parts.test, files),
     )
-    loaders = [_Members(data.train, train), _Members(data.test, test)]
+    # Without the decoded pixels, which the check would keep beside those on the device.
+    loaders = [_Members.of(data.train, train), _Members.of(data.test, test)]
     if data.val is not None:
-        loaders.insert(1, _Members(data.val, val or train, is_held_out=True))
+        loaders.insert(1, _Members.of(data.val, val or train, is_held_out=True))
 
     def check(only_test: bool) -> None:
         policy = cfg.DATASET.ON_BAD_IMAGE
@@ -125,14 +126,22 @@ class _Members(NamedTuple):
 
     loader: Any
     """A TrainLoader or an EvalLoader."""
-    found: Decoded
-    is_held_out: bool = False
+    target: Tensor
+    """Class numbers of all these images."""
+    all_bad: dict[int, BadImage]
+    """As `Decoded.bad`."""
+    is_held_out: bool
     """Whether the images only choose the best epoch."""
+
+    @classmethod
+    def of(cls, loader: Any, found: Decoded, is_held_out: bool = False) -> "_Members":
+        """The members of a loader among images that were decoded."""
+        return cls(loader, found.images.target, found.bad, is_held_out)
 
     def bad(self) -> list[int]:
         """The numbers of its images whose files cannot be read."""
         members = set(self.loader.members.tolist())
-        return [number for number in self.found.bad if number in members]
+        return [number for number in self.all_bad if number in members]
 
 
 def _replace_bad(found: Decoded) -> None:
@@ -155,7 +164,7 @@ def _replace_bad(found: Decoded) -> None:
 
 def _without_bad(loaders: Sequence[_Members], policy: str, classes: Sequence[str]) -> str:
     """Refuse bad files (stop), or leave them out (skip); a line about those, or ""."""
-    bad = [each.found.bad[number] for each in loaders for number in each.bad()]
+    bad = [each.all_bad[number] for each in loaders for number in each.bad()]
     total = sum(len(each.loader.members) for each in loaders)
     if not bad:
         return ""
@@ -164,8 +173,8 @@ def _without_bad(loaders: Sequence[_Members], policy: str, classes: Sequence[str
 
     for each in loaders:
         numbers = torch.tensor(each.bad(), dtype=torch.long)
-        target = each.found.images.target
-        of_loader = [each.found.bad[number] for number in numbers.tolist()]
+        target = each.target
+        of_loader = [each.all_bad[number] for number in numbers.tolist()]
         members = target[each.loader.members]
         check_rest(members, target[numbers], of_loader, classes, each.is_held_out)
         each.loader.leave_out(numbers)

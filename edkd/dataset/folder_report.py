@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 from edkd.dataset.images import decode
 from edkd.dataset.listing import Listing, describe_skipped, empty_classes, shown, survey
+from edkd.dataset.parts import part_folders
 from edkd.dataset.readability import BadImage, bad_image
 from edkd.dataset.scan import in_workers
 from edkd.errors import UserError
-
-PARTS = ("train", "val", "valid", "validation", "test")
-"""Folders of a data set that hold class folders; upper and lower case are not told apart."""
 
 TIMEOUT = 300.0
 """Seconds in which a process must read a few files."""
@@ -40,7 +38,7 @@ class Part(NamedTuple):
     """A folder of class folders."""
 
     name: str
-    """One of PARTS as it is written there; "" for a data set that is one such folder."""
+    """Of that folder; "" for a data set that is one such folder."""
     listing: Listing
     images: Sequence[Image]
     """In the order of `listing.samples`."""
@@ -55,33 +53,26 @@ class Report(NamedTuple):
 
 
 def report_on(root: Path, num_workers: int) -> Report:
-    """Read every image of `root/{train,val,test}/<class>/*`, or of `root/<class>/*`.
+    """Read every image of the folders of `part_folders`.
 
     Args:
         num_workers: processes that read; 0: this process.
 
     Raises:
-        UserError: there is no such folder, or it has no class folders.
+        UserError: there is no such folder, or it has another layout.
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}; correct the path")
-    names = _part_names(root)
-    listings = [survey(root / name) for name in names]
+    listings = [survey(folder) for folder in part_folders(root)]
     paths = [path for listing in listings for path in listing.paths]
 
     images = iter(in_workers(read, paths, num_workers, TIMEOUT, "reading all images"))
     parts = []
-    for name, listing in zip(names, listings, strict=True):
+    for listing in listings:
+        name = "" if listing.folder == root else listing.folder.name
         own = [next(images) for _ in listing.samples]
         parts.append(Part(name, listing, own))
     return Report(parts, _faults(parts))
-
-
-def _part_names(root: Path) -> list[str]:
-    """The folders of parts, train first; [""] where the folder has class folders."""
-    names = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
-    found = [names[part] for part in PARTS if part in names]
-    return found if PARTS[0] in names else [""]
 
 
 def read(path: str) -> Image:

@@ -138,12 +138,12 @@ def own_input(cfg: Any) -> dict[str, Any]:
     Raises:
         UserError: see `folder`.
     """
+    _found.clear()  # images may have changed since another run of this process
     options = cfg.DATASET.FOLDER
     size = options.SIZE
     if not size:
         parts = _parts(cfg)
         size = own_size(parts)
-        _found.clear()
         _found[_source(cfg)] = parts
     if not size:
         return {}
@@ -270,6 +270,10 @@ def _channels(name: str, given: Sequence[float], usual: tuple[float, ...]) -> tu
         raise UserError(
             f"DATASET.FOLDER.{name} has {len(given)} numbers; give {CHANNELS}, for images are "
             "read as RGB"
+        )
+    if given and max(given) > 1:
+        raise UserError(
+            f"DATASET.FOLDER.{name} {list(given)} is not of pixels in [0, 1]; divide it by 255"
         )
     return tuple(given) or usual
 

@@ -73,8 +73,8 @@ def read_list(file: Path, root: str, fraction: float, seed: int) -> Parts:
     if not rows:
         raise _error(file, "it has no rows")
 
-    _check_repeated(file, rows)
     base = Path(root).expanduser() if root else file.parent
+    _check_repeated(file, base, rows)
     rows = _measured(file, base, rows)
     return _parts(file, base, rows, fraction, seed)
 
@@ -101,13 +101,26 @@ def _csv(file: Path) -> _Records:
             for values in reader:
                 if not any(values):
                     continue
+                place = f"line {reader.line_num + 1}"
+                _check_length(file, place, names, values)
+
                 values += [""] * len(names)  # for those that a short row lacks
                 fields = {name: values[number] for name, number in columns.items()}
-                yield f"line {reader.line_num + 1}", fields
+                yield place, fields
     except UnicodeDecodeError:
         raise _error(file, "it is not UTF-8 text; save it as CSV UTF-8") from None
     except csv.Error as error:
         raise _error(file, f"it is no CSV file ({error})") from None
+
+
+def _check_length(file: Path, place: str, names: Sequence[str], values: Sequence[str]) -> None:
+    """Raise UserError for a row with more values than columns."""
+    if any(values[len(names) :]):
+        problem = (
+            f"it has {len(values)} values for {len(names)} columns; put a value that contains the "
+            "delimiter in double quotes"
+        )
+        raise _error(file, problem, place)
 
 
 def _parquet(file: Path) -> _Records:
@@ -169,11 +182,11 @@ def _text(value: Any) -> str:
 # Checks.
 
 
-def _check_repeated(file: Path, rows: _Rows) -> None:
+def _check_repeated(file: Path, base: Path, rows: _Rows) -> None:
     """Raise UserError for an image that is listed twice: it could be in two parts."""
     first: dict[str, Row] = {}
     for row in rows:
-        other = first.setdefault(os.path.normpath(row.path), row)
+        other = first.setdefault(os.path.normpath(base / row.path), row)
         if other is not row:
             path = printable(row.path)
             problem = f"{path} is in {other.place}, too; keep one of the rows"

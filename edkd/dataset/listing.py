@@ -246,7 +246,7 @@ def _visible(folder: str | Path) -> Iterable[os.DirEntry[str]]:
     """The entries of a folder that are not hidden."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not _is_hidden(entry.name)]
+            return [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"cannot list the folder {folder} ({error.strerror})") from None
 
@@ -258,7 +258,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether an entry of a folder is hidden, or left behind by an operating system."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 

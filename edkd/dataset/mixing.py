@@ -181,6 +181,7 @@ class AugmentedLoader(Loader):
         self.augmentations = list(augmentations)
         self.seed = seed
         self.num_images = inner.num_images
+        self.num_left_out = inner.num_left_out
         self.has_index = inner.has_index
         self.views = inner.views
         self.not_numbered = self.augmentations[-1].not_numbered

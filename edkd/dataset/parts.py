@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edkd.dataset.folder_checks import check_classes, warn_of_single_class
-from edkd.dataset.listing import Listing, combined, list_images, shown
+from edkd.dataset.listing import Listing, combined, is_hidden, list_images, shown
 from edkd.dataset.sampling import stratified_split
 from edkd.errors import UserError, warn
 
@@ -21,6 +21,9 @@ VAL = ("val", "valid", "validation")
 TEST = "test"
 NAMES = (TRAIN, *VAL, TEST)
 """Of the folders of parts; upper and lower case are not told apart."""
+
+_OTHER_NAMES = ("training", "testing", "dev", "eval", "evaluation")
+"""Of parts elsewhere; a folder that has nothing else has no classes."""
 
 
 class Parts(NamedTuple):
@@ -69,21 +72,31 @@ def find_parts(root: Path, fraction: float, seed: int) -> Parts:
     if not root.is_dir():
         raise UserError(f"no folder {root}; {layout(root)}, or correct DATASET.ROOT")
 
-    folders = _folders(root)
-    found = _part_folders(root, folders)
-    if TRAIN not in found:
-        _check_layout(root, folders, found)
-        images = list_images(root)
-        warn_of_single_class(images)
-        return split_parts(images, fraction, seed)
-
-    train = list_images(found[TRAIN])
-    others = [list_images(found[name]) for name in _evaluated(found, train.classes)]
+    first, *rest = part_folders(root)
+    train = list_images(first)
+    others = [list_images(folder) for folder in rest]
     for part in others:
         check_classes(root, train, part)
     if not others:
+        warn_of_single_class(train)
         return split_parts(train, fraction, seed)
     return Parts(train, others[0] if len(others) > 1 else None, others[-1])
+
+
+def part_folders(root: Path) -> list[Path]:
+    """The folders that hold class folders: `root`, or `train` and those of the other parts.
+
+    Raises:
+        UserError: there are none, or two folders name the same part.
+    """
+    folders = _folders(root)
+    found = _part_folders(root, folders)
+    if TRAIN not in found:
+        _check_layout(root, folders)
+        return [root]
+
+    _warn_of_others(root, folders)
+    return [found[name] for name in (TRAIN, *_evaluated(found))]
 
 
 def split_parts(listing: Listing, fraction: float, seed: int) -> Parts:
@@ -126,7 +139,7 @@ def _folders(root: Path) -> list[str]:
         names = sorted(os.listdir(root))
     except OSError as error:
         raise UserError(f"cannot list the folder {root} ({error.strerror})") from None
-    return [name for name in names if name[0] != "." and (root / name).is_dir()]
+    return [name for name in names if not is_hidden(name) and (root / name).is_dir()]
 
 
 def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
@@ -135,21 +148,31 @@ def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
     return {name: lower[name] for name in NAMES if name in lower}
 
 
-def _check_layout(root: Path, folders: Sequence[str], found: dict[str, Path]) -> None:
+def _check_layout(root: Path, folders: Sequence[str]) -> None:
     """Raise UserError where there are no class folders in `root`."""
     if not folders:
         what = "images, but no folders" if _has_files(root) else "nothing"
         raise UserError(f"the folder {root} has {what} in it; {layout(root)}")
 
-    if len(found) == len(folders):
+    if {name.lower() for name in folders} <= {*NAMES, *_OTHER_NAMES}:
         raise UserError(f"the folder {root} has {shown(folders)}, but no {TRAIN}; {layout(root)}")
+
+
+def _warn_of_others(root: Path, folders: Sequence[str]) -> None:
+    """Warn of folders beside `train` that have none of the names of parts."""
+    others = [name for name in folders if name.lower() not in NAMES]
+    if others:
+        warn(
+            f"{root}: left out beside {TRAIN}: {shown(others)}; to use the images of a folder, "
+            f"call it {VAL[0]} or {TEST}"
+        )
 
 
 def _has_files(root: Path) -> bool:
     return any(path.is_file() for path in root.iterdir())
 
 
-def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
+def _evaluated(found: dict[str, Path]) -> list[str]:
     """The parts beside `train`: one, or the one that chooses and the one that reports."""
     val = [name for name in VAL if name in found]
     test = [TEST] if TEST in found else []
@@ -157,7 +180,7 @@ def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
         paths = [str(found[name]) for name in val]
         raise UserError(f"{' and '.join(paths)} name the same part; keep one of them")
 
-    if val and test and not _is_labelled(found[TEST], classes):
+    if val and test and not _is_labelled(found[TEST], _folders(found[TRAIN])):
         warn(
             f"{found[TEST]} is left out, for its images are not in class folders; those of "
             f"{found[val[0]]} choose the best epoch and give the accuracy"
@@ -169,4 +192,4 @@ def _evaluated(found: dict[str, Path], classes: Sequence[str]) -> list[str]:
 def _is_labelled(folder: Path, classes: Sequence[str]) -> bool:
     """Whether there are class folders; competitions publish test images without them."""
     names = _folders(folder)
-    return len(names) > 1 or names == list(classes)
+    return len(names) > 1 or names == classes

@@ -39,7 +39,7 @@ def with_input_of_networks(cfg: CfgNode) -> CfgNode:
     cfg = _with_own_input(cfg)
     if not _empty_keys(cfg):
         return cfg
-    return with_input(cfg, _input_of_students(cfg) or _input_of_teachers(cfg))
+    return _with_spec(cfg, _input_of_students(cfg) or _input_of_teachers(cfg))
 
 
 def with_input(cfg: CfgNode, spec: InputSpec | None) -> CfgNode:
@@ -49,7 +49,10 @@ def with_input(cfg: CfgNode, spec: InputSpec | None) -> CfgNode:
         cfg: is not changed.
         spec: how the images of that network are prepared; None: not known.
     """
-    cfg = _with_own_input(cfg)
+    return _with_spec(_with_own_input(cfg), spec)
+
+
+def _with_spec(cfg: CfgNode, spec: InputSpec | None) -> CfgNode:
     empty = _empty_keys(cfg)
     if spec is None or not empty:
         return cfg

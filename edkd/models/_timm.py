@@ -45,7 +45,8 @@ class Timm(Library):
 
         # Its other ways to crop keep the whole image, as a resize of 0 does.
         is_cropped = cfg.crop_mode == "center"
-        resize = math.floor(min(height, width) / cfg.crop_pct) if is_cropped else 0
+        shorter = min(height, width)
+        resize = max(shorter, math.floor(shorter / cfg.crop_pct)) if is_cropped else 0
         is_known = cfg.interpolation in INTERPOLATIONS
         interpolation = cfg.interpolation if is_known else "bilinear"
 

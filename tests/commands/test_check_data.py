@@ -115,12 +115,25 @@ def test_a_folder_of_classes(tool, images):
     done = check(tool, images / "train")
     assert done.code == 0
     assert f"{images}/train: 8 images in 2 classes" in done.out
-    assert_refused(check(tool, images / "train/cat"), "no class folders in .*train/cat; store the")
+    assert_refused(
+        check(tool, images / "train/cat"), "train/cat has images, but no folders in it; store"
+    )
     assert_refused(check(tool, images / "nothing"), "no folder .*nothing; correct the path")
     assert_refused(tool("check_data", images, "--workers", -1), "--workers -1: give 0, or a")
 
 
 @pytest.mark.slow
+def test_it_takes_the_parts_that_training_takes(tool, images):
+    (images / "test").mkdir()
+    shutil.copy(images / "val/cat/0.png", images / "test")
+    done = check(tool, images)
+    assert done.code == 0
+    assert "test is left out, for its images are not in class folders" in done.err
+
+    (images / "train").rename(images / "training")
+    assert_refused(check(tool, images), "has test, training, val, but no train; store the images")
+
+
 def test_ctrl_c_ends_it(server, tmp_path):
     """At once, in one line, and without processes that are left."""
     large = Image.effect_noise((3000, 3000), 90)

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import transforms
 
 from edkd.dataset import get_dataset
+from edkd.dataset.mixing import with_batch_augmentations
 from edkd.dataset.resident import TrainLoader
 from edkd.engine.config.load import load_config
 from edkd.engine.inputs import with_input
@@ -100,6 +101,14 @@ def test_test_images_without_classes_are_left_out(tmp_path, capsys, unlabelled):
     assert "test is left out, for its images are not in class folders" in capsys.readouterr().err
 
 
+def test_a_folder_beside_train_that_is_no_part_is_left_out_with_a_warning(tmp_path, capsys):
+    write(tmp_path, {"train/a": 5, "train/b": 5, "holdout/a": 2, "holdout/b": 2, "__MACOSX": 1})
+    data = load(tmp_path)
+    assert (data.train.num_images, data.test.num_images) == (8, 2)
+    warning = "left out beside train: holdout; to use the images of a folder, call it val or test"
+    assert warning in capsys.readouterr().err
+
+
 def test_a_test_set_is_taken_from_one_folder(tmp_path):
     """A fifth of each class, at least one image of each in both parts; the same for all seeds."""
     one_folder(tmp_path)
@@ -136,6 +145,7 @@ def test_no_image_is_in_two_parts(tmp_path):
         ({"": 2}, r"has images, but no folders in it; store the images as .*/<class>/\*, a folder"),
         ({}, r"has nothing in it; store the images as .*\{train,val\}/<class>/\*$"),
         ({"val/a": 2, "test/a": 2}, r"has test, val, but no train; store"),
+        ({"training/a": 2, "testing/a": 2}, r"has testing, training, but no train; store"),
         ({"a": 2, "b": 1}, r"TEST_SPLIT needs two images of a class.* one of the class b; add"),
         ({"train/a": 2, "val/a": 1, "val/b": 1}, r"train and val must have the same .*val has 'b'"),
         ({"train/a": 2, "val/a": 1, "valid/a": 1}, r"name the same part; keep one"),
@@ -241,6 +251,7 @@ def test_crops_of_training_images(tmp_path, crop, flip, is_fixed):
         (["SIZE", "64", "RESIZE", "32"], "RESIZE 32 is below SIZE 64"),
         (["MEAN", "[0.5]", "STD", "[0.5]"], "MEAN has 1 numbers; give 3"),
         (["MEAN", "[0.5,0.5,0.5]"], "MEAN and STD belong together"),
+        (["MEAN", "[124,116,104]", "STD", "[1,1,1]"], "MEAN .* is not of pixels in .0, 1.; divide"),
         (
             ["RESIDENT", "on", "CROP", "resized"],
             "CROP resized has no numbered views; set it to pad",
@@ -370,6 +381,14 @@ def test_bad_files_are_left_out(with_bad_files):
     whole, _ = load(with_bad_files, "SIZE", "16").train.order(1)
     assert index.tolist() == [number for number in whole.tolist() if number not in (1, 7)]
     assert content(data.test)[1].tolist() == [0, 0, 1]
+
+
+def test_resuming_with_mixup_counts_the_images_that_are_left_out(with_bad_files):
+    cfg = configured(with_bad_files, "SIZE", "16", "ON_BAD_IMAGE", "skip", "SOLVER.MIXUP", "0.2")
+    data = get_dataset(cfg, CPU)
+    data.check(False)
+    train = with_batch_augmentations(data, cfg).train
+    assert (train.num_images, train.num_left_out) == (6, 2)
 
 
 def test_bad_files_are_left_out_of_a_split(with_bad_files):

@@ -138,6 +138,7 @@ def test_the_identity_tells_changes(home, tmp_path):
         ({9: ("photos/9.png", "cow", "test")}, r"line 11: the label 'cow' is not among those of"),
         ({9: ("photos/./0.png", "cat", "test")}, r"line 11: photos/./0.png is in line 2, too"),
         ({9: ("photos/9.png",)}, r"line 11: the label is empty"),
+        ({9: ("photos/9.png", "cat", "test", "x")}, r"line 11: it has 4 values for 3 columns; put"),
     ],
 )
 def test_a_bad_row_is_named(home, change, message):
@@ -145,6 +146,12 @@ def test_a_bad_row_is_named(home, change, message):
     with pytest.raises(UserError, match=message) as caught:
         load(write_csv(home, rows))
     assert "\n" not in str(caught.value)
+
+
+def test_a_relative_and_an_absolute_path_of_one_image(home):
+    rows = [*ROWS[:9], (home / "photos/0.png", "cat", "test")]
+    with pytest.raises(UserError, match=r"line 11: .*/photos/0.png is in line 2, too; keep one"):
+        load(write_csv(home, rows))
 
 
 @pytest.mark.parametrize(

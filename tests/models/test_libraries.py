@@ -1,5 +1,6 @@
 """Models of torchvision and timm by name: built, found, described, and their weights."""
 
+import re
 import socket
 import sys
 import urllib.request
@@ -183,6 +184,25 @@ def test_weights_in_the_cache_of_torch_hub(monkeypatch, tmp_path):
     Weights.url = "http://127.0.0.1:9/w-01234567.pth"
     with pytest.raises(Unreachable, match="refused"):
         library.download("squeezenet1_1")
+
+
+def test_the_file_of_a_densenet_has_names_of_an_older_version(monkeypatch, tmp_path):
+    """As "denselayer1.norm.1.weight", which is now "denselayer1.norm1.weight"."""
+    network = get_model("imagenet", "torchvision/densenet121", 1000)
+    state = network.state_dict()
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])")
+    file = tmp_path / "hub" / "checkpoints" / "densenet121-a639ec97.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({old.sub(r"\1.\2", key): value for key, value in state.items()}, file)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("edkd.models._torchvision.is_whole", lambda path, check: path.is_file())
+    found = library_weights("torchvision/densenet121", "-c")
+    assert found.keys() == state.keys()
+
+
+def test_crops_are_no_larger_than_what_they_are_cropped_from(timm):
+    assert library_facts("timm/volo_d4_448").input.resize == 448
 
 
 def test_a_model_without_weights(timm):
