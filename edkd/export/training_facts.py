@@ -11,6 +11,7 @@ from edkd.distillers import find_method
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here, run_at
+from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
 from edkd.models import LibraryFacts, library_facts
 from edkd.results.runs import RESULT
@@ -187,7 +188,7 @@ def facts_of_library(name: str) -> LibraryFacts | None:
 def _teacher_file(run: SavedRun, number: int) -> Path | None:
     """The file of a teacher's weights; None for published ones."""
     paths = _texts(run.values.get("DISTILLER.TEACHER_CKPT"))
-    if number >= len(paths) or not paths[number]:
+    if number >= len(paths) or paths[number] in ("", PRETRAINED):
         return None
     return Path(os.path.expanduser(path_from_here(paths[number], run.cwd)))
 

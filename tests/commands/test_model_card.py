@@ -5,7 +5,13 @@ import json
 import pytest
 
 from edkd.engine.saved_run import run_at
-from edkd.export.training_facts import UNKNOWN, Measured, alone, student_accuracy
+from edkd.export.training_facts import (
+    UNKNOWN,
+    Measured,
+    alone,
+    student_accuracy,
+    teacher_accuracy,
+)
 
 
 @pytest.fixture
@@ -16,6 +22,7 @@ def write(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         config = f"DATASET:\n  TYPE: folder\n  ROOT: {root}\nDISTILLER:\n  STUDENT: ResNet18\n"
+        config += "  TYPE: KD\n  TEACHER: ResNet34\n  TEACHER_CKPT: pretrained\n"
         (folder / "config.yaml").write_text(config)
         content = {"student": ["ResNet18"], "dataset": "folder", "epochs": 3} | result
         (folder / "result.json").write_text(json.dumps(content))
@@ -40,3 +47,7 @@ def test_the_test_figure_is_that_of_the_file(write):
     run = write("dml", method="DML", best_student="student2 (a)", best_test_top1=72.0, **several)
     names = ("student_best", "student1_best", "student_latest")
     assert [student_accuracy(run, name).top1 for name in names] == [73.0, 71.0, None]
+
+
+def test_published_weights_are_no_file(write):
+    assert teacher_accuracy(write("kd", method="KD"), 0) == UNKNOWN

@@ -6,6 +6,7 @@ from PIL import Image
 
 from edkd.dataset import get_dataset
 from edkd.engine.config.load import load_config
+from edkd.engine.file_facts import facts_of
 from edkd.engine.inputs import with_input
 from edkd.errors import UserError
 from edkd.types import InputSpec
@@ -34,3 +35,19 @@ def test_a_mean_is_not_mixed_with_the_std_of_a_network(photos, key, other):
     assert cfg.DATASET.FOLDER[other] == []
     with pytest.raises(UserError, match="MEAN and STD belong together"):
         get_dataset(cfg, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"std": [0.1, 0.0, 0.1]},
+        {"std": [0.1, float("nan"), 0.1]},
+        {"mean": [float("inf"), 0.0, 0.0]},
+        {"image_shape": [3, 0, 32]},
+        {"resize": -1},
+    ],
+)
+def test_what_no_images_can_be_is_not_taken_from_a_file(wrong):
+    content = {"image_shape": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.2, 0.3]}
+    assert facts_of(content).input == InputSpec((3, 32, 32), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    assert facts_of(content | wrong).input is None
