@@ -42,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.engine.config.command_line import pairs
         from edkd.engine.config.load import load_config
+        from edkd.engine.inputs import with_input_of_networks
         from edkd.engine.run import train
-        from edkd.engine.run_folder import run_folder
+        from edkd.engine.run_folder import find_run, run_folder
 
     given = dict(pairs(args.opts))
     own = _own_keys(args)
@@ -52,10 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with _words_named():
         cfg = load_config(str(args.cfg), [*words, *args.opts], args.plugin)
+        folder = run_folder(cfg, args.opts)
+        if args.resume:  # it may have another name
+            cfg = with_input_of_networks(cfg)
+            folder = find_run(cfg, folder, args.opts)
         train(cfg, args.opts, args.device, args.resume)
 
-    file = run_folder(cfg, args.opts) / "student_best"
-    print(f"to distil from it:\n  {_next_command(args, given, cfg.DATASET.TYPE, file)}")
+    command_line = _next_command(args, given, cfg.DATASET.TYPE, folder / "student_best")
+    print(f"to distil from it:\n  {command_line}")
 
 
 def _parser() -> ArgumentParser:

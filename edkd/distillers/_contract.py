@@ -75,6 +75,8 @@ def explained(method: type, has_soft_targets: bool = False) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:  # it says what is wrong
+        raise
     except (RuntimeError, IndexError, ValueError) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         if "view size is not compatible" in str(error):

@@ -90,16 +90,18 @@ def _percent(content: Mapping[str, Any]) -> float | None:
 
 
 def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
-    """How the images were prepared; None where the file does not say it completely."""
+    """How the images were prepared; None where the file does not say it, or says what cannot be."""
     shape = _numbers(content.get("image_shape"))
     mean = _numbers(content.get("mean"))
     std = _numbers(content.get("std"))
     if len(shape) != 3 or len(mean) != shape[0] or len(std) != shape[0]:
         return None
+    if min(shape) < 1 or min(std) <= 0 or not all(map(math.isfinite, (*shape, *mean, *std))):
+        return None
 
     resize = content.get("resize", 0)
     interpolation = content.get("interpolation", "bilinear")
-    if not isinstance(resize, int) or interpolation not in INTERPOLATIONS:
+    if not isinstance(resize, int) or resize < 0 or interpolation not in INTERPOLATIONS:
         return None
 
     channels, height, width = map(int, shape)

@@ -29,6 +29,9 @@ _VALUES: dict[str, Callable[[InputSpec], Any]] = {
 }
 """The value of each key."""
 
+_NORMALISATION = ("MEAN", "STD")
+"""Filled together, or not at all: a mean of one network and a std of another fit none."""
+
 
 def with_input_of_networks(cfg: CfgNode) -> CfgNode:
     """A configuration in which the data are prepared as for its pretrained networks.
@@ -79,7 +82,10 @@ def _empty_keys(cfg: CfgNode) -> list[str]:
     if not DATASETS.find(cfg.DATASET.TYPE).info.get("input_keys"):
         return []
     node = _node_of(cfg)
-    return [name for name in _VALUES if name in node and not node[name]]
+    empty = [name for name in _VALUES if name in node and not node[name]]
+    if len({name in empty for name in _NORMALISATION}) > 1:
+        empty = [name for name in empty if name not in _NORMALISATION]
+    return empty
 
 
 def _node_of(cfg: CfgNode) -> CfgNode:

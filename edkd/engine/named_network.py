@@ -11,6 +11,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from edkd.dataset import dataset_dict
+from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.engine.config.plugins import import_plugins
 from edkd.engine.file_facts import facts_of
@@ -99,7 +100,8 @@ def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
         found = find_trained(
             Request(word, "", wanted.model, wanted.dataset, wanted.plugins, wanted.opts)
         )
-        facts = facts_of(found.content or {})
+        assert found.file is not None, "a request without a path is one for published weights"
+        facts = facts_of(found.content or load_checkpoint(found.file))
         shape = facts.input.image_shape if facts.input else None
         return found.cfg, _Facts(shape, facts.num_classes)
     if _is_path(word):

@@ -50,6 +50,9 @@ CLAIM_MARGIN = 5.0
 """Points below the claim that count as far. Another library's resize, another precision or other
 held-out images cost up to two points; another normalisation costs more than five."""
 
+_SAMPLE = 16
+"""Images that are run to recognise a teacher."""
+
 _CAUSES = (
     "likely causes: another normalisation (mean and std), another order of the classes, another "
     "data set, or another resize than those that it was trained with"
@@ -220,13 +223,19 @@ def _figures(
 
 
 def _identity(trainer: "Trainer", teacher: nn.Module, images: str) -> list[Any]:
-    """All that decides the figures: weights, network, images, their preparation, precision."""
+    """All that decides the figures: weights, network, images, their preparation, precision.
+
+    The code of a network decides them too, so that its logits for the first images are part of it.
+    """
     info = trainer.data.info
     settings = identifying(trainer.cfg)
     first = next(iter(_loader(trainer).epoch()))
+    with torch.no_grad(), autocast(trainer.amp, trainer.device):
+        logits = teacher(first.image[:_SAMPLE])[0]
     return [
         fingerprint(teacher),
         repr(teacher),
+        tensor_hash(logits),
         {key: value for key, value in settings.items() if key.startswith("DATASET.")},
         dict(info.identity),
         repr(info.input),

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +34,7 @@ from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
 from edkd.engine.memo.cache import TeacherCache, attach
-from edkd.engine.nonfinite_report import describe_step, explain_state, explain_step
+from edkd.engine.nonfinite_checks import check_figures, check_steps
 from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
@@ -44,7 +43,7 @@ from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
 from edkd.engine.update import Losses, Update
 from edkd.engine.weight_average import STATE, WeightAverage
-from edkd.errors import NonFiniteError, UserError, WorkerError, batch_norm_explained
+from edkd.errors import UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
 from edkd.signals import Stopped, hold
 from edkd.types import Batch
@@ -381,29 +380,7 @@ class Trainer:
 
     def check_update(self, epoch: int) -> None:
         """Raise NonFiniteError where a step was not finite; no update was made since."""
-        found = self.update.watch.read()
-        if found is not None:
-            steps, figures = found
-            self.report_nonfinite(epoch, self.state.first_step + steps, figures)
-        if self.update.has_no_scale():
-            findings = explain_step(self, epoch, self.state.step_done - 1, {})
-            raise NonFiniteError(
-                f"fp16 has no scale at which the gradient of epoch {epoch} is finite; set "
-                f"SOLVER.AMP bf16 or off; {findings.text()}; {self.last_checkpoint()}"
-            )
-
-    def report_nonfinite(self, epoch: int, step: int, figures: Record) -> None:
-        """Write `nonfinite.json` for a step, from 0, and raise NonFiniteError."""
-        findings = explain_step(self, epoch, step, figures)
-        index = self.batch_of(epoch, step).index
-        about = describe_step(epoch, step, figures, findings, index)
-        self.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
-
-        names = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
-        raise NonFiniteError(
-            f"{names} not finite in epoch {epoch}, step {step + 1}; {findings.text()}; "
-            f"{self.last_checkpoint()}; nonfinite.json there has the figures and the images"
-        )
+        check_steps(self, epoch)
 
     def batch_of(self, epoch: int, step: int) -> Batch:
         """The batch of a step, from 0."""
@@ -413,13 +390,7 @@ class Trainer:
 
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite, before it is saved."""
-        bad = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
-        if bad:
-            found = " and ".join(bad)
-            raise NonFiniteError(
-                f"{found} in epoch {epoch}; {explain_state(self.distiller)}; "
-                f"{self.last_checkpoint()}"
-            )
+        check_figures(self, epoch, figures)
 
     # Files.
 

@@ -20,8 +20,8 @@ from edkd.export.training_facts import (
     facts_of_library,
     method_of,
     optimisation,
-    result_of,
     settings,
+    student_accuracy,
     teacher_accuracy,
     teachers_of,
 )
@@ -140,8 +140,7 @@ def _accuracies(source: Source) -> list[list[str]]:
     rows.append(_row(f"this student, `{file}`", Measured(source.facts.accuracy, split)))
 
     if run and source.split == "val":
-        tested = result_of(run).get(f"{which}_test_top1")
-        rows.append(_row(f"this student, {which} epoch", Measured(tested, "test images")))
+        rows.append(_row("the same weights", student_accuracy(run, file)))
     return rows
 
 

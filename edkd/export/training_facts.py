@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from edkd.distillers import find_method
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.file_facts import facts_of
-from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here
+from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here, run_at
+from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
 from edkd.models import LibraryFacts, library_facts
 from edkd.results.runs import RESULT
@@ -19,6 +20,16 @@ ALONE = "NONE"
 """DISTILLER.TYPE of a student that is trained without a teacher."""
 
 _SOLVER = ("EPOCHS", "BATCH_SIZE", "TYPE", "LR", "SCHEDULE", "WEIGHT_DECAY", "SEED")
+
+
+_IMAGES = (
+    "DATASET.ROOT",
+    "DATASET.LIST",
+    "DATASET.VAL_SPLIT",
+    "DATASET.TEST_SPLIT",
+    "DATASET.SPLIT_SEED",
+)
+"""Keys that decide which images a student learns and is tested on."""
 
 
 class Measured(NamedTuple):
@@ -76,10 +87,31 @@ def teacher_accuracy(run: SavedRun, number: int) -> Measured:
     return Measured(facts.accuracy, "as its library states, on the library's data")
 
 
+def student_accuracy(run: SavedRun, file: str) -> Measured:
+    """The accuracy of a student's file on the test set, where held-out images chose its epoch.
+
+    Args:
+        file: its name, as student_best; the students of a cohort have numbers, as student1_best.
+    """
+    result = result_of(run)
+    name, _, tag = file.partition("_")
+    which = {"best": "best", "latest": "last"}.get(tag)
+    if which is None:
+        return UNKNOWN
+
+    if name == "student" and "best_student" in result:  # a copy of the file of one of several
+        if which != "best":
+            return UNKNOWN
+        name = str(result["best_student"]).split()[0]
+    own = "" if name == "student" else f"{name}_"
+    top1 = result.get(f"{which}_test_{own}top1")
+    return UNKNOWN if top1 is None else Measured(float(top1), "test images")
+
+
 def alone(run: SavedRun, which: str) -> list[float]:
     """Accuracies of the same student without a teacher, in percent on the test set.
 
-    They are those of finished runs in the same project, with the same data set and epochs.
+    They are those of finished runs in the same project, with the same data and epochs.
 
     Args:
         which: the "best" or the "last" epoch.
@@ -89,7 +121,9 @@ def alone(run: SavedRun, which: str) -> list[float]:
     for file in sorted(run.folder.absolute().parent.glob(f"*/{RESULT}")):
         other = _json(file)
         accuracy = other.get(f"{which}_test_top1")
-        if _is_alone(other, own) and isinstance(accuracy, (int, float)):
+        if not _is_alone(other, own) or not isinstance(accuracy, (int, float)):
+            continue
+        if _data_of(file.parent) == _data_of(run.folder):
             found.append(float(accuracy))
     return found
 
@@ -99,6 +133,15 @@ def _is_alone(result: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     if result.get("method") != ALONE:
         return False
     return all(result.get(key) == own.get(key) for key in ("student", "dataset", "epochs"))
+
+
+def _data_of(folder: Path) -> dict[str, Any]:
+    """The keys that decide a run's images; {} where its configuration is damaged."""
+    try:
+        values = run_at(folder).values
+    except UserError:
+        return {}
+    return {key: values.get(key) for key in _IMAGES}
 
 
 def settings(run: SavedRun) -> str:
@@ -145,7 +188,7 @@ def facts_of_library(name: str) -> LibraryFacts | None:
 def _teacher_file(run: SavedRun, number: int) -> Path | None:
     """The file of a teacher's weights; None for published ones."""
     paths = _texts(run.values.get("DISTILLER.TEACHER_CKPT"))
-    if number >= len(paths) or not paths[number]:
+    if number >= len(paths) or paths[number] in ("", PRETRAINED):
         return None
     return Path(os.path.expanduser(path_from_here(paths[number], run.cwd)))
 

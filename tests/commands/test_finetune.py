@@ -75,6 +75,16 @@ def test_the_run_is_named_and_resumed(finetune, tmp_path):
     assert outcome(run) == outcome(tmp_path / "distill/run")
 
 
+def test_the_printed_command_has_the_folder_that_was_resumed(finetune, tmp_path):
+    """Earlier versions gave such runs other names."""
+    assert finetune("SOLVER.EPOCHS", "1").code == 0
+    (run,) = (path for path in (tmp_path / "distill").iterdir() if path.is_dir())
+    run.rename(run.with_name("old"))
+
+    done = finetune("SOLVER.EPOCHS", "2", "--resume")
+    assert str(run.with_name("old") / "student_best") in next_words(done.out)
+
+
 def test_the_printed_command_distils(finetune, tool, tmp_path):
     done = finetune(*NAMED, "DATASET.VAL_SPLIT", "0.2")
     words = next_words(done.out)

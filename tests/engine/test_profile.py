@@ -101,6 +101,11 @@ def test_a_run_its_files_and_plugin(tool, train_tiny, tmp_path):
     assert {record["macs"] for record in records} == {8 * 8 * 6 * 27 + 6 * 4}
     assert [timing["batch_size"] for timing in records[0]["latency"]] == [1, 64]
 
+    # The file knows the size and the classes, even where its model and data set are given.
+    named = [run / "student_latest", "-m", "narrow", "-d", "tiny", "--plugin", PLUGIN]
+    (record,) = json.loads(tool("profile", *named, "--json", "--device", "cpu").out)
+    assert (record["image_shape"], record["num_classes"]) == ([3, 8, 8], 4)
+
     done = tool("profile", run, "--json", "--device", "cpu")
     assert json.loads(done.out)[0]["image_shape"] == [3, 8, 8]
 

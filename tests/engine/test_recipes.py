@@ -31,6 +31,7 @@ from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
 from edkd.registry import METHODS
 from edkd.signals import Stopped
+from edkd.types import Batch
 from tests.conftest import TESTS
 from tests.runs import CHECKOUT, assert_refused, outcome, plain, records
 from tests.small import (
@@ -145,6 +146,14 @@ def test_a_method_that_takes_probabilities_for_numbers_is_named(published, tmp_p
     trainer = build_trainer(cfg, data, distiller, tmp_path, CPU)
     with pytest.raises(UserError, match="Scatter failed with class probabilities .*SOLVER.MIXUP"):
         trainer.train_step(1, *next(iter(data.train.inputs(1))))
+
+
+def test_other_mistakes_are_not_blamed_on_probabilities(tmp_path):
+    """Batch norm cannot train on one value per channel, mixed or not."""
+    trainer = make_trainer("KD", tmp_path, cached=False)
+    batch = Batch(torch.zeros(1, 3, 1, 1), torch.full((1, 4), 0.25), torch.arange(1))
+    with pytest.raises(UserError, match="^a batch has one image"):
+        trainer.forward(batch)
 
 
 # Averaged weights.

@@ -180,6 +180,30 @@ def test_random_state_and_teacher_stay_as_they_are(tmp_path):
     assert re.match(r"teacher \w+: top-1 [\d.]+ % on the 24 test images", said[0])
 
 
+class Turned(TinyNet):
+    """The same weights with other code: the classes are in another order."""
+
+    def forward(self, x):
+        logits, features = super().forward(x)
+        return logits.roll(1, 1), features
+
+
+Turned.__name__ = "TinyNet"
+
+
+def test_the_stored_figure_is_not_that_of_other_code(tmp_path):
+    said = []
+    for cls in (TinyNet, Turned, TinyNet):
+        trainer = make_trainer("KD", tmp_path, cached=False)
+        (teacher,) = trainer.distiller.teachers()
+        teacher.__class__ = cls
+        trainer.logger = SimpleNamespace(say=said.append, show=lambda text: None)
+        check_teachers(trainer)
+
+    lines = [line for line in said if line.startswith("teacher ")]
+    assert ["earlier run" in line for line in lines] == [False, False, True]
+
+
 # The warning.
 
 
