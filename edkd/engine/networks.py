@@ -95,8 +95,8 @@ def with_own_input(
         return network
     if facts.input is None:
         notes.append(
-            f"{name}: its file does not say how images are prepared for it; taken to be as for the "
-            "pretrained weights of its library"
+            f"{name}: its file does not say how images are prepared; its library's mean, std and "
+            "size are used"
         )
     if prepared_alike(own, data.input):
         return network
@@ -153,7 +153,7 @@ def _files_of(files: list[str], key: str, noun: str, names: Sequence[str]) -> li
         files = files * len(names)
     if len(files) != len(names):
         raise UserError(
-            f"DISTILLER.{key} names {len(names)} {noun}, but {key}_CKPT {len(files)} files; give "
-            "one for each"
+            f"DISTILLER.{key} names {len(names)} {noun}, but {key}_CKPT has {len(files)}; give "
+            "one file for each"
         )
     return files

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 KEYS = {
     "DISTILLER.CHECK_TEACHER": Key(
         True,
-        "log the accuracy of each teacher before the first step, and warn where it is near chance "
-        "or far below what its file claims",
+        "log the accuracy of each teacher before the first step, and warn if it is near chance or "
+        "far below the claim of its file or library",
         free_on_resume=True,
         names_run=False,
     ),
@@ -51,12 +51,12 @@ CLAIM_MARGIN = 5.0
 held-out images cost up to two points; another normalisation costs more than five."""
 
 _CAUSES = (
-    "likely causes: another normalisation (mean and std), another order of the classes, another "
-    "data set, or another resize than those that it was trained with"
+    "likely causes: it was trained with another normalisation (mean and std), another order of "
+    "the classes, another data set or another resize"
 )
 _REMEDY = (
-    "give the weights and the data set that belong together (DISTILLER.TEACHER_CKPT, "
-    "DATASET.TYPE), or set DISTILLER.CHECK_TEACHER False to train without this check"
+    "give weights that were trained on this data set (DISTILLER.TEACHER_CKPT, DATASET.TYPE), or "
+    "set DISTILLER.CHECK_TEACHER False to skip this check"
 )
 
 

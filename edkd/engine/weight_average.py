@@ -19,7 +19,8 @@ from edkd.signals import hold
 KEYS = {
     "SOLVER.EMA": Key(
         0.0,
-        "decay of an average of the student's weights, which is evaluated and saved; 0: off",
+        "decay of the moving average of the student's weights, which is evaluated and saved; "
+        "0: off",
         low=0.0,
         high=1.0,
     ),

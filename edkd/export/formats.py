@@ -117,8 +117,8 @@ def _one_line(source: Source, what: str) -> Iterator[None]:
     except Exception as error:
         name = source.facts.architecture
         raise UserError(
-            f"{name} cannot become {what}: {reason_of(error)[:300]}; use --to safetensors, or "
-            "write its forward without branches that depend on values"
+            f"{name} cannot be exported as {what}: {reason_of(error)[:300]}; use --to safetensors, "
+            "or write its forward without branches that depend on tensor values"
         ) from error
 
 

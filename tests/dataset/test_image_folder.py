@@ -97,7 +97,7 @@ def test_test_images_without_classes_are_left_out(tmp_path, capsys, unlabelled):
     write(tmp_path, {"train/a": 3, "train/b": 4, "val/a": 1, "val/b": 2, unlabelled: 6})
     data = load(tmp_path)
     assert (data.val, data.test.num_images) == (None, 3)
-    assert "test is left out, for its images are not in class folders" in capsys.readouterr().err
+    assert "test is not used, as its images are not in class folders" in capsys.readouterr().err
 
 
 def test_a_test_set_is_taken_from_one_folder(tmp_path):
@@ -136,7 +136,7 @@ def test_no_image_is_in_two_parts(tmp_path):
         ({"": 2}, r"has images, but no folders in it; store the images as .*/<class>/\*, a folder"),
         ({}, r"has nothing in it; store the images as .*\{train,val\}/<class>/\*$"),
         ({"val/a": 2, "test/a": 2}, r"has test, val, but no train; store"),
-        ({"a": 2, "b": 1}, r"TEST_SPLIT needs two images of a class.* one of the class b; add"),
+        ({"a": 2, "b": 1}, r"TEST_SPLIT needs two images of each class.* one of the class b; add"),
         ({"train/a": 2, "val/a": 1, "val/b": 1}, r"train and val must have the same .*val has 'b'"),
         ({"train/a": 2, "val/a": 1, "valid/a": 1}, r"name the same part; keep one"),
         ({"train": 2, "val": 1}, r"no class folders in .*train"),
@@ -243,7 +243,7 @@ def test_crops_of_training_images(tmp_path, crop, flip, is_fixed):
         (["MEAN", "[0.5,0.5,0.5]"], "MEAN and STD belong together"),
         (
             ["RESIDENT", "on", "CROP", "resized"],
-            "CROP resized has no numbered views; set it to pad",
+            "CROP resized needs the original images; set it to pad",
         ),
         (["RESIDENT", "on", "RESIDENT_GB", "0.000001"], "17 images of 16x16 take 1.3e-05 GB"),
         (

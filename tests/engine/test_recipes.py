@@ -178,7 +178,10 @@ def test_figures_and_student_files_are_of_the_average(train_tiny, tmp_path, rule
     words = ["DISTILLER.TYPE", "KD", "SOLVER.EMA", 0.9, "SOLVER.TRAINER", rule]
     done = train_tiny("run", *words)
     assert done.code == 0, done.err
-    assert "SOLVER.EMA 0.9: figures, best epoch and student files are of the averaged" in done.out
+    assert (
+        "SOLVER.EMA 0.9: accuracies, best epoch and student files are those of the averaged"
+        in done.out
+    )
     run = tmp_path / "distill" / "run"
     result = json.loads((run / "result.json").read_text())
     assert result["averaged_weights"] == 0.9

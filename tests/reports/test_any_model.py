@@ -112,7 +112,7 @@ def test_a_file_of_another_script_is_prepared_as_its_library_says(tmp_path):
     notes = []
     [teacher] = load_teachers(cfg, build_data(cfg, CPU), notes)
     assert teacher.own.image_shape == (3, 224, 224)
-    assert "its file does not say how images are prepared for it" in notes[0]
+    assert "its file does not say how images are prepared" in notes[0]
     assert "resized from 32x32 to 224x224 (bilinear) and normalised with its mean (0.48" in notes[1]
 
 
@@ -271,7 +271,7 @@ def test_auxiliary_heads_in_a_file_are_named_and_left_out(tmp_path, capsys):
     network = get_model("cifar", "torchvision/googlenet", 5)
     load_weights(network, tmp_path / "c.pth")
     assert torch.equal(network.fc.weight, own.fc.weight)
-    assert "ignored what is not the network's: aux1." in capsys.readouterr().err
+    assert "ignored weights that the network does not have: aux1." in capsys.readouterr().err
 
 
 # Data that fit the network.
