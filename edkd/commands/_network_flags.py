@@ -1,4 +1,4 @@
-"""Options that say which network is meant and how images are prepared for it."""
+"""Options that name a network and the preparation of its images."""
 
 import argparse
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_network(parser: ArgumentParser) -> None:
-    """The network, for files that do not say enough."""
+    """Add the options that name a network, for files that do not."""
     parser.add_argument(
         "-m", "--model", default="", help="architecture, such as resnet8x4 (default: the file's)"
     )
@@ -35,7 +35,7 @@ def add_network(parser: ArgumentParser) -> None:
 
 
 def add_input(parser: ArgumentParser) -> None:
-    """How images are prepared, for files that do not say it."""
+    """Add the options for the preparation of images, for files that do not describe it."""
     parser.add_argument(
         "--size",
         type=_size,
@@ -54,7 +54,7 @@ def add_input(parser: ArgumentParser) -> None:
 
 
 def completion(args: argparse.Namespace) -> "Callable[[InputSpec | None], InputSpec | None]":
-    """A function that puts what the options say in place of what a file says.
+    """A function that replaces the values of a file by those of the options.
 
     With a size of its own, the whole image is resized to it.
     """

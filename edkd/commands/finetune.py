@@ -128,7 +128,7 @@ def _tag(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_model(model: str) -> None:
-    """Raise UserError where a key stands in the place of the model."""
+    """Raise UserError if the first word is a key instead of a model."""
     first, separator, _ = model.partition(".")
     if separator and first.isupper():
         raise UserError(

@@ -166,7 +166,7 @@ class _Text:
             print(f"  {100 * value:5.1f} %  {name}")
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Nothing more is printed."""
 
 
 class _Csv:

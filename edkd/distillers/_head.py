@@ -1,4 +1,4 @@
-"""The heads of the students: whether they alone learn, and how fast."""
+"""The heads of the students: whether they alone are trained, and their learning rate."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -27,7 +27,7 @@ Notes = list[str]
 
 
 def build_students(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
-    """The networks that the method trains, with fresh weights."""
+    """The networks that the method trains, with new weights."""
     method = find_method(cfg.DISTILLER.TYPE)
     family = dataset_dict[cfg.DATASET.TYPE].family
     names = method.student_names(cfg)
@@ -81,7 +81,7 @@ def load_teachers(cfg: CfgNode, data: DataSet, notes: Notes | None = None) -> li
 def with_own_input(
     network: nn.Module, name: str, facts: Facts, data: DataInfo, notes: Notes
 ) -> nn.Module:
-    """A trained network that gets images as those it was trained on.
+    """A trained network whose images are prepared as in its training.
 
     Args:
         network: under the contract of `Network`.
@@ -147,7 +147,7 @@ def as_list(value: str | list[str]) -> list[str]:
 
 
 def _files_of(files: list[str], key: str, noun: str, names: Sequence[str]) -> list[str]:
-    """One file for each network; one word that names no file is meant for all."""
+    """One file for each network; a single "" or PRETRAINED holds for all."""
     files = files or [""]
     if len(files) == 1 and files[0] in ("", PRETRAINED):
         files = files * len(names)

@@ -1,7 +1,7 @@
 """The accuracy of each teacher before the first step, compared with chance and with its claim.
 
-A teacher that gets images in another form than it was trained on runs without an error and spoils
-every student. Its accuracy shows that within seconds.
+A teacher whose images are prepared in another way than in its training raises no error, but its
+students learn wrong predictions. Its accuracy shows that before the first step.
 """
 
 import math
@@ -61,7 +61,7 @@ _REMEDY = (
 
 
 class Claim(NamedTuple):
-    """The accuracy that somebody states for a teacher."""
+    """The accuracy of a teacher according to its file or library."""
 
     top1: float
     """In percent."""

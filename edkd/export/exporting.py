@@ -59,7 +59,7 @@ def export(request: Request, options: Options, complete: Completed, say: Say) ->
     """Write a student in another format, after comparing it with its checkpoint; and its card.
 
     Args:
-        complete: fills in what a user says of the images.
+        complete: adds what the user gives about the preparation of images.
         say: is called for each file.
 
     Raises:

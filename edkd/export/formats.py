@@ -1,4 +1,4 @@
-"""The file formats: a network becomes the bytes of a file, and those a function again."""
+"""The file formats: from a network to the bytes of a file, and from those to a function."""
 
 import copy
 import io

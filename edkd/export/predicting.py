@@ -45,7 +45,7 @@ def open_predictor(
 
     Args:
         request: its path ends in .onnx for a graph.
-        complete: fills in what a user says of the images.
+        complete: adds what the user gives about the preparation of images.
         names: of the classes, in place of the file's own.
         device: auto, cuda, cuda:N, mps or cpu.
 
