@@ -37,10 +37,7 @@ def add_network(parser: ArgumentParser) -> None:
 def add_input(parser: ArgumentParser) -> None:
     """Add the options for the preparation of images, for files that do not describe it."""
     parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="N|HxW",
-        help="height and width in pixels (default: the file's)",
+        "--size", type=_size, metavar="N|HxW", help="image size in pixels (default: the file's)"
     )
     parser.add_argument(
         "--mean",

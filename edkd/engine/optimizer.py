@@ -68,7 +68,7 @@ def optimizer_class(name: str) -> type[optim.Optimizer]:
         from timm.optim import Lamb
     except ImportError:
         raise UserError(
-            f"SOLVER.TYPE {LAMB} needs timm: pip install 'edkd[models]'; or use AdamW"
+            f"SOLVER.TYPE {LAMB} needs the package timm: pip install 'edkd[models]'; or use AdamW"
         ) from None
     return Lamb
 

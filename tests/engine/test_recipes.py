@@ -317,7 +317,7 @@ def test_lamb_is_that_of_timm():
 def test_lamb_without_timm_is_one_line(train_tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     done = train_tiny("run", "SOLVER.TYPE", "LAMB")
-    assert_refused(done, r"LAMB needs timm: pip install 'edkd\[models\]'")
+    assert_refused(done, r"LAMB needs the package timm: pip install 'edkd\[models\]'")
 
 
 def test_lamb_skips_a_step_that_is_not_finite(tmp_path):

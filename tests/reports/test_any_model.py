@@ -224,7 +224,7 @@ def test_pretrained_students_of_a_cohort(train_tiny, tmp_path, narrow):
     assert [torch.equal(each["conv.weight"], first) for each in students] == [False, True]
 
     done = train_tiny("b", *words, "DISTILLER.STUDENT_CKPT", narrow)
-    assert_refused(done, "DISTILLER.STUDENT names 2 students, but STUDENT_CKPT 1 files")
+    assert_refused(done, "DISTILLER.STUDENT names 2 students, but STUDENT_CKPT has 1")
 
 
 def test_a_network_of_a_library_starts_from_its_trained_weights(tmp_path, lite0):

@@ -332,7 +332,7 @@ OTHERS = {
     "ONNX": (lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(99), "is an ONNX graph"),
     "a byte": (lambda: b"\x80", "is a pickle that torch.save did not write"),
     "a pickle": (lambda: pickle.dumps({"fc": [0.5]}), "is a pickle that torch.save did not write"),
-    "safetensors": (safetensors, "is a file of safetensors; install that package"),
+    "safetensors": (safetensors, "needs the package safetensors"),
     "a list": (lambda: saved([1, 2]), "holds list, not a dictionary of tensors"),
     "no weights": (lambda: saved({"epoch": 3}), "holds no weights, as it has no tensors"),
 }
