@@ -51,8 +51,8 @@ CLAIM_MARGIN = 5.0
 held-out images cost up to two points; another normalisation costs more than five."""
 
 _CAUSES = (
-    "likely causes: it was trained with another normalisation (mean and std), another order of "
-    "the classes, another data set or another resize"
+    "likely causes: it was trained too little, or with another normalisation (mean and std), "
+    "another order of the classes, another data set or another resize"
 )
 _REMEDY = (
     "give weights that were trained on this data set (DISTILLER.TEACHER_CKPT, DATASET.TYPE), or "
