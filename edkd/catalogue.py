@@ -132,7 +132,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _tiny_imagenet() -> list[Source]:
-    # Stanford publishes no sum; this one is in use since years, as in the library Avalanche. The
+    # Stanford publishes no sum; others have used this one for years, as the library Avalanche. The
     # files here are the last ones that are moved into place.
     names = (_ANNOTATIONS, "wnids.txt", "words.txt")
     files = {f"{TINY_IMAGENET}/{name}": "" for name in names}
