@@ -395,7 +395,7 @@ def test_a_class_without_readable_images_is_refused(with_bad_files):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="nor another image of its class"):
         load(with_bad_files, "SIZE", "16", "ON_BAD_IMAGE", "replace")
-    with pytest.raises(UserError, match="the class 'b' has no image that can be read"):
+    with pytest.raises(UserError, match="no image of the class 'b' can be read"):
         load(with_bad_files, "SIZE", "16", "ON_BAD_IMAGE", "skip").check(False)
 
 
