@@ -77,7 +77,7 @@ def _mnist(dataset: str, unpacked: Mapping[str, str]) -> list[Source]:
 
 
 def _svhn() -> list[Source]:
-    """The two parts with labels that everyone uses; the 531,131 further images are left out."""
+    """The standard training and test parts, without the 531,131 extra images."""
     parts = _torchvision("SVHN").split_list
     sources = []
     for part in ("train", "test"):
@@ -88,7 +88,7 @@ def _svhn() -> list[Source]:
 
 
 def _stl10() -> list[Source]:
-    """One archive, which has 100,000 images without labels too; they need not stay."""
+    """One archive; its 100,000 images without labels may be deleted."""
     stl10 = _torchvision("STL10")
     labelled = [(name, md5) for name, md5 in stl10.train_list if not name.startswith("unlabeled")]
     files = _md5([*labelled, *stl10.test_list], stl10.base_folder)
@@ -132,7 +132,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _tiny_imagenet() -> list[Source]:
-    # Stanford publishes no sum; this one is in use since years, as in the library Avalanche. The
+    # Stanford publishes no sum; others have used this one for years, as the library Avalanche. The
     # files here are the last ones that are moved into place.
     names = (_ANNOTATIONS, "wnids.txt", "words.txt")
     files = {f"{TINY_IMAGENET}/{name}": "" for name in names}

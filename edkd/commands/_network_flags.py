@@ -1,4 +1,4 @@
-"""Options that say which network is meant and how images are prepared for it."""
+"""Options that name a network and the preparation of its images."""
 
 import argparse
 from collections.abc import Callable
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def add_network(parser: ArgumentParser) -> None:
-    """The network, for files that do not say enough."""
+    """Add the options that name a network, for files that do not."""
     parser.add_argument(
-        "-m", "--model", default="", help="architecture, as resnet8x4 (default: the file's own)"
+        "-m", "--model", default="", help="architecture, such as resnet8x4 (default: the file's)"
     )
-    parser.add_argument("-d", "--dataset", default="", help="(default: that of the weights)")
+    parser.add_argument("-d", "--dataset", default="", help="data set (default: the file's)")
     parser.add_argument(
         "--which",
         action=Once,
         default="",
-        help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
+        help="weights of a run: best, latest, an epoch's number, or a file such as student1_best "
         "(default: best)",
     )
     parser.add_argument(
@@ -35,23 +35,23 @@ def add_network(parser: ArgumentParser) -> None:
 
 
 def add_input(parser: ArgumentParser) -> None:
-    """How images are prepared, for files that do not say it."""
+    """Add the options for the preparation of images, for files that do not describe it."""
     parser.add_argument(
-        "--size", type=_size, metavar="N|HxW", help="height and width (default: the file's own)"
+        "--size", type=_size, metavar="N|HxW", help="image size in pixels (default: the file's)"
     )
     parser.add_argument(
         "--mean",
         type=_numbers,
         metavar="R,G,B",
-        help="subtracted from pixels in [0, 1] (default: the file's own)",
+        help="subtracted from pixels in [0, 1] (default: the file's)",
     )
     parser.add_argument(
-        "--std", type=_numbers, metavar="R,G,B", help="divided by (default: the file's own)"
+        "--std", type=_numbers, metavar="R,G,B", help="then divides them (default: the file's)"
     )
 
 
 def completion(args: argparse.Namespace) -> "Callable[[InputSpec | None], InputSpec | None]":
-    """A function that puts what the options say in place of what a file says.
+    """A function that replaces the values of a file by those of the options.
 
     With a size of its own, the whole image is resized to it.
     """
@@ -88,7 +88,7 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no size in pixels, as 224 or 224x160")
+        raise argparse.ArgumentTypeError(f"{text} is no size in pixels, such as 224 or 224x160")
     return sides[0], sides[-1]
 
 
@@ -99,6 +99,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         numbers = ()
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError(
-            f"{text} must be three numbers with commas, as 0.485,0.456,0.406"
+            f"{text} must be three numbers with commas, such as 0.485,0.456,0.406"
         )
     return numbers

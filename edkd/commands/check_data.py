@@ -13,11 +13,11 @@ DESCRIPTION = """Read every image of a folder, and list what is wrong with it.
 The folder is ROOT/{{train,val,test}}/<class>/*, or ROOT/<class>/*. Listed are
 
 - files that cannot be read, each with the reason
-- for each part: classes, images, their sizes and modes, files that are skipped
 - classes without images, and classes that one part lacks
-- images of equal bytes in two parts, or under two classes of the training images
+- identical image files in two parts, or under two classes of the training images
+- for each part: numbers of classes and images, image sizes and modes, skipped files
 
-The exit code is 0 where nothing is wrong, else 2.
+The exit code is 0 if nothing is wrong, else 2.
 
 examples:
   {check_data} photos
@@ -34,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and check the folder."""
     name = command("check-data")
     parser = ArgumentParser(prog=name, description=DESCRIPTION.format(check_data=name))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the images")
     parser.add_argument(
         "--workers",
         type=int,
         default=16,
         metavar="N",
-        help="processes that read, at most one for each available core (default: %(default)s)",
+        help="processes that read, at most one for each available core; 0: this process reads "
+        "(default: %(default)s)",
     )
     args = parser.parse_args(argv)
     if args.workers < 0:

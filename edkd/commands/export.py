@@ -54,7 +54,9 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=command("export"), description=DESCRIPTION.format(export=command("export"))
     )
-    parser.add_argument("path", metavar="RUN_FOLDER_OR_FILE", help="a run, or a file of weights")
+    parser.add_argument(
+        "path", metavar="RUN_FOLDER_OR_FILE", help="folder of a run, or a file of weights"
+    )
     parser.add_argument(
         "--to", action=Once, required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}"
     )
@@ -65,7 +67,7 @@ def _parser() -> ArgumentParser:
         action=Once,
         default="",
         metavar="FILE_OR_FOLDER",
-        help="(default: beside the checkpoint, as student_best.onnx)",
+        help="where to write (default: beside the checkpoint, as student_best.onnx)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace files that exist (default: refuse)"
@@ -75,14 +77,15 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="also write <name>.int8.onnx, quantised by onnxruntime, and print its accuracy",
+        help="also write <name>.int8.onnx, quantised by onnxruntime, and print the accuracy "
+        "before and after",
     )
     parser.add_argument(
         "--calibrate",
         type=int,
         default=256,
         metavar="N",
-        help="training images that decide the ranges of INT8 (default: %(default)s)",
+        help="number of training images for the calibration of INT8 (default: %(default)s)",
     )
 
     # Images.
@@ -91,7 +94,7 @@ def _parser() -> ArgumentParser:
         action="append",
         default=[],
         metavar="IMAGES",
-        help="compare on these files or folders (default: images of the test set)",
+        help="compare on these image files or folders (default: images of the test set)",
     )
     parser.add_argument(
         "--root", action=Once, default="", help="folder of the data set (default: the run's)"

@@ -28,8 +28,8 @@ examples:
   {finetune} torchvision/mobilenet_v3_small --head DATASET.ROOT photos
   {finetune} resnet20 --from weights.pth --cfg my.yaml SOLVER.EPOCHS 5
 
-MODEL starts from its pretrained weights, with a new head where the classes are others. This is a
-run of the command train with DISTILLER.TYPE NONE and DISTILLER.STUDENT MODEL; the last line names
+MODEL starts from its pretrained weights, with a new head if it was trained on other classes. This
+is a run of the command train with DISTILLER.TYPE NONE and DISTILLER.STUDENT MODEL; the last line is
 the command that distils from it.
 """
 
@@ -72,14 +72,14 @@ def _parser() -> ArgumentParser:
     parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this text and all keys")
 
     # The network.
-    parser.add_argument("model", metavar="MODEL", help="its name, as timm/resnet50.a1_in1k")
+    parser.add_argument("model", metavar="MODEL", help="its name, such as timm/resnet50.a1_in1k")
     parser.add_argument(
         "--from",
         dest="file",
         action=Once,
         default=PRETRAINED,
         metavar="FILE",
-        help="a file with the weights to start from (default: the model's pretrained weights)",
+        help="a file of weights to start from (default: the model's pretrained weights)",
     )
     parser.add_argument(
         "--head",
@@ -108,7 +108,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as DATASET.ROOT photos")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="keys, such as DATASET.ROOT photos"
+    )
     return parser
 
 
@@ -131,12 +133,12 @@ def _tag(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_model(model: str) -> None:
-    """Raise UserError where a key stands in the place of the model."""
+    """Raise UserError if the first word is a key instead of a model."""
     first, separator, _ = model.partition(".")
     if separator and first.isupper():
         raise UserError(
-            f"{model} stands in the place of the model; write '{command('finetune')} MODEL {model} "
-            "...', as timm/resnet50.a1_in1k"
+            f"{model} is a key, but the first word must be a model, such as timm/resnet50.a1_in1k; "
+            f"write '{command('finetune')} MODEL {model} ...'"
         )
 
 
@@ -144,8 +146,8 @@ def _check_keys(given: dict[str, Any], own: dict[str, str]) -> None:
     """Raise UserError where the user gives a key that this command sets."""
     for key in given.keys() & own.keys():
         raise UserError(
-            f"{key} is set by '{command('finetune')}' itself, which takes MODEL, --from FILE and "
-            f"--head instead; leave it out, or use '{command('train')}'"
+            f"{key} is set by MODEL, --from FILE and --head of '{command('finetune')}'; leave it "
+            f"out, or use '{command('train')}'"
         )
 
 

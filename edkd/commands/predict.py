@@ -22,7 +22,7 @@ _TOP = 5
 _WRONG = 20
 """Wrong predictions that are listed."""
 
-DESCRIPTION = """The most probable classes of images.
+DESCRIPTION = """Print the most probable classes of images.
 
 MODEL is a student's checkpoint, the folder of a run, or a file of `edkd export` (.onnx or
 .safetensors). Images are read and prepared as in evaluation. An image that cannot be read is
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     request = Request(args.network, args.which, args.model, args.dataset, args.plugin)
     predictor = open_predictor(request, completion(args), names, args.device)
     if args.labels and not predictor.class_names:
-        raise UserError("--labels: no class names are known; give a file of them with --names")
+        raise UserError("--labels: the class names are not known; give a file of them with --names")
 
     # Predict.
     is_table = any(os.path.isdir(path) for path in args.images)
@@ -84,26 +84,31 @@ def _parser() -> ArgumentParser:
         "--top",
         type=_at_least_one,
         metavar="K",
-        help="classes of an image (default: 5; in the table of a folder 1)",
+        help="classes to print for each image (default: 5; for a folder without --csv 1)",
     )
     parser.add_argument(
         "--csv",
         action=Once,
         default="",
         metavar="FILE",
-        help="write path, rank, class and probability; - for standard output",
+        help="write a table of path, rank, class and probability; - for standard output",
     )
     parser.add_argument(
         "--labels",
         action="store_true",
-        help="folders around the images are named after their classes: print the accuracy and the "
+        help="the images are in folders named after their classes: print the accuracy and the "
         "wrong predictions",
     )
 
     # The network.
-    parser.add_argument("--names", action=Once, default="", help="text file, a class name a line")
     parser.add_argument(
-        "--batch-size", type=_at_least_one, default=32, help="(default: %(default)s)"
+        "--names", action=Once, default="", help="text file with one class name per line"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_at_least_one,
+        default=32,
+        help="images of a forward pass (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
@@ -161,7 +166,7 @@ class _Text:
             print(f"  {100 * value:5.1f} %  {name}")
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Nothing more is printed."""
 
 
 class _Csv:
@@ -231,7 +236,7 @@ class _Labelled:
             raise UserError("--labels: no image is in a folder with the name of a class")
 
         share = f"top-1 {100 * self.right / number:.2f} %"
-        print(f"{share}, {self.right} of {number} images are right", file=self.stream)
+        print(f"{share}, {self.right} of {number} images are correct", file=self.stream)
         if self.unlabelled:
             no_class = "in no folder with the name of a class"
             print(f"{self.unlabelled} images are {no_class}", file=self.stream)

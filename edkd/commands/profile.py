@@ -59,8 +59,9 @@ def _parser() -> ArgumentParser:
         "-d",
         "--dataset",
         default="",
-        help="data set that gives the family of plain names, image size and classes; its images "
-        "are not read (default: that of the run or file, else one for which the model is made)",
+        help="data set that decides the image size, the number of classes and which model a plain "
+        "name means; its images are not read (default: that of the run or file, else one for which "
+        "the model is made)",
     )
     parser.add_argument(
         "--size",
@@ -74,7 +75,7 @@ def _parser() -> ArgumentParser:
         type=_positive,
         default=0,
         metavar="N",
-        help="logits (default: as trained, or of the data set)",
+        help="number of classes (default: as trained, or of the data set)",
     )
     parser.add_argument(
         "--plugin",
@@ -91,7 +92,7 @@ def _parser() -> ArgumentParser:
         type=_positive,
         default=BATCH_SIZE,
         metavar="N",
-        help=f"images of a pass, timed beside a pass of one image (default: {BATCH_SIZE})",
+        help=f"images of a second timed forward pass; the first has one (default: {BATCH_SIZE})",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"

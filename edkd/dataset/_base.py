@@ -23,8 +23,8 @@ KEYS = {
     "DATASET.TYPE": Key("cifar100", "name of the data set"),
     "DATASET.ROOT": Key(
         "",
-        "folder with cifar-*/, or with the images in class folders, as train/<class>/* and "
-        "val/<class>/*; empty: data/",
+        "folder that contains cifar-*/ or the like; for image folders the one that contains train/ "
+        "and val/, or the class folders; empty: data/",
         free_on_resume=True,
         names_run=False,
         is_path=True,
@@ -45,8 +45,8 @@ KEYS = {
     ),
     "DATASET.ON_BAD_IMAGE": Key(
         STOP,
-        "images in folders that cannot be read: stop; skip: read all before training and leave "
-        "these out; replace: read another image of the same class",
+        "for images of a folder that cannot be read: stop the run; skip: read all images before "
+        "training and leave the bad ones out; replace: read another image of the same class",
         choices=(STOP, SKIP, REPLACE),
         free_on_resume=True,
         names_run=False,
@@ -59,7 +59,8 @@ KEYS = {
     ),
     "DATASET.RANDAUGMENT": Key(
         [],
-        "[operations, magnitude] of torchvision's RandAugment, for image folders; []: off",
+        "[operations per image, magnitude] of torchvision's RandAugment, for image folders; "
+        "[]: off",
         low=0.0,
         high=31.0,
     ),

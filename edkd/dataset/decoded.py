@@ -145,7 +145,7 @@ class _Members(NamedTuple):
 
 
 def _replace_bad(found: Decoded) -> None:
-    """Put the next readable image of its class, after the last one the first, in a bad one's row.
+    """Fill the row of each bad image with the next readable one of its class, cyclically.
 
     Raises:
         UserError: a class has no readable image.

@@ -1,4 +1,4 @@
-"""Random erasing: a box of an image becomes grey.
+"""Random erasing: a box of an image is set to the mean of the data.
 
 Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, "Random Erasing Data Augmentation", AAAI 2020,
 arXiv:1708.04896.

@@ -30,8 +30,8 @@ def with_randaugment(transforms: Sequence[Any], cfg: Any) -> list[Any]:
     is_whole = all(float(value).is_integer() for value in given)
     if len(given) != 2 or not is_whole or given[0] < 1:
         raise UserError(
-            f"DATASET.RANDAUGMENT is {given}, but must be two whole numbers, the operations of an "
-            "image and their magnitude, as [2, 9]; or [] for none"
+            f"DATASET.RANDAUGMENT is {given}, but must be two whole numbers, the operations per "
+            "image and their magnitude, such as [2, 9]; or [] for none"
         )
 
     from torchvision.transforms import v2
@@ -54,5 +54,5 @@ def check_randaugment(transform: Any, cfg: Any) -> None:
         return
     raise UserError(
         f"DATASET.RANDAUGMENT has no effect on DATASET.TYPE {cfg.DATASET.TYPE}; it is for images "
-        "that are read from a folder in each epoch, as in imagenet and tiny_imagenet; set it to []"
+        "read from files in each epoch, as with folder, imagenet and tiny_imagenet; set it to []"
     )

@@ -42,39 +42,40 @@ _SAMPLE = 64
 KEYS = {
     "DATASET.LIST": Key(
         "",
-        "folder: a CSV or parquet file with columns path, label and, if wanted, split (train, val, "
-        "test); paths are relative to DATASET.ROOT, else to the file's folder",
+        "folder: a CSV or parquet file with the columns path, label and optionally split (train, "
+        "val, test); paths are relative to DATASET.ROOT, or to the file's folder if that is empty",
         free_on_resume=True,
         names_run=False,
         is_path=True,
     ),
     "DATASET.TEST_SPLIT": Key(
         0.2,
-        "folder: share of each class for a test set, where there is no val/ or test/",
+        "folder: share of each class that becomes the test set, if there is no val/ or test/",
         low=1e-4,
         high=1,
     ),
     "DATASET.SPLIT_SEED": Key(
         0,
-        "folder: decides which images the test set gets, apart from SOLVER.SEED, so that teacher "
-        "and student and all seeds have the same",
+        "folder: seed of the TEST_SPLIT, separate from SOLVER.SEED: teacher, student and all seeds "
+        "share one test set",
         low=0,
     ),
     "DATASET.RESIDENT": Key(
         "auto",
-        "folder: images are decoded once and kept on the device, which the teacher cache needs; "
-        f"auto: where FOLDER.SIZE is at most {SMALL}, the crop is not 'resized', and they fit",
+        "folder: decode images once and keep them on the device, as the teacher cache requires; "
+        f"auto: if FOLDER.SIZE is at most {SMALL}, FOLDER.CROP is not resized, and they fit into "
+        "RESIDENT_GB",
         choices=("auto", "on", "off"),
     ),
     "DATASET.RESIDENT_GB": Key(
-        4.0, "folder: size up to which images are kept on the device", unit="GB", low=0
+        4.0, "folder: largest total size of images kept on the device", unit="GB", low=0
     ),
 }
 
 DEFAULTS = {
     "SIZE": Key(
         0,
-        "height and width of the images of a batch; 0: the images' own, if all are squares of one "
+        "height and width of the images in a batch; 0: the images' own, if all are squares of one "
         f"size up to {SMALL}, else the pretrained network's, else {USUAL_SIZE}",
         unit="pixels",
         low=0,
@@ -82,36 +83,36 @@ DEFAULTS = {
     ),
     "RESIZE": Key(
         0,
-        "evaluation: the shorter side becomes this before the centre is cropped to SIZE; 0: the "
-        "pretrained network's, else SIZE / 0.875; with CROP pad SIZE",
+        "evaluation: length of the shorter side before the centre is cropped to SIZE; 0: the "
+        "pretrained network's if SIZE is 0, else SIZE / 0.875, or SIZE with CROP pad",
         unit="pixels",
         low=0,
         high=2**14,
     ),
     "CROP": Key(
         "auto",
-        "training: resized, a random part at a random scale; pad, a shift by up to SIZE / 8; none, "
-        f"the whole image in SIZE x SIZE, in evaluation, too; auto: pad up to SIZE {SMALL} or with "
-        "DATASET.RESIDENT on, else resized",
+        "training: resized: a random part, scaled to SIZE; pad: the evaluation crop, shifted by up "
+        "to SIZE / 8; none: the whole image, scaled to SIZE x SIZE, in evaluation too; "
+        f"auto: pad if SIZE is at most {SMALL} or DATASET.RESIDENT is on, else resized",
         choices=("auto", "resized", "pad", "none"),
     ),
-    "FLIP": Key(True, "training: mirrors half of the images"),
+    "FLIP": Key(True, "training: flip half of the images horizontally"),
     "MEAN": Key(
         [],
-        "of the three channels, of pixels in [0, 1]; []: the pretrained network's, else ImageNet's",
+        "mean of each channel, for pixels in [0, 1]; []: the pretrained network's, else ImageNet's",
         low=0,
     ),
-    "STD": Key([], "as MEAN; the images are divided by it", low=1e-6),
+    "STD": Key([], "standard deviation of each channel; []: as for MEAN", low=1e-6),
     "INTERPOLATION": Key(
         "",
-        "of resized images; empty: the pretrained network's, else bilinear",
+        "used to resize images; empty: the pretrained network's, else bilinear",
         choices=INTERPOLATIONS,
     ),
 }
 
 
 class Plan(NamedTuple):
-    """The keys of DATASET.FOLDER without those left open."""
+    """The keys of DATASET.FOLDER, with a value for each."""
 
     size: int
     resize: int
@@ -130,7 +131,7 @@ class Plan(NamedTuple):
 
 
 def own_input(cfg: Any) -> dict[str, Any]:
-    """Values for open keys of DATASET.FOLDER that a pretrained network must not decide.
+    """Values for empty keys of DATASET.FOLDER that a pretrained network must not decide.
 
     Small images keep their own size: a teacher of another one resizes them. A given SIZE has its
     own RESIZE.
@@ -203,7 +204,7 @@ def _parts(cfg: Any) -> Parts:
     if parts.val and cfg.DATASET.VAL_SPLIT:
         raise UserError(
             f"DATASET.VAL_SPLIT {cfg.DATASET.VAL_SPLIT} is not needed: {parts.val.folder} has "
-            "images that choose the best epoch; set it to 0, or take them out"
+            "images that choose the best epoch; set it to 0, or remove that folder"
         )
     return parts
 
@@ -241,8 +242,8 @@ def _plan(cfg: Any, parts: Parts) -> Plan:
     resize = 0 if crop == "none" else options.RESIZE or _resize(size, crop)
     if 0 < resize < size:
         raise UserError(
-            f"DATASET.FOLDER.RESIZE {resize} is below SIZE {size}, which is cropped from it; give "
-            f"{size} or more, or 0"
+            f"DATASET.FOLDER.RESIZE {resize} is below SIZE {size}, the size of the crop; give "
+            f"{size} or more, or 0 for the default"
         )
 
     mean = _channels("MEAN", options.MEAN, MEAN)
@@ -268,7 +269,7 @@ def _resize(size: int, crop: str) -> int:
 def _channels(name: str, given: Sequence[float], usual: tuple[float, ...]) -> tuple[float, ...]:
     if given and len(given) != CHANNELS:
         raise UserError(
-            f"DATASET.FOLDER.{name} has {len(given)} numbers; give {CHANNELS}, for images are "
+            f"DATASET.FOLDER.{name} has {len(given)} numbers; give {CHANNELS}, as images are "
             "read as RGB"
         )
     if given and max(given) > 1:
@@ -286,24 +287,24 @@ def _is_resident(cfg: Any, parts: Parts, plan: Plan) -> bool:
     reason = _why_streamed(cfg, parts, plan)
     if cfg.DATASET.RESIDENT == "on":
         if reason:
-            raise UserError(f"DATASET.RESIDENT on: {reason}, or set it to auto")
+            raise UserError(f"DATASET.RESIDENT on: {reason}, or set RESIDENT to auto")
         return True
     return not reason and plan.size <= SMALL
 
 
 def _why_streamed(cfg: Any, parts: Parts, plan: Plan) -> str:
-    """What prevents that images are kept on the device, and what to do about it; or ""."""
+    """Why images cannot be kept on the device, and what to do about it; "" if they can."""
     if cfg.DATASET.RANDAUGMENT:
-        return "DATASET.RANDAUGMENT is made where images are read; set it to []"
+        return "DATASET.RANDAUGMENT needs images that are read in each epoch; set it to []"
     if plan.crop == "resized":
-        return "DATASET.FOLDER.CROP resized has no numbered views; set it to pad"
+        return "DATASET.FOLDER.CROP resized needs the original images; set it to pad"
 
     count = len(parts.learned.samples) + len(parts.test.samples)
     size = count * CHANNELS * plan.size**2 / 1e9
     if size > cfg.DATASET.RESIDENT_GB:
         return (
             f"{count} images of {plan.size}x{plan.size} take {size:.2g} GB, and "
-            f"DATASET.RESIDENT_GB is {cfg.DATASET.RESIDENT_GB:g}; raise that"
+            f"DATASET.RESIDENT_GB is {cfg.DATASET.RESIDENT_GB:g}; increase it"
         )
     return ""
 

@@ -110,7 +110,7 @@ def _csv(file: Path) -> _Records:
     except UnicodeDecodeError:
         raise _error(file, "it is not UTF-8 text; save it as CSV UTF-8") from None
     except csv.Error as error:
-        raise _error(file, f"it is no CSV file ({error})") from None
+        raise _error(file, f"it is no CSV file ({error}); save it as CSV again") from None
 
 
 def _check_length(file: Path, place: str, names: Sequence[str], values: Sequence[str]) -> None:
@@ -128,7 +128,7 @@ def _parquet(file: Path) -> _Records:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise _error(file, "pyarrow reads it: pip install 'edkd[tables]'") from None
+        raise _error(file, "it needs the package pyarrow: pip install 'edkd[tables]'") from None
 
     try:
         names = parquet.read_schema(file).names
@@ -137,7 +137,7 @@ def _parquet(file: Path) -> _Records:
         table = parquet.read_table(file, columns=chosen)
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise _error(file, f"it is no parquet file ({reason})") from None
+        raise _error(file, f"it is no parquet file ({reason}); save it again") from None
 
     values = [table.column(name).to_pylist() for name in chosen]
     for number, row in enumerate(zip(*values, strict=True), 1):

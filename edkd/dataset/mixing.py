@@ -24,21 +24,27 @@ from edkd.types import Batch
 
 KEYS = {
     "SOLVER.MIXUP": Key(
-        0.0, "alpha of mixup: the share of an image is Beta(alpha, alpha); 0: off", low=0, high=INF
+        0.0,
+        "alpha of mixup: the share of an image is drawn from Beta(alpha, alpha); 0: off",
+        low=0,
+        high=INF,
     ),
     "SOLVER.CUTMIX": Key(
-        0.0, "alpha of CutMix: the area of the box is Beta(alpha, alpha); 0: off", low=0, high=INF
+        0.0,
+        "alpha of CutMix: the area of the box is drawn from Beta(alpha, alpha); 0: off",
+        low=0,
+        high=INF,
     ),
     "SOLVER.MIX_PROB": Key(
         1.0,
-        "probability that mixup or CutMix changes a batch",
+        "probability that a batch is mixed, by mixup or CutMix",
         low=0,
         high=1.0,
         includes_high=True,
     ),
     "SOLVER.MIX_SWITCH_PROB": Key(
         0.5,
-        "probability of CutMix, where both are on",
+        "probability of CutMix instead of mixup, if both are on",
         low=0,
         high=1.0,
         includes_high=True,

@@ -115,9 +115,9 @@ def split_parts(listing: Listing, fraction: float, seed: int) -> Parts:
     if few:
         which = "the class" if len(few) == 1 else "the classes"
         raise UserError(
-            f"{listing.folder}: DATASET.TEST_SPLIT needs two images of a class, one to train on "
-            f"and one to test on, but there is one of {which} {shown(few)}; add images, or take "
-            f"{which} out"
+            f"{listing.folder}: DATASET.TEST_SPLIT needs two images of each class, one to train "
+            f"on and one to test on, but there is only one of {which} {shown(few)}; add images, or "
+            f"remove {which}"
         )
 
     rest, held_out = stratified_split(target, fraction, seed, keeps_one=True)
@@ -182,8 +182,8 @@ def _evaluated(found: dict[str, Path]) -> list[str]:
 
     if val and test and not _is_labelled(found[TEST], _folders(found[TRAIN])):
         warn(
-            f"{found[TEST]} is left out, for its images are not in class folders; those of "
-            f"{found[val[0]]} choose the best epoch and give the accuracy"
+            f"{found[TEST]} is not used, as its images are not in class folders; "
+            f"{found[val[0]]} is the test set"
         )
         test = []
     return [*val, *test]

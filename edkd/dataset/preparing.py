@@ -11,8 +11,9 @@ from edkd.types import InputSpec
 def evaluation_transform(spec: InputSpec) -> Callable[[Any], Tensor]:
     """A function that maps a PIL image in mode RGB to uint8 (3,H,W).
 
-    With `spec.resize`, the shorter side becomes so many pixels and the centre is cropped. Without
-    it, the whole image is resized to height and width. Resizing is antialiased, as PIL does it.
+    With `spec.resize`, the shorter side is resized to that many pixels and the centre is
+    cropped. Without it, the whole image is resized to height and width. Resizing is
+    antialiased, as PIL does it.
     """
     from torchvision.transforms import v2
 

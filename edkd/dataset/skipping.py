@@ -90,6 +90,6 @@ def check_rest(
     lost = ((before > 0) & (after == 0)).nonzero().flatten().tolist()
     if lost:
         raise UserError(
-            f"the class {classes[lost[0]]!r} has no image that can be read, as {bad[0]}; repair "
-            "its images, or remove the class from all parts of the data set"
+            f"no image of the class {classes[lost[0]]!r} can be read (first bad file: {bad[0]}); "
+            "repair its images, or remove the class from all parts of the data set"
         )

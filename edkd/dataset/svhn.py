@@ -28,7 +28,7 @@ def read_svhn(root: Path) -> Parts:
     try:
         return read_labelled(torchvision.datasets.SVHN, DIGITS, root / "svhn")
     except ImportError:
-        raise UserError("DATASET.TYPE svhn needs scipy: pip install scipy") from None
+        raise UserError("DATASET.TYPE svhn needs the package scipy: pip install scipy") from None
 
 
 SVHN = Published(

@@ -1,4 +1,4 @@
-"""The heads of the students: whether they alone learn, and how fast."""
+"""The heads of the students: whether they alone are trained, and their learning rate."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,13 +14,14 @@ HEAD = "head"
 KEYS = {
     "SOLVER.TRAIN_ONLY": Key(
         ALL,
-        "what learns of the student: all, or the head, its last layer; the rest then stays in "
-        "evaluation mode, batch norm and dropout too",
+        "which weights of the student are trained: all, or those of the head, its last layer; the "
+        "rest then stays in evaluation mode, batch norm and dropout included",
         choices=(ALL, HEAD),
     ),
     "SOLVER.HEAD_LR_FACTOR": Key(
         1.0,
-        "factor of the learning rate of the student's head, which is new on a pretrained network",
+        "learning rate of the student's head, as a multiple of SOLVER.LR; a new head needs a "
+        "higher one than pretrained weights",
         low=0.0,
     ),
 }

@@ -14,7 +14,7 @@ BINARY = "bce"
 KEYS = {
     "SOLVER.TASK_LOSS": Key(
         CROSS_ENTROPY,
-        "loss with the labels: cross-entropy, or binary cross-entropy, the mean over the classes",
+        "loss with the labels: ce: cross-entropy; bce: binary cross-entropy, averaged over classes",
         choices=(CROSS_ENTROPY, BINARY),
     ),
     "SOLVER.LABEL_SMOOTHING": Key(
@@ -22,8 +22,8 @@ KEYS = {
     ),
     "SOLVER.BCE_THRESHOLD": Key(
         0.0,
-        "bce: target probabilities above it become 1, the others 0; 0: they stay; timm's A1 and A2 "
-        "have 0.2",
+        "bce: target probabilities above it become 1, the others 0; 0: unchanged; 0.2 in timm's A1 "
+        "and A2",
         low=0.0,
         high=1.0,
     ),

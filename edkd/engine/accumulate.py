@@ -19,7 +19,7 @@ from edkd.types import Batch, View
 KEYS = {
     "SOLVER.ACCUMULATE": Key(
         1,
-        "parts of a batch that run one after another, to save memory; their gradients are averaged",
+        "split each batch into this many parts to save memory; their gradients are averaged",
         low=1,
         high=2**31,
     ),

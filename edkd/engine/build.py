@@ -158,8 +158,8 @@ def _check_own_optimizers(solver: CfgNode) -> None:
         raise UserError("SOLVER.CUDA_GRAPH cannot capture optimizers of your own; set it to False")
     if not solver.DECAY_NORM_AND_BIAS:
         raise UserError(
-            "SOLVER.DECAY_NORM_AND_BIAS does not change an optimizer of your own; give that one "
-            "parameter groups, and set the key to True"
+            "SOLVER.DECAY_NORM_AND_BIAS does not change an optimizer of your own; set it to True, "
+            "and give that optimizer parameter groups"
         )
 
 
@@ -168,8 +168,8 @@ def _check_own_rates(solver: CfgNode) -> None:
     for key, usual in (("TRAIN_ONLY", "all"), ("HEAD_LR_FACTOR", 1.0)):
         if solver[key] != usual:
             raise UserError(
-                f"SOLVER.{key} does not change an optimizer of your own; give that one the "
-                f"parameters that learn, each with its rate, and set the key to {usual}"
+                f"SOLVER.{key} does not change an optimizer of your own; set it to {usual}, and "
+                "give that optimizer the parameters to train, each with its rate"
             )
 
 

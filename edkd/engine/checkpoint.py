@@ -246,7 +246,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(
-            f"{path} is a file of safetensors; install that package (pip install safetensors)"
+            f"{path} needs the package safetensors: pip install 'edkd[models]'"
         ) from None
 
     try:

@@ -80,14 +80,14 @@ def found_in(
         warn(f"{path}: several networks fit ({names}); {_place_name(match)} is used")
 
     if match.extras:
-        warn(f"{path}: ignored what is not the network's: {_some(match.extras)}")
+        warn(f"{path}: ignored weights that the network does not have: {_some(match.extras)}")
     return match
 
 
 def _several(match: Match, found: Sequence[Match]) -> str:
     """What is said of networks that a number tells apart."""
     if "student" in match.prefix:
-        return "holds several students; name the file of one beside it, as student1_best"
+        return "holds several students; give the file of one beside it, such as student1_best"
     names = _some([_place_name(each) for each in found if not each.misfits])
     return f"holds several networks that fit ({names}); save the state dict of one of them"
 
@@ -103,12 +103,12 @@ def _refuse(
     top = _some(list(map(str, content))) or "none"
     if not found:
         reason = _why_nothing(content, wanted)
-        raise UserError(f"{path} {reason} (keys at its top: {top}); {advice.fit}")
+        raise UserError(f"{path} {reason} (top-level keys: {top}); {advice.fit}")
 
     best = found[0]
     changed = _changed_names(best)
     if re.search(r"-\d+-of-\d+$", Path(path).stem):
-        raise UserError(f"{path} is one part of several; load them, and save one state dict of all")
+        raise UserError(f"{path} is one part of several; load all, and save them as one state dict")
     if changed:
         raise UserError(f"{path} {changed}; then save the state dict")
     _refuse_head(path, best, wanted, advice.use)
@@ -119,7 +119,7 @@ def _refuse(
         right = len(best.weights)
         raise UserError(
             f"{path} is of another architecture: it {verb} {first} (and {len(best.misfits) - 1} "
-            f"more keys differ; {where}{right} of {len(wanted)} names are there; keys at its top: "
+            f"more keys differ; {where}{right} of {len(wanted)} names are there; top-level keys: "
             f"{top}); {advice.fit}"
         )
 
@@ -183,7 +183,7 @@ def _keys_of_optimizer(content: Mapping[Any, Any]) -> set[Any]:
 
 
 def _place_name(match: Match) -> str:
-    return match.prefix.rstrip(".") or "its top"
+    return match.prefix.rstrip(".") or "the top level"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A network by a word of the command line: a model's name, the folder of a run, or a file.
+"""A network given on the command line: a model's name, the folder of a run, or a file.
 
 Only its architecture is built: the weights are new.
 """
@@ -27,7 +27,7 @@ _WEIGHTS = (".pt", ".pth", ".safetensors")
 
 
 class Wanted(NamedTuple):
-    """What a user says of all networks; empty or 0 where the word or the data set decides."""
+    """What the options give for all networks; empty or 0 if the word or the data set decides."""
 
     model: str = ""
     """Of a file that does not name it."""
@@ -66,8 +66,8 @@ def build_named(word: str, wanted: Wanted) -> NamedNetwork:
     those of a data set for which the model is made.
 
     Args:
-        word: a name, as "resnet8x4" or "torchvision/resnet50"; an existing path.
-        wanted: what is said otherwise.
+        word: a name, such as "resnet8x4" or "torchvision/resnet50", or an existing path.
+        wanted: what the options give.
 
     Raises:
         UserError: the word names nothing, or its images or classes are not known.
@@ -114,7 +114,7 @@ def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
 
 
 def _is_path(word: str) -> bool:
-    """Whether a word can be no model's name, even of a library, as "torchvision/resnet50"."""
+    """Whether a word cannot be a model's name, such as "torchvision/resnet50"."""
     return word.startswith((".", "~", "/")) or word.count("/") > 1 or word.endswith(_WEIGHTS)
 
 

@@ -39,7 +39,7 @@ def check_networks(
             if logits.shape[-1] != info.num_classes:
                 raise UserError(
                     f"the {role} {name_of(network)} returns {logits.shape[-1]} logits, but "
-                    f"the data have {info.num_classes} classes"
+                    f"the data have {info.num_classes} classes; give it one output for each class"
                 )
             warn_of_probabilities(role, network, logits)
             if role == "teacher" and "feats" in needs and not features["feats"]:
@@ -69,7 +69,7 @@ def _reason(network: nn.Module, info: DataInfo, error: Exception) -> str:
     if wanted and wanted != info.image_shape[0]:
         return (
             f"takes images of {wanted} channels, but those of the data have {info.image_shape[0]} "
-            f"({shape}); convert the images, or choose a network for them"
+            f"({shape}); convert the images, or choose a network for such images"
         )
 
     about = " after they were prepared for it" if isinstance(network, OwnInput) else ""

@@ -27,7 +27,7 @@ Notes = list[str]
 
 
 def build_students(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
-    """The networks that the method trains, with fresh weights."""
+    """The networks that the method trains, with new weights."""
     method = find_method(cfg.DISTILLER.TYPE)
     family = dataset_dict[cfg.DATASET.TYPE].family
     names = method.student_names(cfg)
@@ -81,7 +81,7 @@ def load_teachers(cfg: CfgNode, data: DataSet, notes: Notes | None = None) -> li
 def with_own_input(
     network: nn.Module, name: str, facts: Facts, data: DataInfo, notes: Notes
 ) -> nn.Module:
-    """A trained network that gets images as those it was trained on.
+    """A trained network whose images are prepared as in its training.
 
     Args:
         network: under the contract of `Network`.
@@ -95,8 +95,8 @@ def with_own_input(
         return network
     if facts.input is None:
         notes.append(
-            f"{name}: its file does not say how images are prepared for it; taken to be as for the "
-            "pretrained weights of its library"
+            f"{name}: its file does not say how images are prepared; its library's mean, std and "
+            "size are used"
         )
     if prepared_alike(own, data.input):
         return network
@@ -147,13 +147,13 @@ def as_list(value: str | list[str]) -> list[str]:
 
 
 def _files_of(files: list[str], key: str, noun: str, names: Sequence[str]) -> list[str]:
-    """One file for each network; one word that names no file is meant for all."""
+    """One file for each network; a single "" or PRETRAINED holds for all."""
     files = files or [""]
     if len(files) == 1 and files[0] in ("", PRETRAINED):
         files = files * len(names)
     if len(files) != len(names):
         raise UserError(
-            f"DISTILLER.{key} names {len(names)} {noun}, but {key}_CKPT {len(files)} files; give "
-            "one for each"
+            f"DISTILLER.{key} names {len(names)} {noun}, but {key}_CKPT has {len(files)}; give "
+            "one file for each"
         )
     return files

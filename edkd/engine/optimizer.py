@@ -22,7 +22,7 @@ KEYS = {
     "SOLVER.WEIGHT_DECAY": Key(0.0001, "of all parameters, as published", low=0.0),
     "SOLVER.DECAY_NORM_AND_BIAS": Key(
         True,
-        "whether WEIGHT_DECAY holds for parameters with fewer than two dimensions too",
+        "apply WEIGHT_DECAY also to parameters with fewer than two dimensions: norms and biases",
     ),
     "SOLVER.MOMENTUM": Key(0.9, "of SGD", low=0, high=1),
     "SOLVER.NESTEROV": Key(False, "Nesterov momentum of SGD"),
@@ -68,7 +68,7 @@ def optimizer_class(name: str) -> type[optim.Optimizer]:
         from timm.optim import Lamb
     except ImportError:
         raise UserError(
-            f"SOLVER.TYPE {LAMB} needs timm: pip install 'edkd[models]'; or use AdamW"
+            f"SOLVER.TYPE {LAMB} needs the package timm: pip install 'edkd[models]'; or use AdamW"
         ) from None
     return Lamb
 

@@ -1,7 +1,7 @@
 """The accuracy of each teacher before the first step, compared with chance and with its claim.
 
-A teacher that gets images in another form than it was trained on runs without an error and spoils
-every student. Its accuracy shows that within seconds.
+A teacher whose images are prepared in another way than in its training raises no error, but its
+students learn wrong predictions. Its accuracy shows that before the first step.
 """
 
 import math
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 KEYS = {
     "DISTILLER.CHECK_TEACHER": Key(
         True,
-        "log the accuracy of each teacher before the first step, and warn where it is near chance "
-        "or far below what its file claims",
+        "log the accuracy of each teacher before the first step, and warn if it is near chance or "
+        "far below the claim of its file or library",
         free_on_resume=True,
         names_run=False,
     ),
@@ -54,17 +54,17 @@ _SAMPLE = 16
 """Images that are run to recognise a teacher."""
 
 _CAUSES = (
-    "likely causes: another normalisation (mean and std), another order of the classes, another "
-    "data set, or another resize than those that it was trained with"
+    "likely causes: it was trained too little, or with another normalisation (mean and std), "
+    "another order of the classes, another data set or another resize"
 )
 _REMEDY = (
-    "give the weights and the data set that belong together (DISTILLER.TEACHER_CKPT, "
-    "DATASET.TYPE), or set DISTILLER.CHECK_TEACHER False to train without this check"
+    "give weights that were trained on this data set (DISTILLER.TEACHER_CKPT, DATASET.TYPE), or "
+    "set DISTILLER.CHECK_TEACHER False to skip this check"
 )
 
 
 class Claim(NamedTuple):
-    """The accuracy that somebody states for a teacher."""
+    """The accuracy of a teacher according to its file or library."""
 
     top1: float
     """In percent."""

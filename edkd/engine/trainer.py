@@ -62,7 +62,9 @@ KEYS = {
     ),
 }
 
-AVERAGE_NOTE = "SOLVER.EMA {}: figures, best epoch and student files are of the averaged weights"
+AVERAGE_NOTE = (
+    "SOLVER.EMA {}: accuracies, best epoch and student files are those of the averaged weights"
+)
 
 CHECK_EVERY = 50
 """Steps between two checks for values that are not finite, where a check waits for the device."""

@@ -19,7 +19,8 @@ from edkd.signals import hold
 KEYS = {
     "SOLVER.EMA": Key(
         0.0,
-        "decay of an average of the student's weights, which is evaluated and saved; 0: off",
+        "decay of the moving average of the student's weights, which is evaluated and saved; "
+        "0: off",
         low=0.0,
         high=1.0,
     ),
@@ -36,8 +37,8 @@ class WeightAverage:
 
     average = d * average + (1 - d) * weights
 
-    The growing decay lets the average leave the random weights of the beginning quickly. Integer
-    buffers are copied. The live weights are what training continues with.
+    The growing decay soon removes the random first weights from the average. Integer buffers are
+    copied. Training continues with the weights, not with the average.
 
     Args:
         distiller: its `students()` are averaged.

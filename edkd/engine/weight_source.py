@@ -121,7 +121,8 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
     if given:
         if os.path.isdir(given):
             raise UserError(
-                f"{path_key}: {given} is a folder; give the file of weights in it, as student_best"
+                f"{path_key}: {given} is a folder; give a file of weights in it, such as "
+                "student_best"
             )
         if not os.path.isfile(given):  # for a name that is too long, Path would raise
             raise UserError(

@@ -94,7 +94,7 @@ def load_first_weights(
     _init_head([network.get_parameter(name) for name in head])
     return [
         f"{use.model} starts from {path} with a new head for {num_classes} classes: "
-        f"{', '.join(head)} are not those of the file"
+        f"{', '.join(head)} are not loaded"
     ]
 
 

@@ -175,7 +175,7 @@ def _costs(source: Source, exported: Exported, small: Quantized | None) -> list[
 
     rows = [
         ["parameters", f"{profile.parameters:,}"],
-        ["multiply-accumulate operations of an image", f"{profile.macs:,}"],
+        ["multiply-accumulate operations for one image", f"{profile.macs:,}"],
         ["size of the file", f"{exported.size / 1e6:.2f} MB"],
         [f"latency of one image in PyTorch, {where}", f"{profile.milliseconds:.2f} ms"],
         [f"compared with its checkpoint on {exported.images}", str(exported.agreement)],

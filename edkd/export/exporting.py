@@ -59,7 +59,7 @@ def export(request: Request, options: Options, complete: Completed, say: Say) ->
     """Write a student in another format, after comparing it with its checkpoint; and its card.
 
     Args:
-        complete: fills in what a user says of the images.
+        complete: adds what the user gives about the preparation of images.
         say: is called for each file.
 
     Raises:
@@ -104,7 +104,7 @@ def _targets(source: Source, options: Options) -> _Targets:
     if out.is_dir():
         out = out / f"{_stem(source.file)}{suffix}"
     if out.suffix != suffix:
-        raise UserError(f"--out {options.out}: a file of --to {options.to} ends in {suffix}")
+        raise UserError(f"--out {options.out}: the name must end in {suffix} for --to {options.to}")
 
     folder = out.parent
     if not folder.is_dir():

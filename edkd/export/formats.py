@@ -1,4 +1,4 @@
-"""The file formats: a network becomes the bytes of a file, and those a function again."""
+"""The file formats: from a network to the bytes of a file, and from those to a function."""
 
 import copy
 import io
@@ -117,8 +117,8 @@ def _one_line(source: Source, what: str) -> Iterator[None]:
     except Exception as error:
         name = source.facts.architecture
         raise UserError(
-            f"{name} cannot become {what}: {reason_of(error)[:300]}; use --to safetensors, or "
-            "write its forward without branches that depend on values"
+            f"{name} cannot be exported as {what}: {reason_of(error)[:300]}; use --to safetensors, "
+            "or write its forward without branches that depend on tensor values"
         ) from error
 
 

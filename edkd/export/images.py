@@ -47,7 +47,7 @@ def image_files(paths: Sequence[str]) -> list[str]:
             raise UserError(f"no image and no folder at {path}")
         elif extension(path) not in readable_extensions():
             kinds = shown(sorted(readable_extensions()), 4)
-            raise UserError(f"{path} is no image by its extension (known: {kinds})")
+            raise UserError(f"{path} does not have the extension of an image (known: {kinds})")
         else:
             found[path] = None
     return list(found)

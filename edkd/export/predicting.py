@@ -45,7 +45,7 @@ def open_predictor(
 
     Args:
         request: its path ends in .onnx for a graph.
-        complete: fills in what a user says of the images.
+        complete: adds what the user gives about the preparation of images.
         names: of the classes, in place of the file's own.
         device: auto, cuda, cuda:N, mps or cpu.
 
@@ -81,7 +81,8 @@ def _open_graph(path: Path, complete: Completed, names: Sequence[str], device: s
             "and --names with a file of class names"
         )
     if model.size not in (None, spec.image_shape[1:]):
-        raise UserError(f"{path} takes images of {model.size} pixels, not {spec.image_shape[1:]}")
+        size = "x".join(map(str, model.size))
+        raise UserError(f"{path} takes images of {size} pixels; set --size {size}, or leave it out")
     return Predictor(model.classify, spec, tuple(names) or facts.class_names)
 
 

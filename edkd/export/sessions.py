@@ -64,14 +64,15 @@ def open_onnx(content: bytes | Path) -> OnnxModel:
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common class for them
         raise UserError(
-            f"{name} is damaged or no ONNX graph that onnxruntime runs ({_short(error)}); export "
-            "it again"
+            f"{name} is damaged, or onnxruntime cannot run it ({_short(error)}); export it again"
         ) from None
 
     inputs = session.get_inputs()
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4:
-        raise UserError(f"{name} does not take one batch of images (N,3,H,W)")
+        raise UserError(
+            f"{name} does not take one batch of images (N,3,H,W); give an image classifier"
+        )
     fixed = shape[0] if isinstance(shape[0], int) else None
     numbers = [side for side in shape[2:] if isinstance(side, int)]
 

@@ -91,7 +91,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
 
     Args:
         request: a file, or the folder of a run.
-        complete: fills in what a user says of the images.
+        complete: adds what the user gives about the preparation of images.
         needs_data: whether the data set is loaded even if the file says everything.
 
     Raises:

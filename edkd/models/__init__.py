@@ -94,7 +94,7 @@ def elsewhere(family: str, name: str) -> str:
     homes = [scope for scope in MODELS.scopes() if scope and scope != family]
     found = [home for home in homes if name in MODELS.names(home)]
 
-    # A library that takes seconds to import is not searched for what seems a typing error.
+    # A library that takes seconds to import is not searched for a word that seems misspelt.
     is_typo = bool(closest(name, MODELS.names(family)))
     for library in LIBRARIES.values():
         if not found and not (is_typo and library.is_slow) and _has(library, name):

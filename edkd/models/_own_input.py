@@ -1,4 +1,4 @@
-"""A network among data that are prepared in another way than the images it was trained on."""
+"""Runs a network on data that are prepared in another way than those it was trained on."""
 
 import math
 from dataclasses import replace

@@ -75,8 +75,7 @@ def _timm() -> Any:
             import timm
     except ImportError as error:
         raise UserError(
-            f"the models timm/... need timm ({reason_of(error)}); install it with "
-            "`pip install 'edkd[models]'`"
+            f"models of timm need the package timm ({reason_of(error)}): pip install 'edkd[models]'"
         ) from None
     return timm
 

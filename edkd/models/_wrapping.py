@@ -1,4 +1,4 @@
-"""The base of modules around a network that shall pass for the network itself."""
+"""The base of modules that wrap a network and have its interface."""
 
 from typing import Any
 

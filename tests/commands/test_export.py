@@ -271,7 +271,7 @@ def test_mistakes_are_one_line(tool, student, run, tmp_path):
     cases = [
         ((student, "--to", "onxx"), "--to onxx: no such format, did you mean 'onnx'"),
         ((student, "--to", "safetensors", "--int8"), "--int8 writes an ONNX file"),
-        ((student, "--to", "onnx", "--out", tmp_path / "x.pt"), "ends in .onnx"),
+        ((student, "--to", "onnx", "--out", tmp_path / "x.pt"), "must end in .onnx"),
         ((student, "--to", "onnx", "--out", tmp_path / "no" / "x.onnx"), "there is no folder"),
         ((student, "--to", "onnx", "--calibrate", 0), "at least 1"),
         ((student, "--to", "onnx", "--check", tmp_path / "no"), "no image and no folder at"),

@@ -103,7 +103,7 @@ def test_the_printed_command_distils(finetune, tool, tmp_path):
 def test_mistakes(finetune, tool, tmp_path):
     assert_refused(tool("finetune"), "MODEL")
     assert_refused(tool("finetune", "DATASET.ROOT", "x"), "finetune.* MODEL DATASET.ROOT")
-    assert_refused(finetune("DISTILLER.STUDENT", "wide"), "DISTILLER.STUDENT is set by .* itself")
+    assert_refused(finetune("DISTILLER.STUDENT", "wide"), "DISTILLER.STUDENT is set by MODEL")
     assert_refused(finetune(file=tmp_path / "absent"), "^edkd: error: --from: no weights of narrow")
     assert_refused(finetune(file="pretrained"), "MODEL narrow has no published weights for tiny")
     assert not (tmp_path / "distill").exists()

@@ -225,10 +225,10 @@ def test_mistakes_are_one_line(tool, run, graph, photos, tmp_path):
     cases = [
         ((graph, tmp_path / "empty"), "no images in .*empty"),
         ((graph, tmp_path / "no.jpg"), "no image and no folder at .*no.jpg"),
-        ((graph, run / "config.yaml"), "is no image by its extension"),
+        ((graph, run / "config.yaml"), "does not have the extension of an image"),
         ((graph,), "IMAGE_OR_FOLDER"),
         ((tmp_path / "no.onnx", image), "no file of weights and no folder of a run"),
-        ((tmp_path / "bad.onnx", image), "bad.onnx is damaged or no ONNX graph"),
+        ((tmp_path / "bad.onnx", image), "bad.onnx is damaged, or onnxruntime cannot"),
         ((tmp_path / "none.safetensors", image), "is damaged|is a text|not a file"),
         ((next(image.iterdir()), image), "is a picture"),
         ((graph, image, "--csv", tmp_path / "a.png"), "must end in .csv"),

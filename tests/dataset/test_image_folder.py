@@ -98,7 +98,7 @@ def test_test_images_without_classes_are_left_out(tmp_path, capsys, unlabelled):
     write(tmp_path, {"train/a": 3, "train/b": 4, "val/a": 1, "val/b": 2, unlabelled: 6})
     data = load(tmp_path)
     assert (data.val, data.test.num_images) == (None, 3)
-    assert "test is left out, for its images are not in class folders" in capsys.readouterr().err
+    assert "test is not used, as its images are not in class folders" in capsys.readouterr().err
 
 
 def test_a_folder_beside_train_that_is_no_part_is_left_out_with_a_warning(tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_no_image_is_in_two_parts(tmp_path):
         ({}, r"has nothing in it; store the images as .*\{train,val\}/<class>/\*$"),
         ({"val/a": 2, "test/a": 2}, r"has test, val, but no train; store"),
         ({"training/a": 2, "testing/a": 2}, r"has testing, training, but no train; store"),
-        ({"a": 2, "b": 1}, r"TEST_SPLIT needs two images of a class.* one of the class b; add"),
+        ({"a": 2, "b": 1}, r"TEST_SPLIT needs two images of each class.* one of the class b; add"),
         ({"train/a": 2, "val/a": 1, "val/b": 1}, r"train and val must have the same .*val has 'b'"),
         ({"train/a": 2, "val/a": 1, "valid/a": 1}, r"name the same part; keep one"),
         ({"train": 2, "val": 1}, r"no class folders in .*train"),
@@ -254,7 +254,7 @@ def test_crops_of_training_images(tmp_path, crop, flip, is_fixed):
         (["MEAN", "[124,116,104]", "STD", "[1,1,1]"], "MEAN .* is not of pixels in .0, 1.; divide"),
         (
             ["RESIDENT", "on", "CROP", "resized"],
-            "CROP resized has no numbered views; set it to pad",
+            "CROP resized needs the original images; set it to pad",
         ),
         (["RESIDENT", "on", "RESIDENT_GB", "0.000001"], "17 images of 16x16 take 1.3e-05 GB"),
         (
@@ -414,7 +414,7 @@ def test_a_class_without_readable_images_is_refused(with_bad_files):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="nor another image of its class"):
         load(with_bad_files, "SIZE", "16", "ON_BAD_IMAGE", "replace")
-    with pytest.raises(UserError, match="the class 'b' has no image that can be read"):
+    with pytest.raises(UserError, match="no image of the class 'b' can be read"):
         load(with_bad_files, "SIZE", "16", "ON_BAD_IMAGE", "skip").check(False)
 
 

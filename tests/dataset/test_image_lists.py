@@ -185,5 +185,5 @@ def test_a_list_that_is_no_file(home):
 def test_parquet_without_pyarrow(home, monkeypatch):
     (home / "any.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"pyarrow reads it: pip install 'edkd\[tables\]'"):
+    with pytest.raises(UserError, match=r"the package pyarrow: pip install 'edkd\[tables\]'"):
         load(home / "any.parquet")

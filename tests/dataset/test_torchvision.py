@@ -275,7 +275,7 @@ def test_svhn_without_scipy(web, config, monkeypatch, tmp_path):
     serve_svhn(web, monkeypatch)
     download("svhn", tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(UserError, match="^DATASET.TYPE svhn needs scipy: pip install scipy$"):
+    with pytest.raises(UserError, match="svhn needs the package scipy: pip install scipy$"):
         get_dataset(config(DATASET__TYPE="svhn", DATASET__ROOT=str(tmp_path / "data")), CPU)
 
 

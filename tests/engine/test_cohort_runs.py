@@ -66,7 +66,7 @@ def test_each_student_is_reported_and_saved_at_its_best(run):
         load_checkpoint(folder / file)["model"] for file in (f"{leader}_best", "student_best")
     ]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
-    with pytest.raises(UserError, match="holds several students; name the file of one beside it"):
+    with pytest.raises(UserError, match="holds several students; give the file of one beside it"):
         load_weights(TinyNet(), folder / "best")
 
 

@@ -187,7 +187,10 @@ def test_figures_and_student_files_are_of_the_average(train_tiny, tmp_path, rule
     words = ["DISTILLER.TYPE", "KD", "SOLVER.EMA", 0.9, "SOLVER.TRAINER", rule]
     done = train_tiny("run", *words)
     assert done.code == 0, done.err
-    assert "SOLVER.EMA 0.9: figures, best epoch and student files are of the averaged" in done.out
+    assert (
+        "SOLVER.EMA 0.9: accuracies, best epoch and student files are those of the averaged"
+        in done.out
+    )
     run = tmp_path / "distill" / "run"
     result = json.loads((run / "result.json").read_text())
     assert result["averaged_weights"] == 0.9
@@ -323,7 +326,7 @@ def test_lamb_is_that_of_timm():
 def test_lamb_without_timm_is_one_line(train_tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     done = train_tiny("run", "SOLVER.TYPE", "LAMB")
-    assert_refused(done, r"LAMB needs timm: pip install 'edkd\[models\]'")
+    assert_refused(done, r"LAMB needs the package timm: pip install 'edkd\[models\]'")
 
 
 def test_lamb_skips_a_step_that_is_not_finite(tmp_path):

@@ -56,7 +56,7 @@ def test_each_teacher_has_its_weights(tmp_path):
     assert not torch.equal(first.conv1.weight, second.conv1.weight)
 
     one_file = load_config(opts=[*opts, "DISTILLER.TEACHER_CKPT", str(files[0])])
-    with pytest.raises(UserError, match="names 2 teachers, but TEACHER_CKPT 1 files"):
+    with pytest.raises(UserError, match="names 2 teachers, but TEACHER_CKPT has 1"):
         load_teachers(one_file, data)
 
 

@@ -107,7 +107,9 @@ def test_a_name_that_is_not_there(timm, family, name, message):
 
 def test_timm_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"need timm .*`pip install 'edkd\[models\]'`") as caught:
+    with pytest.raises(
+        UserError, match=r"the package timm .*: pip install 'edkd\[models\]'"
+    ) as caught:
         get_model("cifar", "timm/resnet18", 3)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="unknown cifar model 'convnext_atto' "):

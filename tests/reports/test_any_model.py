@@ -112,7 +112,7 @@ def test_a_file_of_another_script_is_prepared_as_its_library_says(tmp_path):
     notes = []
     [teacher] = load_teachers(cfg, build_data(cfg, CPU), notes)
     assert teacher.own.image_shape == (3, 224, 224)
-    assert "its file does not say how images are prepared for it" in notes[0]
+    assert "its file does not say how images are prepared" in notes[0]
     assert "resized from 32x32 to 224x224 (bilinear) and normalised with its mean (0.48" in notes[1]
 
 
@@ -224,7 +224,7 @@ def test_pretrained_students_of_a_cohort(train_tiny, tmp_path, narrow):
     assert [torch.equal(each["conv.weight"], first) for each in students] == [False, True]
 
     done = train_tiny("b", *words, "DISTILLER.STUDENT_CKPT", narrow)
-    assert_refused(done, "DISTILLER.STUDENT names 2 students, but STUDENT_CKPT 1 files")
+    assert_refused(done, "DISTILLER.STUDENT names 2 students, but STUDENT_CKPT has 1")
 
 
 def test_a_network_of_a_library_starts_from_its_trained_weights(tmp_path, lite0):
@@ -271,7 +271,7 @@ def test_auxiliary_heads_in_a_file_are_named_and_left_out(tmp_path, capsys):
     network = get_model("cifar", "torchvision/googlenet", 5)
     load_weights(network, tmp_path / "c.pth")
     assert torch.equal(network.fc.weight, own.fc.weight)
-    assert "ignored what is not the network's: aux1." in capsys.readouterr().err
+    assert "ignored weights that the network does not have: aux1." in capsys.readouterr().err
 
 
 # Data that fit the network.

@@ -122,7 +122,9 @@ def test_a_class_that_has_only_bad_images_is_refused(train, images):
     for path in (images / "train/cat").iterdir():
         path.write_bytes(b"")
     done = train(images, "run", *SKIP)
-    assert_refused(done, r"the class 'cat' has no image that can be read, as .*a.png \(the file is")
+    assert_refused(
+        done, r"no image of the class 'cat' can be read \(first bad file: .*a.png \(the file is"
+    )
 
 
 @pytest.mark.parametrize("form", ["kept", "repaired"])

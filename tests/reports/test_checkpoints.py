@@ -191,7 +191,7 @@ def test_tensors_that_tools_add(tmp_path, trained, capsys):
     assert is_same(loaded(tmp_path, state), trained)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "ignored what is not the network's: total_ops, conv.total_params" in error
+    assert "ignored weights that the network does not have: total_ops, conv.total_params" in error
 
     averaged = torch.optim.swa_utils.AveragedModel(trained).state_dict()
     assert is_same(loaded(tmp_path, {"model": averaged}), trained)
@@ -332,7 +332,7 @@ OTHERS = {
     "ONNX": (lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(99), "is an ONNX graph"),
     "a byte": (lambda: b"\x80", "is a pickle that torch.save did not write"),
     "a pickle": (lambda: pickle.dumps({"fc": [0.5]}), "is a pickle that torch.save did not write"),
-    "safetensors": (safetensors, "is a file of safetensors; install that package"),
+    "safetensors": (safetensors, "needs the package safetensors"),
     "a list": (lambda: saved([1, 2]), "holds list, not a dictionary of tensors"),
     "no weights": (lambda: saved({"epoch": 3}), "holds no weights, as it has no tensors"),
 }
@@ -373,7 +373,7 @@ def test_a_missing_key_is_named_with_what_is_there(tmp_path, trained):
     del state["fc.bias"]
     message = reason(tmp_path, saved({"epoch": 1, "net": prefixed(state, "module.")}))
     assert "another architecture: it lacks fc.bias (and 0 more keys differ; in net," in message
-    assert "keys at its top: epoch, net" in message
+    assert "top-level keys: epoch, net" in message
 
 
 def test_a_larger_network_is_another_architecture(tmp_path, trained):

@@ -33,8 +33,8 @@ def batch_hints(layers: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) 
     rate = values[RATE]
     scaled = f"{rate * size / base:.3g}"
     return [
-        f"{RATE} {rate:g} was set for batches of {base}; for {size} linear scaling gives {scaled} "
-        f"({RATE} {scaled})"
+        f"{RATE} {rate:g} was set for {SIZE} {base}; for {size}, linear scaling suggests "
+        f"{RATE} {scaled}"
     ]
 
 

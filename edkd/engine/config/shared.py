@@ -26,22 +26,23 @@ KEYS = {
     ),
     "DISTILLER.TEACHER": Key(
         "ResNet50",
-        "model of the teacher, as resnet56, torchvision/resnet50 or timm/resnet50.a1_in1k; a list "
-        "for several",
+        "model of the teacher, such as resnet56, torchvision/resnet50 or timm/resnet50.a1_in1k; a "
+        "list for several",
         text_or_list=True,
     ),
-    "DISTILLER.STUDENT": Key("resnet32", "model of the student, in the same way"),
+    "DISTILLER.STUDENT": Key("resnet32", "model of the student, named in the same way"),
     "DISTILLER.TEACHER_CKPT": Key(
         "",
-        "file with the teacher's weights, a list for several; empty: those that are published, or "
-        "come with the library",
+        "file with the teacher's weights, a list for several; empty: the published weights, or the "
+        "library's pretrained ones",
         names_run=False,
         is_path=True,
         text_or_list=True,
     ),
     "DISTILLER.STUDENT_CKPT": Key(
         "",
-        "first weights of the student: a file, or pretrained; a list for several; empty: new ones",
+        "initial weights of the student: a file; pretrained: the published or the library's; a "
+        "list for several; empty: new weights",
         is_path=True,
         text_or_list=True,
     ),

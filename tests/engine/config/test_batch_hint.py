@@ -15,10 +15,10 @@ FILE = CHECKOUT / "configs/tiny_imagenet/vanilla/MobileNetV2.yaml"
     [
         (
             ["SOLVER.BATCH_SIZE=16"],
-            "SOLVER.LR 0.2 was set for batches of 256; for 16 linear scaling gives 0.0125 "
-            "(SOLVER.LR 0.0125)",
+            "SOLVER.LR 0.2 was set for SOLVER.BATCH_SIZE 256; for 16, linear scaling suggests "
+            "SOLVER.LR 0.0125",
         ),
-        (["SOLVER.BATCH_SIZE=1024"], "for 1024 linear scaling gives 0.8 (SOLVER.LR 0.8)"),
+        (["SOLVER.BATCH_SIZE=1024"], "for 1024, linear scaling suggests SOLVER.LR 0.8"),
         (["SOLVER.BATCH_SIZE=256"], ""),
         (["SOLVER.BATCH_SIZE=16", "SOLVER.LR=0.1"], ""),
         (["SOLVER.BATCH_SIZE=16", "SOLVER.TYPE=AdamW"], ""),
@@ -35,7 +35,7 @@ def test_a_file_that_changes_the_batches_of_its_base(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(f"_BASE_: {FILE}\nSOLVER: {{BATCH_SIZE: 64}}\n")
     (line,) = hints_of(load_config(str(own)))
-    assert "SOLVER.LR 0.2 was set for batches of 256; for 64 linear scaling gives 0.05" in line
+    assert "SOLVER.BATCH_SIZE 256; for 64, linear scaling suggests SOLVER.LR 0.05" in line
     assert hints_of(load_config(str(own), ["SOLVER.LR=0.05"])) == []
 
     # With its own rate; and a rate of the command line that is the default.
@@ -48,6 +48,6 @@ def test_the_line_is_in_the_log(tool, tiny, tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("SOLVER: {BATCH_SIZE: 16, LR: 0.1}\n")
     done = tool("train", "--cfg", file, *tiny, "a", "DISTILLER.TYPE", "NONE")
-    line = "SOLVER.LR 0.1 was set for batches of 16; for 8 linear scaling gives 0.05"
+    line = "SOLVER.BATCH_SIZE 16; for 8, linear scaling suggests SOLVER.LR 0.05"
     assert line in done.out
     assert line in (tmp_path / "distill/a/worklog.txt").read_text()
