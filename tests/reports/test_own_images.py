@@ -1,0 +1,62 @@
+"""What new and careless users with images of their own give the commands."""
+
+import shlex
+
+import pytest
+from PIL import Image
+
+from edkd.commands.check_data import main as check_data
+from edkd.commands.finetune import main as finetune
+from edkd.commands.train import main as train
+from edkd.errors import UserError
+
+MODEL = "cifar/resnet8"
+
+
+def write(folder, number, color="red"):
+    """Different images of one color."""
+    folder.mkdir(parents=True)
+    for side in range(8, 8 + number):
+        Image.new("RGB", (side, side), color).save(folder / f"{side}.png")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of two classes, in a path with a blank."""
+    root = tmp_path / "my photos"
+    write(root / "a", 4)
+    write(root / "b", 4, "blue")
+    return root
+
+
+def command_in(error):
+    """The words after `train` of the command in a message."""
+    words = shlex.split(str(error.value).partition("train it with '")[2].partition("' and give")[0])
+    return words[words.index("train") + 1 :]
+
+
+def test_the_command_of_a_hint_takes_keys(photos, tmp_path, monkeypatch):
+    """It had the words of `finetune` instead, as `MODEL`, and not the folder of the images."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--from: no weights of cifar/resnet8") as error:
+        finetune([MODEL, "--from", "none.pth", "DATASET.ROOT", str(photos)])
+
+    words = command_in(error)
+    assert {"DISTILLER.STUDENT", "DATASET.ROOT", str(photos)} <= {*words}
+    train([*words, "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "4", "EXPERIMENT.NAME", "hint"])
+    assert (tmp_path / "output/folder/hint/student_best").is_file()
+
+
+def test_check_data_names_a_class_with_a_single_image(photos, capsys):
+    """It said that nothing was wrong, and training refused the folder."""
+    write(photos / "c", 1)
+    with pytest.raises(UserError, match=r"classes with a single image \(1\)"):
+        check_data([str(photos), "--workers", "0"])
+    assert f"one image in {photos / 'c'}" in capsys.readouterr().out
+
+
+def test_check_data_warns_of_a_single_class(tmp_path, capsys):
+    """Without a word, as of a folder one level too high."""
+    write(tmp_path / "photos" / "a", 3)
+    check_data([str(tmp_path / "photos"), "--workers", "0"])
+    assert "has a single class, 'a'" in capsys.readouterr().err
