@@ -31,7 +31,10 @@ def test_messages_name_the_command_as_typed(tmp_path, monkeypatch, capsys, form)
     argv, expected = FORMS[form]
     monkeypatch.setattr(sys, "argv", argv)
     missing = tmp_path / "ckpt_epoch_240.pth"
-    monkeypatch.setattr("edkd.engine.weight_source.published_weights", lambda family, name: str(missing))
+    published = str(missing)
+    monkeypatch.setattr(
+        "edkd.engine.weight_source.published_weights", lambda family, name: published
+    )
     monkeypatch.setattr("edkd.engine.run.build_data", lambda cfg, device: stub_data())
 
     words = ["train", "--device", "cpu", "--cfg", str(CHECKOUT / "configs/cifar100/kd.yaml")]
