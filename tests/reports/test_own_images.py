@@ -4,12 +4,15 @@ import shlex
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from edkd.commands.check_data import main as check_data
 from edkd.commands.export import main as export
 from edkd.commands.finetune import main as finetune
 from edkd.commands.train import main as train
+from edkd.dataset import get_dataset
+from edkd.engine.config.load import load_config
 from edkd.errors import UserError
 
 MODEL = "cifar/resnet8"
@@ -47,6 +50,18 @@ def test_the_command_of_a_hint_takes_keys(photos, tmp_path, monkeypatch):
     assert {"DISTILLER.STUDENT", "DATASET.ROOT", str(photos)} <= {*words}
     train([*words, "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "4", "EXPERIMENT.NAME", "hint"])
     assert (tmp_path / "output/folder/hint/student_best").is_file()
+
+
+def test_a_share_for_a_test_set_that_is_there(tmp_path, capsys):
+    """DATASET.TEST_SPLIT was accepted without a word beside `val`, where it changes nothing."""
+    for part in ("train", "val"):
+        write(tmp_path / part / "a", 2)
+        write(tmp_path / part / "b", 2, "blue")
+    keys = ["DATASET.ROOT", str(tmp_path), "DATASET.FOLDER.SIZE", "8", "DATASET.TEST_SPLIT", "0.5"]
+    cfg = load_config("configs/folder/vanilla.yaml", keys)
+
+    get_dataset(cfg, torch.device("cpu"))
+    assert "DATASET.TEST_SPLIT 0.5 has no effect" in capsys.readouterr().err
 
 
 def test_check_data_names_a_class_with_a_single_image(photos, capsys):
