@@ -165,11 +165,15 @@ def _without_images(parts: Sequence[Part]) -> Iterator[str]:
 
 def _single_images(parts: Sequence[Part]) -> Iterator[str]:
     """A line for each class that cannot be divided into training and test images."""
-    for part in parts:
-        counts = Counter(part.listing.targets)
-        for number, name in enumerate(part.listing.classes):
-            if len(parts) == 1 and counts[number] == 1:
-                yield f"one image in {part.listing.folder / name}, two are needed"
+    if len(parts) > 1:
+        return
+
+    listing = parts[0].listing
+    counts = Counter(listing.targets)
+    for number, name in enumerate(listing.classes):
+        if counts[number] == 1:
+            folder = listing.folder / name
+            yield f"one image in {folder}, two are needed"
 
 
 def _other_classes(parts: Sequence[Part]) -> Iterator[str]:
