@@ -14,6 +14,7 @@ The folder is ROOT/{{train,val,test}}/<class>/*, or ROOT/<class>/*. Listed are
 
 - files that cannot be read, each with the reason
 - classes without images, and classes that one part lacks
+- in a folder without parts, classes with a single image, which cannot be in both sets
 - identical image files in two parts, or under two classes of the training images
 - for each part: numbers of classes and images, image sizes and modes, skipped files
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.dataset.cores import workers_for
+        from edkd.dataset.folder_checks import warn_of_single_class
         from edkd.dataset.folder_report import describe, report_on
 
     root = args.root.expanduser()
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What there is.
     for part in report.parts:
         print("\n".join(describe(part)))
+    warn_of_single_class(report.parts[0].listing)
     if report.faults:
         counts = ", ".join(f"{noun} ({len(lines)})" for noun, lines in report.faults.items())
         raise UserError(f"{root}: {counts}; the lines above name them")

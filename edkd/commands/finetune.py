@@ -1,6 +1,7 @@
 """The command finetune."""
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ DEFAULT = CONFIGS / "folder" / "finetune.yaml"
 
 WORDS = {"DISTILLER.STUDENT_CKPT": "--from", "DISTILLER.STUDENT": "MODEL"}
 """Keys in messages, and the words of this command that take their place."""
+
+COMMAND_LINE = re.compile(r"('[^']* --cfg [^']*')")
+"""A command in a message, to be typed as it stands."""
 
 PRETRAINED = "pretrained"
 """DISTILLER.STUDENT_CKPT: the weights that come with the model."""
@@ -153,14 +157,17 @@ def _check_keys(given: dict[str, Any], own: dict[str, str]) -> None:
 
 @contextmanager
 def _words_named() -> Iterator[None]:
-    """Messages name the words of this command, not the keys that these set."""
+    """Messages name the words of this command, not the keys that these set.
+
+    A message may tell the user to run the command train, which takes the keys.
+    """
     try:
         yield
     except UserError as error:
-        text = str(error)
+        pieces = COMMAND_LINE.split(str(error))  # text and commands in turn
         for key, word in WORDS.items():
-            text = text.replace(key, word)
-        raise UserError(text) from error
+            pieces[::2] = [text.replace(key, word) for text in pieces[::2]]
+        raise UserError("".join(pieces)) from error
 
 
 def _next_command(args: argparse.Namespace, given: dict[str, Any], dataset: str, file: Path) -> str:

@@ -230,10 +230,15 @@ class _Labelled:
 
     def end(self) -> None:
         """Print the accuracy and the wrong predictions."""
+        from edkd.dataset.listing import shown
+
         self.output.end()
         number = self.right + len(self.wrong)
         if not number:
-            raise UserError("--labels: no image is in a folder with the name of a class")
+            raise UserError(
+                "--labels: no image is in a folder with the name of a class "
+                f"({shown(self.class_names)}); rename the folders, or leave --labels out"
+            )
 
         share = f"top-1 {100 * self.right / number:.2f} %"
         print(f"{share}, {self.right} of {number} images are correct", file=self.stream)

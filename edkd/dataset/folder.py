@@ -323,7 +323,7 @@ def streamed_dataset(
             training transform does not have it.
     """
     check_randaugment(preprocessing.train, cfg)
-    train, _, test = parts
+    train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
 

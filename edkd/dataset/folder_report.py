@@ -133,6 +133,7 @@ def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
     found = {
         "unreadable images": list(_unreadable(parts)),
         "empty classes": list(_without_images(parts)),
+        "classes with a single image": list(_single_images(parts)),
         "classes that differ": list(_other_classes(parts)),
         "images under two classes": _under_two_classes(train),
         "images in two parts": shared,
@@ -151,6 +152,19 @@ def _without_images(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         for name in empty_classes(part.listing):
             yield f"no images in {part.listing.folder / name}"
+
+
+def _single_images(parts: Sequence[Part]) -> Iterator[str]:
+    """A line for each class that cannot be divided into training and test images."""
+    if len(parts) > 1:
+        return
+
+    listing = parts[0].listing
+    counts = Counter(listing.targets)
+    for number, name in enumerate(listing.classes):
+        if counts[number] == 1:
+            folder = listing.folder / name
+            yield f"one image in {folder}, two are needed"
 
 
 def _other_classes(parts: Sequence[Part]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from edkd.dataset.image_lists import read_list
 from edkd.dataset.listing import in_threads
 from edkd.dataset.parts import Parts, find_parts
 from edkd.dataset.readability import LIMIT
-from edkd.errors import UserError
+from edkd.errors import UserError, warn
 from edkd.keys import Key
 from edkd.types import INTERPOLATIONS
 
@@ -205,6 +205,10 @@ def _parts(cfg: Any) -> Parts:
         raise UserError(
             f"DATASET.VAL_SPLIT {cfg.DATASET.VAL_SPLIT} is not needed: {parts.val.folder} has "
             "images that choose the best epoch; set it to 0, or remove that folder"
+        )
+    if not parts.is_split and fraction != KEYS["DATASET.TEST_SPLIT"].default:
+        warn(
+            f"DATASET.TEST_SPLIT {fraction} has no effect: {parts.test.folder} has the test images"
         )
     return parts
 

@@ -33,11 +33,13 @@ class Parts(NamedTuple):
     val: Listing | None
     """Images that choose the best epoch; None: those of DATASET.VAL_SPLIT do, else `test`."""
     test: Listing
+    is_split: bool = False
+    """Whether `test` was taken from the training images."""
 
     @property
     def learned(self) -> Listing:
         """The images that decide the result of a run: `train` and `val`."""
-        train, val, _ = self
+        train, val = self.train, self.val
         if val is None:
             return train
         return train._replace(
@@ -121,7 +123,7 @@ def split_parts(listing: Listing, fraction: float, seed: int) -> Parts:
         )
 
     rest, held_out = stratified_split(target, fraction, seed, keeps_one=True)
-    return Parts(selected(listing, rest), None, selected(listing, held_out))
+    return Parts(selected(listing, rest), None, selected(listing, held_out), is_split=True)
 
 
 def selected(listing: Listing, index: Tensor) -> Listing:

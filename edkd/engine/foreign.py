@@ -145,7 +145,7 @@ def _kind_of_zip(path: Path) -> str:
 
 def _kind_of_archive(names: list[str]) -> str:
     if any("exported_program" in name or "archive_format" in name for name in names):
-        return "is a program of torch.export; give the state dict of its model"
+        return "is a program of torch.export; give the weights it was made from, as student_best"
     if names and all(name.endswith(".npy") for name in names):
         return "holds arrays of NumPy; save a state dict of tensors with torch.save"
     if any(name.endswith(".h5") for name in names):

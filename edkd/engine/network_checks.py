@@ -73,9 +73,10 @@ def _reason(network: nn.Module, info: DataInfo, error: Exception) -> str:
         )
 
     about = " after they were prepared for it" if isinstance(network, OwnInput) else ""
+    reason = reason_of(error)[:200].rstrip(".")
     return (
-        f"cannot run on the images of the data ({shape}){about}: {reason_of(error)[:200]}; set "
-        "the size of the images to its own, or choose another network"
+        f"cannot run on the images of the data ({shape}){about}: {reason}; set the size of "
+        "the images to its own (the key SIZE of the data set), or choose another network"
     )
 
 

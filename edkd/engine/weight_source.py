@@ -1,6 +1,7 @@
 """Where the weights of a network come from: a file, the published ones, or those of a library."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,8 +114,8 @@ def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: 
     """
     config = training_config(cfg.DATASET.TYPE, name)
     train_it = (
-        f"train it with '{command('train')} --cfg {config}' and give {path_key} the student_best "
-        "of that run"
+        f"train it with '{command('train')} --cfg {config}{_own_images(cfg)}' and give {path_key} "
+        "the student_best of that run"
     )
 
     given = os.path.expanduser(given)
@@ -147,6 +148,12 @@ def _published(cfg: CfgNode, name: str) -> str | None:
     """The file of a model's published weights, where they are for this data set."""
     spec = dataset_dict[cfg.DATASET.TYPE]
     return published_weights(spec.family, name) if spec.has_published_weights else None
+
+
+def _own_images(cfg: CfgNode) -> str:
+    """The keys that name the user's images, for a command."""
+    images = {f"DATASET.{key}": cfg.DATASET.get(key, "") for key in ("ROOT", "LIST")}
+    return "".join(f" {key} {shlex.quote(value)}" for key, value in images.items() if value)
 
 
 def training_config(dataset: str, model: str) -> str:

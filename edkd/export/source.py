@@ -108,7 +108,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     own = input_of(model, facts)
     data, unreachable = None, ""
     if needs_data or not number or own is None:
-        data, unreachable = _reachable(with_input(found.cfg, own))
+        data, unreachable = _reachable(found.cfg, own)
     info = data.info if data else None
     spec = complete(own or (info.input if info else None))
     if info and not number:
@@ -137,10 +137,12 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     )
 
 
-def _reachable(cfg: CfgNode) -> tuple[DataSet | None, str]:
-    """The data set, or why it cannot be read."""
+def _reachable(cfg: CfgNode, own: InputSpec | None) -> tuple[DataSet | None, str]:
+    """The data set, prepared as for the network where the keys leave it open, or why it cannot be
+    read.
+    """
     try:
-        data = get_dataset(cfg, CPU)
+        data = get_dataset(with_input(cfg, own), CPU)
         data.check(True)
     except UserError as error:
         return None, str(error)
