@@ -155,7 +155,7 @@ def test_a_pretrained_model_of_timm_on_a_folder(tool, lite0, tmp_path):
 
     model = "timm/tf_efficientnet_lite0"
     keys = ["DATASET.ROOT", tmp_path / "photos", "DATASET.NUM_WORKERS", "0"]
-    keys += ["DATASET.FOLDER.SIZE", "32", "SOLVER.AMP", "off", "SOLVER.EPOCHS", "4"]
+    keys += ["DATASET.FOLDER.SIZE", "32", "SOLVER.AMP", "off", "SOLVER.EPOCHS", "8"]
     keys += ["SOLVER.BATCH_SIZE", "4", "LOG.PREFIX", tmp_path, "SOLVER.LR", "0.003"]
     done = tool("finetune", model, "--from", lite0, "--head", *keys)
     assert done.code == 0, done.err
