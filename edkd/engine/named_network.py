@@ -110,7 +110,12 @@ def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
     import_plugins([expanded(plugin, "--plugin") for plugin in wanted.plugins])
     words = ["DATASET.TYPE", wanted.dataset or _dataset_for(word)]
     words += ["DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", word]
-    return load_config(opts=[*words, *wanted.opts]), _Facts()
+    try:
+        cfg = load_config(opts=[*words, *wanted.opts])
+    except UserError as error:  # the word is not given by a key
+        message = str(error).replace("DISTILLER.STUDENT is", "there is no such path, and MODEL is")
+        raise UserError(message) from None
+    return cfg, _Facts()
 
 
 def _is_path(word: str) -> bool:

@@ -165,3 +165,9 @@ def test_the_registered_facts_are_those_of_the_images():
     data = get_dataset(load_config(opts=["DATASET.TYPE", "digits"]), CPU)
     assert data.info.image_shape == info["image_shape"]
     assert data.num_classes == info["num_classes"]
+
+
+def test_a_word_that_names_nothing(tool):
+    """The message speaks of the word, not of a key that the user did not write."""
+    done = tool("profile", "resnet21")
+    assert_refused(done, "there is no such path, and MODEL is 'resnet21', not one of")
