@@ -317,13 +317,14 @@ def test_data_are_prepared_as_for_the_teacher(tool, tmp_path, sized):
     torch.save({"model": TinyNet(channels=12).state_dict()} | facts, teacher)
 
     words = [*sized[:-1], "EXPERIMENT.TAG", "kd", "DISTILLER.TYPE", "KD"]
-    words += ["DISTILLER.TEACHER_CKPT", teacher, "DATASET.SIZED.STD", "[0.3,0.3,0.3]"]
+    words += ["DISTILLER.TEACHER_CKPT", teacher, "DATASET.SIZED.MEAN", "[0.3,0.3,0.3]"]
+    words += ["DATASET.SIZED.STD", "[0.3,0.3,0.3]"]
     done = tool("train", *words)
     assert done.code == 0, done.err
     [run] = (tmp_path / "distill").glob("kd*")
     assert "SIZED.SIZE" not in run.name
     kept = saved_keys(run)
-    assert (kept["SIZE"], kept["MEAN"], kept["STD"]) == (12, [0.1] * 3, [0.3] * 3)
+    assert (kept["SIZE"], kept["MEAN"], kept["STD"]) == (12, [0.3] * 3, [0.3] * 3)
     assert kept["INTERPOLATION"] == "bicubic"
     assert "gets the images normalised with its mean (0.1, 0.1, 0.1) and std (0.2, 0" in done.out
 
