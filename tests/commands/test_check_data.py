@@ -128,7 +128,7 @@ def test_it_takes_the_parts_that_training_takes(tool, images):
     shutil.copy(images / "val/cat/0.png", images / "test")
     done = check(tool, images)
     assert done.code == 0
-    assert "test is left out, for its images are not in class folders" in done.err
+    assert "test is not used, as its images are not in class folders" in done.err
 
     (images / "train").rename(images / "training")
     assert_refused(check(tool, images), "has test, training, val, but no train; store the images")
