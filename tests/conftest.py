@@ -202,6 +202,18 @@ def train_tiny(tool, tiny) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def train_on(tool, tiny) -> Callable[..., Outcome]:
+    """Train `narrow` alone on an image folder: train_on(folder, name, KEY, VALUE, ...)."""
+
+    def run(folder, name, *opts):
+        words = ["DATASET.TYPE", "tiny_folder", "DATASET.ROOT", folder, "DATASET.NUM_WORKERS", 0]
+        words += ["DISTILLER.TYPE", "NONE", "SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1]
+        return tool("train", *tiny, name, *words, *opts)
+
+    return run
+
+
+@pytest.fixture
 def image_folder(tmp_path, tiny) -> list[str]:
     """The words that train for two epochs of 3 steps on a folder of 12 images."""
     generator = torch.Generator().manual_seed(0)

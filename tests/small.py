@@ -1,10 +1,12 @@
 """Small parts for tests: a network of 300 parameters, 40 images of 3x8x8, a trainer of both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from edkd.dataset import DataSet
@@ -47,6 +49,19 @@ def tiny_images(number: int = 40, seed: int = 0) -> Images:
     image = torch.randint(0, 160, (number, *IMAGE_SHAPE), generator=generator)
     image[:, 0] += 30 * target[:, None, None]
     return Images(image.clamp(max=255).byte(), target)
+
+
+def noise_folder(root: Path, labels: Sequence[str], names: Sequence[str]) -> Path:
+    """Write `root/{train,val}/<label>/<name>`: images of noise, each of 12x12 pixels."""
+    generator = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in labels:
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for name in names:
+                pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name)
+    return root
 
 
 def config(*opts: object):

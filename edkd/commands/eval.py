@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from edkd.commands._command_line import ArgumentParser, Once
+from edkd.commands._options import add_device, add_plugin
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -92,16 +93,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--amp", default="off", help="auto, off, bf16 or fp16 (default: off, float32)"
     )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="as in the command train (default: those of the run)",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
-    )
+    add_plugin(parser)
+    add_device(parser)
     parser.add_argument(
         "opts",
         nargs="*",

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from edkd.commands._command_line import ArgumentParser, Once
-from edkd.commands._network_flags import add_input, add_network, completion
+from edkd.commands._options import add_input, add_network, completion
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.invocation import command

@@ -9,6 +9,7 @@ from typing import Any
 
 from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
 from edkd.commands._next_step import short, typed
+from edkd.commands._options import add_training
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.paths import CONFIGS
@@ -92,26 +93,7 @@ def _parser() -> ArgumentParser:
     )
 
     # As in the command train.
-    parser.add_argument(
-        "--cfg",
-        action=Once,
-        default=DEFAULT,
-        metavar="FILE",
-        help="a YAML file (default: configs/folder/finetune.yaml)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in the output folder"
-    )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file that registers methods, models, data sets or update rules",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
-    )
+    add_training(parser, str(DEFAULT), " (default: configs/folder/finetune.yaml)")
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="keys, such as DATASET.ROOT photos"
     )

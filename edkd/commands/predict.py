@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edkd.commands._command_line import ArgumentParser, Once
-from edkd.commands._network_flags import add_input, add_network, class_names, completion
+from edkd.commands._options import add_device, add_input, add_network, class_names, completion
 from edkd.errors import UserError, warn
 from edkd.invocation import command
 from edkd.signals import hold
@@ -110,11 +110,7 @@ def _parser() -> ArgumentParser:
         default=32,
         help="images of a forward pass (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="for checkpoints: auto, cuda, cuda:N, mps or cpu (default: auto)",
-    )
+    add_device(parser, "for checkpoints: ")
     add_network(parser)
     add_input(parser)
     return parser

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_device, add_plugin
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -77,13 +78,7 @@ def _parser() -> ArgumentParser:
         metavar="N",
         help="number of classes (default: as trained, or of the data set)",
     )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="as in the command train (default: those of the run)",
-    )
+    add_plugin(parser)
 
     # How.
     parser.add_argument(
@@ -94,9 +89,7 @@ def _parser() -> ArgumentParser:
         metavar="N",
         help=f"images of a second timed forward pass; the first has one (default: {BATCH_SIZE})",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
-    )
+    add_device(parser)
 
     # How it is printed.
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -126,10 +119,18 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
         cells += [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
         lines.append("  ".join(cells))
 
-    threads = first["threads"]
-    cores = f", {threads} thread{'s' if threads > 1 else ''}" if first["device"] == "cpu" else ""
-    lines.append(f"\nfloat32 on {first['device']}{cores}; images/s with batch {timed[-1]}")
+    lines.append(f"\nfloat32 on {_device(first)}; images/s with batch {timed[-1]}")
     return "\n".join(lines)
+
+
+def _device(record: dict[str, Any]) -> str:
+    """As "cpu, 2 threads"."""
+    device = str(record["device"])
+    if device != "cpu":
+        return device
+    threads = record["threads"]
+    plural = "s" if threads > 1 else ""
+    return f"cpu, {threads} thread{plural}"
 
 
 def _cells(record: dict[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
+from edkd.commands._command_line import ArgumentParser, HelpWithKeys
+from edkd.commands._options import add_training
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -24,20 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this text and all keys")
-    parser.add_argument("--cfg", action=Once, default="", metavar="FILE", help="a YAML file")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in the output folder"
-    )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file that registers methods, models, data sets or update rules",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
-    )
+    add_training(parser, "", "")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as SOLVER.LR 0.1")
 
     args = parser.parse_intermixed_args(argv)

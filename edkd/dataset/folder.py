@@ -335,6 +335,7 @@ def streamed_dataset(
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
     ) -> FolderLoader:
+        """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
         batches = Batches(index, len(part.samples), size, seed)
         workers = workers_for(cfg.DATASET.NUM_WORKERS)

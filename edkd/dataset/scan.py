@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from edkd.dataset.workers import start_worker, supervise
 
 _PART = 32
-"""Items that a worker takes at once."""
+"""Items in a task of a worker."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

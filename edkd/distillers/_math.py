@@ -20,17 +20,18 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return F.log_softmax(at_least_float32(logits) / temperature, -1)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """The mean over the batch, in float32 or better.
 
     Args:
         logits: (N,C).
         target: (N,), class numbers; (N,C), class probabilities.
+        smoothing: in [0, 1), share of the target that is spread over all classes.
     """
     logits = at_least_float32(logits)
     if target.is_floating_point():
         target = target.to(logits.dtype)
-    return F.cross_entropy(logits, target)
+    return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

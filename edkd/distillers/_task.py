@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from edkd.distillers._math import at_least_float32
+from edkd.distillers._math import at_least_float32, cross_entropy
 from edkd.keys import Key
 
 CROSS_ENTROPY = "ce"
@@ -47,12 +47,9 @@ class TaskLoss(NamedTuple):
             logits: (N,C).
             target: (N,), class numbers; (N,C), class probabilities.
         """
-        logits = at_least_float32(logits)
-        if target.is_floating_point():
-            target = target.to(logits.dtype)
         if self.kind == BINARY:
             return binary_cross_entropy(logits, target, self.smoothing, self.threshold)
-        return F.cross_entropy(logits, target, label_smoothing=self.smoothing)
+        return cross_entropy(logits, target, self.smoothing)
 
 
 def binary_cross_entropy(
@@ -79,9 +76,12 @@ def binary_cross_entropy(
         >>> round(loss.item(), 4)  # log(2)
         0.6931
     """
+    logits = at_least_float32(logits)
     num_classes = logits.shape[1]
     if not target.is_floating_point():
-        target = F.one_hot(target, num_classes).to(logits.dtype)
+        target = F.one_hot(target, num_classes)
+    target = target.to(logits.dtype)
+
     if smoothing:
         target = (1 - smoothing) * target + smoothing / num_classes
     if threshold:

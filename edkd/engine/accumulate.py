@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch in parts, so that fewer images are in memory at once.
+"""Gradient accumulation: a batch runs in parts, which need less memory than the whole.
 
 The gradient is that of the whole batch, up to rounding and to layers that relate the images of a
 batch, as batch norm does.

@@ -42,16 +42,16 @@ class Facts(NamedTuple):
 
 
 _of_networks: "WeakKeyDictionary[nn.Module, Facts]" = WeakKeyDictionary()
-"""What the file of each network's weights says."""
+"""The facts in the file of each network's weights."""
 
 
 def note_facts(model: nn.Module, facts: Facts) -> None:
-    """Keep what the file says from which a network has its weights."""
+    """Keep the facts in the file that a network was loaded from."""
     _of_networks[model] = facts
 
 
 def noted_facts(model: nn.Module) -> Facts:
-    """What the file says from which a network, or one of its parts, has its weights."""
+    """The facts in the file that a network, or a module in it, was loaded from."""
     for module in model.modules():
         if module in _of_networks:
             return _of_networks[module]
@@ -74,6 +74,27 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
         accuracy=_percent(content),
         input=_input_of(content),
     )
+
+
+def as_content(facts: Facts) -> dict[str, Any]:
+    """The entries of a student's file that `facts_of` reads; those not known are left out."""
+    content: dict[str, Any] = {
+        "architecture": facts.architecture,
+        "dataset": facts.dataset,
+        "num_classes": facts.num_classes,
+        "class_names": list(facts.class_names),
+    }
+    if facts.accuracy is not None:
+        content["accuracy"] = facts.accuracy
+
+    own = facts.input
+    if own is not None:
+        content["image_shape"] = list(own.image_shape)
+        content["mean"] = list(own.mean)
+        content["std"] = list(own.std)
+        content["resize"] = own.resize
+        content["interpolation"] = own.interpolation
+    return content
 
 
 def _percent(content: Mapping[str, Any]) -> float | None:

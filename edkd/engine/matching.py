@@ -14,6 +14,9 @@ _MAX_DEPTH = 8
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of a name that wrappers of a network or of its parts add, as torch.compile."""
 
+_OF_DENSENETS = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""Names of layers in torchvision's files of DenseNets, from before torch forbade dots in them."""
+
 _COPIES = ("average", "averaged", "avg", "best", "ema", "shadow", "swa", "teacher", "teachers")
 """Words in the name of a second copy of a network, or of another network."""
 
@@ -84,7 +87,7 @@ def matches(content: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> list[Ma
         content: of the file.
         wanted: the network's own tensors.
     """
-    places = _without_wrappers(list(_places(content, set())), wanted)
+    places = _renamed(list(_places(content, set())), wanted)
     found: dict[str, dict[str, Place]] = defaultdict(dict)
     for place in places:
         for prefix, name in _splits(place):
@@ -207,15 +210,16 @@ def _places(
             yield from _places(value, seen, (*outer, key))
 
 
-def _without_wrappers(places: list[Place], wanted: Mapping[str, Tensor]) -> list[Place]:
-    """The same tensors, without the parts of their keys that the network does not have."""
+def _renamed(places: list[Place], wanted: Mapping[str, Tensor]) -> list[Place]:
+    """The same tensors under the network's names: without the parts that wrappers have added."""
     own = {part for name in wanted for part in name.split(".")}
     added = set(_WRAPPERS) - own
-    plain = []
+    renamed = []
     for place in places:
         parts = [part for part in place.key.split(".") if part not in added]
-        plain.append(place._replace(key=".".join(parts)))
-    return plain
+        key = _OF_DENSENETS.sub(r"\1\2", ".".join(parts))
+        renamed.append(place._replace(key=key))
+    return renamed
 
 
 def _splits(place: Place) -> Iterator[tuple[str, str]]:

@@ -95,7 +95,7 @@ def build_named(word: str, wanted: Wanted) -> NamedNetwork:
 
 
 def _read(word: str, wanted: Wanted) -> tuple[CfgNode, _Facts]:
-    """The configuration that names the model and the data set, and what a file says."""
+    """The configuration with the model and the data set, and the facts in a file of weights."""
     if os.path.exists(os.path.expanduser(word)):
         found = find_trained(
             Request(word, "", wanted.model, wanted.dataset, wanted.plugins, wanted.opts)

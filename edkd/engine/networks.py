@@ -7,15 +7,15 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict
 from edkd.distillers import find_method
-from edkd.engine.file_facts import Facts, Use, check_classes, facts_of
+from edkd.engine.file_facts import Facts, Use, check_classes
 from edkd.engine.weight_source import (
     PRETRAINED,
     Weights,
+    facts_of_library,
     input_of,
     is_of_library,
     label_of,
     read_weights,
-    said_of,
 )
 from edkd.engine.weights import load_first_weights, load_weights
 from edkd.errors import UserError
@@ -68,7 +68,7 @@ def load_teachers(cfg: CfgNode, data: DataSet, notes: Notes | None = None) -> li
     for name, given in zip(names, teacher_files(cfg, names), strict=True):
         use = Use(data.info, cfg.DATASET.TYPE, name)
         if is_of_library(name) and not given:  # before the download
-            check_classes(label_of(name), facts_of(said_of(name)), use)
+            _check_library(name, use)
 
         weights = read_teacher(cfg, name, given)
         teacher = get_model(family, name, data.num_classes, cfg)
@@ -104,6 +104,17 @@ def with_own_input(
     _check_channels(name, own, data)
     notes.append(f"{name} gets the images {preparation(own, data.input)}")
     return OwnInput(network, own, data.input)
+
+
+def _check_library(name: str, use: Use) -> None:
+    """Raise UserError where the pretrained weights of a library have no logits for the data."""
+    facts = facts_of_library(name)
+    if facts.input is not None and not facts.num_classes:
+        raise UserError(
+            f"{label_of(name)} has features but no classifier, so it has no logits to distil from; "
+            "choose another teacher, or give TEACHER_CKPT with weights trained on these classes"
+        )
+    check_classes(label_of(name), facts, use)
 
 
 def _check_channels(name: str, own: InputSpec, data: DataInfo) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from edkd.engine.best import is_best, is_new_record_of_all, top1_key
 from edkd.engine.checkpoint import save_checkpoint
+from edkd.engine.file_facts import Facts, as_content
 from edkd.engine.log.logger import Record
 from edkd.keys import Key
-from edkd.types import DataInfo
+from edkd.types import DataInfo, InputSpec
 
 KEYS = {
     "LOG.SAVE_CHECKPOINT_FREQ": Key(
@@ -92,18 +93,15 @@ class StudentFiles:
     def content(self, name: str) -> dict[str, Any]:
         """A student's weights, and the facts needed to use them."""
         state = self.students[name].state_dict()
-        return {
-            "model": {key: _on_cpu(value) for key, value in state.items()},
-            "architecture": self.architectures[name],
-            "dataset": self.dataset,
-            "num_classes": self.data.num_classes,
-            "class_names": list(self.data.class_names),
-            "image_shape": list(self.data.image_shape),
-            "mean": list(self.data.mean),
-            "std": list(self.data.std),
-            "resize": self.data.resize,
-            "interpolation": self.data.interpolation,
-        }
+        data = self.data
+        facts = Facts(
+            architecture=self.architectures[name],
+            dataset=self.dataset,
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            input=InputSpec(data.image_shape, data.mean, data.std, data.resize, data.interpolation),
+        )
+        return {"model": {key: _on_cpu(value) for key, value in state.items()}} | as_content(facts)
 
     def size(self) -> int:
         """Bytes of all students' files with one tag."""

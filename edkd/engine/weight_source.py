@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from edkd.dataset import dataset_dict
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.file_facts import Facts, facts_of
+from edkd.engine.file_facts import Facts, as_content, facts_of
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.models import (
@@ -43,19 +43,14 @@ class Weights(NamedTuple):
 def read_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: str) -> Weights:
     """The weights of a model: those of a file, else the published ones, or those of its library.
 
-    Args:
-        cfg: DATASET.TYPE is read.
-        name: of the model, as a configuration has it.
-        given: a file, or "".
-        model_key: how the user names the model, for messages.
-        path_key: how the user names the file, for messages.
+    For the arguments see `find_weights`.
 
     Raises:
         UserError: they are absent or damaged, or cannot be downloaded.
     """
     if is_of_library(name) and not given:
-        content = said_of(name) | {"model": library_weights(name, path_key)}
-        return Weights(label_of(name), content)
+        content = {"model": library_weights(name, path_key)}
+        return Weights(label_of(name), content | as_content(facts_of_library(name)))
 
     path = find_weights(cfg, name, given, model_key, path_key)
     return Weights(path, load_checkpoint(path))
@@ -70,8 +65,7 @@ def input_of(name: str, facts: Facts | None = None) -> InputSpec | None:
     """How the images of a network were prepared, as its file or its library says; else None."""
     if facts is not None and facts.input is not None:
         return facts.input
-    said = library_facts(name)
-    return said.input if said else None
+    return facts_of_library(name).input
 
 
 def label_of(name: str) -> str:
@@ -79,24 +73,16 @@ def label_of(name: str) -> str:
     return f"the pretrained {name}"
 
 
-def said_of(name: str) -> dict[str, Any]:
-    """What a library says about its pretrained weights, under the names of a student's file.
+def facts_of_library(name: str) -> Facts:
+    """What a library says about its pretrained weights; nothing is downloaded.
 
-    Nothing is downloaded. {} where the model has no pretrained weights.
+    The names of the classes are left out, as those of a folder are written in another way. Empty
+    where the model has no pretrained weights.
     """
-    facts = library_facts(name)
-    if facts is None:
-        return {}
-    return {
-        "architecture": name,
-        "num_classes": facts.num_classes,
-        "image_shape": list(facts.input.image_shape),
-        "mean": list(facts.input.mean),
-        "std": list(facts.input.std),
-        "resize": facts.input.resize,
-        "interpolation": facts.input.interpolation,
-        "accuracy": facts.accuracy,
-    }
+    known = library_facts(name)
+    if known is None:
+        return Facts()
+    return Facts(name, "", known.num_classes, (), known.accuracy, known.input)
 
 
 def find_weights(cfg: CfgNode, name: str, given: str, model_key: str, path_key: str) -> Path:

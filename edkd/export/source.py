@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.file_facts import Facts, Use, facts_of
+from edkd.engine.file_facts import Facts, Use, as_content, facts_of
 from edkd.engine.inputs import with_input
 from edkd.engine.saved_run import Request, SavedRun, find_trained
 from edkd.engine.weight_source import input_of
@@ -22,7 +22,7 @@ from edkd.types import InputSpec
 CPU = torch.device("cpu")
 
 Completed = Callable[[InputSpec | None], InputSpec | None]
-"""Replaces what a user says of a network's images."""
+"""Puts the options of the command in the place of what is known about a network's images."""
 
 
 class Source(NamedTuple):
@@ -45,20 +45,7 @@ class Source(NamedTuple):
     @property
     def content(self) -> dict[str, Any]:
         """The facts, as in the file of a student."""
-        facts = self.facts
-        return {
-            "architecture": facts.architecture,
-            "dataset": facts.dataset,
-            "num_classes": facts.num_classes,
-            "class_names": list(facts.class_names),
-            "image_shape": list(self.input.image_shape),
-            "mean": list(self.input.mean),
-            "std": list(self.input.std),
-            "resize": self.input.resize,
-            "interpolation": self.input.interpolation,
-            "accuracy": facts.accuracy,
-            "split": self.split,
-        }
+        return as_content(self.facts) | {"split": self.split}
 
     def own_images(self, image: Tensor) -> Tensor:
         """Images of the data set (N,3,H,W), prepared as for this network."""
@@ -102,7 +89,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     content = found.content or load_checkpoint(found.file)
     facts = facts_of(content)
 
-    # The data set completes what the file does not say.
+    # Facts that are not in the file come from the data set.
     model = found.cfg.DISTILLER.STUDENT
     number = facts.num_classes or len(facts.class_names)
     own = input_of(model, facts)

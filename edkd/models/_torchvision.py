@@ -17,9 +17,6 @@ from edkd.types import InputSpec
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Heads that two architectures have in training only; they are left out here."""
 
-_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-"""In the files of DenseNets: the layers' names before torch forbade dots in them."""
-
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 _DATASET = "ImageNet-1K"
@@ -92,11 +89,7 @@ class Torchvision(Library):
         if not is_whole(path, check):
             _fetch(url, path, check)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {
-            _OLD_DENSE.sub(r"\1\2", key): value
-            for key, value in state.items()
-            if not key.startswith(_AUXILIARY)
-        }
+        return {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
 
 
 def _fetch(url: str, path: Path, check: str) -> None:

@@ -21,7 +21,7 @@ from edkd.registry import MODELS
 from tests.conftest import PLUGIN
 from tests.reports.test_image_folders import break_in_the_middle
 from tests.runs import assert_refused, outcome, records
-from tests.small import config
+from tests.small import config, noise_folder
 
 CPU = torch.device("cpu")
 SKIP = ("DATASET.ON_BAD_IMAGE", "skip")
@@ -29,29 +29,16 @@ REPLACE = ("DATASET.ON_BAD_IMAGE", "replace")
 
 
 @pytest.fixture
-def train(tool, tiny):
-    """Train `narrow` alone on an image folder: train(folder, name, KEY, VALUE, ...)."""
-
-    def run(folder, name, *opts):
-        words = ["DATASET.TYPE", "tiny_folder", "DATASET.ROOT", folder, "DATASET.NUM_WORKERS", 0]
-        words += ["DISTILLER.TYPE", "NONE", "SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 2]
-        return tool("train", *tiny, name, *words, *opts)
-
-    return run
+def train(train_on):
+    """Train for two epochs on an image folder: train(folder, name, KEY, VALUE, ...)."""
+    return lambda folder, name, *opts: train_on(folder, name, "SOLVER.EPOCHS", 2, *opts)
 
 
 @pytest.fixture
 def images(tmp_path):
     """Two classes of eight photographs of 12x12 in train/ and val/, a.png to h.png."""
-    generator = np.random.default_rng(0)
-    root = tmp_path / "images"
-    for part in ("train", "val"):
-        for label in ("cat", "dog"):
-            (root / part / label).mkdir(parents=True)
-            for name in "abcdefgh":
-                pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / label / f"{name}.png")
-    return root
+    names = [f"{name}.png" for name in "abcdefgh"]
+    return noise_folder(tmp_path / "images", ("cat", "dog"), names)
 
 
 def load(folder, *opts, workers=0):

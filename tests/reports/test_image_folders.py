@@ -13,35 +13,21 @@ import edkd
 from edkd.dataset import readability
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from tests.runs import assert_refused, outcome, records
-from tests.small import TinyNet, tiny_images
+from tests.small import TinyNet, noise_folder, tiny_images
 
 REPLACE = ("DATASET.ON_BAD_IMAGE", "replace")
 
 
 @pytest.fixture
-def train(tool, tiny):
-    """Train `narrow` alone on an image folder: train(folder, name, KEY, VALUE, ...)."""
-
-    def run(folder, name, *opts):
-        words = ["DATASET.TYPE", "tiny_folder", "DATASET.ROOT", folder, "DATASET.NUM_WORKERS", 0]
-        words += ["DISTILLER.TYPE", "NONE", "SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1]
-        return tool("train", *tiny, name, *words, *opts)
-
-    return run
+def train(train_on):
+    """Train on an image folder: train(folder, name, KEY, VALUE, ...)."""
+    return train_on
 
 
 @pytest.fixture
 def images(tmp_path):
     """Two classes of eight images in train/ and val/; all files have the same size."""
-    generator = np.random.default_rng(0)
-    root = tmp_path / "images"
-    for part in ("train", "val"):
-        for label in ("a", "b"):
-            (root / part / label).mkdir(parents=True)
-            for number in range(8):
-                pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / label / f"{number}.bmp")
-    return root
+    return noise_folder(tmp_path / "images", "ab", [f"{number}.bmp" for number in range(8)])
 
 
 @pytest.fixture

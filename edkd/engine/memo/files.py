@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,18 +43,19 @@ def segment_name(folder: Path, content: bytes) -> str:
 
 def memo_folders(root: Path) -> list[Path]:
     """The folders in `root` whose names are those of caches, sorted."""
-    try:
-        found = [path for path in root.iterdir() if _MEMO_NAME.fullmatch(path.name)]
-        return sorted(path for path in found if path.is_dir())
-    except OSError:
-        return []
+    return _named(root, _MEMO_NAME, Path.is_dir)
 
 
 def accuracy_files(root: Path) -> list[Path]:
     """The files in `root` whose names are those of teachers' accuracies, sorted."""
+    return _named(root, _ACCURACY_NAME, Path.is_file)
+
+
+def _named(root: Path, name: re.Pattern[str], is_kind: Callable[[Path], bool]) -> list[Path]:
+    """The entries of a folder that have such a name and are of a kind, sorted."""
     try:
-        found = [path for path in root.iterdir() if _ACCURACY_NAME.fullmatch(path.name)]
-        return sorted(path for path in found if path.is_file())
+        found = [path for path in root.iterdir() if name.fullmatch(path.name)]
+        return sorted(path for path in found if is_kind(path))
     except OSError:
         return []
 

@@ -1,4 +1,4 @@
-"""Options that name a network and the preparation of its images."""
+"""Options that several commands have."""
 
 import argparse
 from collections.abc import Callable
@@ -10,6 +10,49 @@ from edkd.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from edkd.types import InputSpec
+
+
+def add_training(parser: ArgumentParser, config: str, default: str) -> None:
+    """Add the options of commands that train.
+
+    Args:
+        config: path of the default configuration; "" for none.
+        default: how the help text names it, as " (default: my.yaml)".
+    """
+    parser.add_argument(
+        "--cfg", action=Once, default=config, metavar="FILE", help=f"a YAML file{default}"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in the output folder"
+    )
+    add_plugin(parser, "a Python file that registers methods, models, data sets or update rules")
+    add_device(parser)
+
+
+def add_plugin(parser: ArgumentParser, text: str = "") -> None:
+    """Add --plugin.
+
+    Args:
+        text: of the help; empty: for commands that read a run, which knows its plugins.
+    """
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=text or "as in the command train (default: those of the run)",
+    )
+
+
+def add_device(parser: ArgumentParser, text: str = "") -> None:
+    """Add --device.
+
+    Args:
+        text: what the help says before the values, as "for checkpoints: ".
+    """
+    parser.add_argument(
+        "--device", default="auto", help=f"{text}auto, cuda, cuda:N, mps or cpu (default: auto)"
+    )
 
 
 def add_network(parser: ArgumentParser) -> None:
@@ -25,13 +68,7 @@ def add_network(parser: ArgumentParser) -> None:
         help="weights of a run: best, latest, an epoch's number, or a file such as student1_best "
         "(default: best)",
     )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="as in the command train (default: those of the run)",
-    )
+    add_plugin(parser)
 
 
 def add_input(parser: ArgumentParser) -> None:
@@ -58,6 +95,7 @@ def completion(args: argparse.Namespace) -> "Callable[[InputSpec | None], InputS
     from edkd.types import InputSpec
 
     def complete(known: InputSpec | None) -> InputSpec | None:
+        """The values of a file, or None, and those of the options; None where some are missing."""
         shape = (3, *args.size) if args.size else known and known.image_shape
         mean = args.mean or (known and known.mean)
         std = args.std or (known and known.std)
