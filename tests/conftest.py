@@ -54,6 +54,26 @@ class Outcome(NamedTuple):
     err: str
 
 
+# Parts from outside.
+
+
+@pytest.fixture(autouse=True)
+def own_plugins() -> Iterator[None]:
+    """What a test registers and imports as a plugin is not there for the next test."""
+    from edkd.engine.config import plugins, table
+
+    table.declared()  # imports all that registers
+    registries = [registry._entries for registry in table.REGISTRIES]
+    held = [*registries, table._added, plugins._imported]
+    before = [dict(entries) for entries in held]
+
+    yield
+
+    for entries, kept in zip(held, before, strict=True):
+        entries.clear()
+        entries.update(kept)
+
+
 # Golden values and real data.
 
 
@@ -166,12 +186,12 @@ def tiny_teacher(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path, tiny_teacher) -> Iterator[list[str]]:
+def tiny(tmp_path, tiny_teacher) -> list[str]:
     """The words that train for three epochs of 9 steps; the name of the run comes after them.
 
     The teacher is never trained, so its accuracy would cause a warning.
     """
-    yield [
+    return [
         *("--plugin", str(PLUGIN), "DATASET.TYPE", "tiny"),
         *("DISTILLER.TEACHER", "wide", "DISTILLER.STUDENT", "narrow"),
         *("SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[1,2]", "SOLVER.BATCH_SIZE", "8"),
@@ -180,7 +200,6 @@ def tiny(tmp_path, tiny_teacher) -> Iterator[list[str]]:
         *("DISTILLER.CHECK_TEACHER", "False"),
         "EXPERIMENT.NAME",
     ]
-    forget_tiny()
 
 
 def forget_tiny() -> None:

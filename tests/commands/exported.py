@@ -8,9 +8,7 @@ from PIL import Image
 from torch import nn
 
 from edkd.dataset import get_dataset
-from edkd.engine.config import plugins
 from edkd.engine.config.load import load_config
-from edkd.registry import MODELS
 from tests.processes import Server
 
 CPU = torch.device("cpu")
@@ -61,18 +59,6 @@ def write_digits(folder: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{number}.png")
     return folder
-
-
-def forget_plugin() -> None:
-    """Take the networks of PLUGIN out of the registry, for tests that list it.
-
-    Later runs of this process must not name its file as a plugin of theirs.
-    """
-    for file in [file for file in plugins._imported if Path(file).name == "networks.py"]:
-        del plugins._imported[file]
-    for name in ("my_squeezenet", "my_mobilenet", "my_vit"):
-        if name in MODELS.names("cifar"):
-            MODELS.remove(name, "cifar")
 
 
 def briefly_trained(network: nn.Module) -> nn.Module:

@@ -3,11 +3,13 @@
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import PATIENCE
 from tests.runs import assert_refused
 
 
@@ -134,10 +136,20 @@ def test_it_takes_the_parts_that_training_takes(tool, images):
     assert_refused(check(tool, images), "has test, training, val, but no train; store the images")
 
 
+def wait_for_workers(running, count):
+    """Wait until a command has started its worker processes."""
+    listed = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    deadline = time.monotonic() + PATIENCE
+    while len(listed.read_text().split()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1)  # they import what they need
+
+
 def test_ctrl_c_ends_it(server, tmp_path):
     """At once, in one line, and without processes that are left."""
     large = Image.effect_noise((3000, 3000), 90)
-    for number in range(60):
+    for number in range(1000):
         (tmp_path / "a").mkdir(exist_ok=True)
         path = tmp_path / "a" / f"{number}.png"
         if number:
@@ -146,7 +158,7 @@ def test_ctrl_c_ends_it(server, tmp_path):
             large.save(path)
 
     running = server.start("check_data", tmp_path, "--workers", 2, fresh=True)
-    time.sleep(8)
+    wait_for_workers(running, count=2)
     start = time.monotonic()
     running.kill_group(signal.SIGINT)
     assert running.wait() == 130

@@ -63,8 +63,7 @@ def library_student(tmp_path):
         save_checkpoint({"model": network.state_dict()} | facts, tmp_path / "student_best")
         return network, tmp_path / "student_best", plugin
 
-    yield make
-    exported.forget_plugin()
+    return make
 
 
 def network_of(path, network=None):

@@ -41,10 +41,7 @@ def finetune(tool, tmp_path):
         own = ["narrow", "--cfg", tmp_path / "my.yaml", "--plugin", PLUGIN, "--from", file]
         return tool("finetune", *own, *words, *opts)
 
-    yield run
-    from tests.conftest import forget_tiny
-
-    forget_tiny()
+    return run
 
 
 NAMED = ("EXPERIMENT.NAME", "run")

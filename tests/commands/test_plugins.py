@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 
-from edkd.distillers import distiller_dict
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.models import get_model
 from tests.runs import CHECKOUT, assert_refused, outcome, records
@@ -34,12 +33,6 @@ class MyKD(Distiller):
         loss = self.weight * np.random.rand() * kd_loss(logits_student, logits_teacher, 4.0)
         return logits_student, {"loss_ce": F.cross_entropy(logits_student, target), "loss_kd": loss}
 """
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    yield
-    distiller_dict.pop("MYKD", None)
 
 
 def test_a_method_from_outside_needs_one_file(train_tiny, tiny_folder, tmp_path):

@@ -13,7 +13,16 @@ make_curves = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_curves)
 
 TOLERANCE = 1e-6
-"""Relative; rounding differs between processors, and 20 steps of SGD amplify it."""
+"""Relative, for the first steps."""
+
+EXACT_STEPS = 8
+
+LATER = 0.05
+"""Relative, for the steps after them.
+
+Rounding differs between processors, and training amplifies it: initial weights that differ by 1e-15
+change the loss of DKD by 4e-11 at step 8, 2e-6 at step 12 and 4e-3 at step 20.
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +52,10 @@ def compare(case: str, steps: int) -> None:
     assert len(rows) == steps
 
     for number, (row, golden) in enumerate(zip(rows, expected, strict=False), 1):
+        tolerance = TOLERANCE if number <= EXACT_STEPS else LATER
         assert row.keys() == golden.keys()
         for name, value in golden.items():
-            assert row[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-12), f"step {number}"
+            assert row[name] == pytest.approx(value, rel=tolerance, abs=1e-12), f"step {number}"
 
 
 def test_every_method_has_a_curve():

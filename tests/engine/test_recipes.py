@@ -51,9 +51,8 @@ DIGITS = CHECKOUT / "configs" / "digits"
 
 
 @pytest.fixture
-def published(monkeypatch):
+def published():
     """The methods of tests/reports/published_methods.py, for one test."""
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     import_plugin(str(PUBLISHED))
 
 

@@ -32,17 +32,8 @@ class Narrow(nn.Module):
 DEFAULTS = dict(WIDTH=Key(4, "channels", low=1), HEAD=dict(BIAS=True))
 
 
-@pytest.fixture
-def registered():
-    """MODELS; whatever a test registers is removed again."""
-    before = dict(MODELS._entries)
-    yield MODELS
-    MODELS._entries.clear()
-    MODELS._entries.update(before)
-
-
-def test_a_model_with_keys_of_its_own(registered):
-    registered.register("narrow", family="cifar", weights="~/narrow.pth", defaults=DEFAULTS)(Narrow)
+def test_a_model_with_keys_of_its_own():
+    MODELS.register("narrow", family="cifar", weights="~/narrow.pth", defaults=DEFAULTS)(Narrow)
 
     model = get_model("cifar", "narrow", 5)
     logits, features = model(torch.randn(2, 3, 8, 8))
@@ -59,13 +50,13 @@ def test_a_model_with_keys_of_its_own(registered):
     assert models.cifar_model_dict["narrow"] == (Narrow, "~/narrow.pth")
 
 
-def test_a_family_of_its_own(registered):
-    registered.add("tiny", functools.partial(Narrow, width=2, head={"BIAS": True}), family="mine")
+def test_a_family_of_its_own():
+    MODELS.add("tiny", functools.partial(Narrow, width=2, head={"BIAS": True}), family="mine")
     assert models.model_names("mine") == ["tiny"]
     assert get_model("mine", "tiny", 3).conv.out_channels == 2
 
 
-def test_published_dictionaries_can_be_edited(registered):
+def test_published_dictionaries_can_be_edited():
     constructor, weights = models.cifar_model_dict["resnet8"]
     assert weights is None
     assert constructor()(torch.randn(2, 3, 32, 32))[0].shape == (2, 100)
@@ -139,9 +130,9 @@ def not_a_module(num_classes):
         (not_a_module, {"family": "cifar"}, r"must be a torch.nn.Module, not list"),
     ],
 )
-def test_a_model_that_breaks_the_contract(registered, value, info, message):
+def test_a_model_that_breaks_the_contract(value, info, message):
     def register_and_build():
-        registered.register("bad", **info)(value)
+        MODELS.register("bad", **info)(value)
         get_model("cifar", "bad", 3)
 
     with pytest.raises(UserError, match=message) as caught:

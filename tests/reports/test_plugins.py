@@ -26,8 +26,7 @@ class Method(Distiller):
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+def restored():
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

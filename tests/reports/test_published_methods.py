@@ -9,7 +9,6 @@ from edkd.distillers._common import ConvReg, get_feat_shapes
 from edkd.engine.build import build_trainer
 from edkd.engine.config.plugins import import_plugin
 from edkd.errors import UserError
-from edkd.registry import METHODS
 from tests.conftest import TESTS
 from tests.small import CPU, TinyNet, config, info, tiny_data
 
@@ -30,9 +29,8 @@ class Staged(TinyNet):
 
 
 @pytest.fixture
-def trainer_of(tmp_path, monkeypatch):
+def trainer_of(tmp_path):
     """Trainer of a method of a plugin file, with tiny networks."""
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
 
     def make(name, *opts, file=FILE):
         import_plugin(str(file))

@@ -5,11 +5,9 @@ import sys
 import pytest
 
 from edkd.distillers import distiller_dict
-from edkd.engine.config import table as table_module
 from edkd.engine.config.compare import changed_keys, saved_config
 from edkd.engine.config.load import load_config
 from edkd.errors import UserError
-from edkd.registry import METHODS
 
 METHOD = """
 from edkd.distillers import Distiller, register
@@ -25,8 +23,6 @@ class Method(Distiller):
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
-    monkeypatch.setattr(table_module, "_added", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for name in [name for name in sys.modules if name.startswith("beside_my_kd")]:
