@@ -17,7 +17,7 @@ from edkd.engine.build import build_trainer
 from edkd.engine.config.load import load_config
 from edkd.engine.memo.cache import attach
 from edkd.engine.trainer import Trainer
-from edkd.types import Batch, DataInfo
+from edkd.types import Batch, DataInfo, View
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -40,6 +40,39 @@ class TinyNet(nn.Module):
         pooled = feat.mean((2, 3))
         features = {"feats": [stem, feat], "preact_feats": [stem, preact], "pooled_feat": pooled}
         return self.fc(pooled), features
+
+
+class StagedNet(nn.Module):
+    """A network under the contract with a stem and three stages, and their batch norms."""
+
+    def __init__(self, channels: int = 6, num_classes: int = CLASSES) -> None:
+        super().__init__()
+        self.widths = [channels, channels, 2 * channels, 4 * channels]
+        inputs = [3, *self.widths]
+        strides = [1, 1, 2, 2]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inputs[i], self.widths[i], 3, strides[i], padding=1) for i in range(4)
+        )
+        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in self.widths)
+        self.fc = nn.Linear(self.widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        feats = []
+        preact_feats = []
+        for conv, bn in zip(self.convs, self.bns, strict=True):
+            preact = bn(conv(x))
+            x = F.relu(preact)
+            preact_feats.append(preact)
+            feats.append(x)
+        pooled = x.mean((2, 3))
+        features = {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        return self.fc(pooled), features
+
+    def get_stage_channels(self) -> list[int]:
+        return list(self.widths)
+
+    def get_bn_before_relu(self) -> list[nn.Module]:
+        return list(self.bns)[1:]
 
 
 def tiny_images(number: int = 40, seed: int = 0) -> Images:
@@ -89,7 +122,9 @@ def batch(number: int = 8, epoch: int = 1, seed: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(number, *IMAGE_SHAPE, generator=generator)
     target = torch.randint(CLASSES, (number,), generator=generator)
-    return Batch(image, target, torch.arange(number), epoch)
+    noise = 0.1 * torch.randn(number, *IMAGE_SHAPE, generator=generator)
+    views = {"weak": View(image, None), "strong": View(image + noise, None)}
+    return Batch(image, target, torch.arange(number), epoch, views)
 
 
 def make_distiller(method: str | type[Distiller], *opts: object) -> Distiller:
@@ -99,12 +134,26 @@ def make_distiller(method: str | type[Distiller], *opts: object) -> Distiller:
     cls = find_method(method) if isinstance(method, str) else method
 
     torch.manual_seed(0)
-    student = TinyNet()
+    network = network_for(cls)
+    student = network()
     if cls.is_cohort:
         number = len(cls.student_names(cfg))
-        student = nn.ModuleList([student, *(TinyNet() for _ in range(number - 1))])
-    teacher = TinyNet(channels=12) if cls.needs_teacher else None
-    return construct(cls, student, teacher, cfg, info())
+        student = nn.ModuleList([student, *(network() for _ in range(number - 1))])
+    teacher = network(channels=12) if cls.needs_teacher else None
+    distiller = construct(cls, student, teacher, cfg, info())
+
+    if cls.collects:
+        for seed in range(4):
+            seen = batch(seed=seed)
+            distiller.collect(distiller.run_teachers(seen), seen)
+        distiller.end_collection()
+    return distiller
+
+
+def network_for(cls: type[Distiller]) -> type[nn.Module]:
+    """A tiny network with the features that a method reads."""
+    needs = {*cls.student_needs, *cls.teacher_needs}
+    return StagedNet if needs & {"feats", "preact_feats"} else TinyNet
 
 
 def make_trainer(

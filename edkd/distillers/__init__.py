@@ -5,6 +5,7 @@ import functools
 from edkd.distillers._base import (
     Distiller,
     check_first_terms,
+    check_switches,
     check_terms,
     checked_groups,
     construct,
@@ -61,6 +62,7 @@ __all__ = [
     "Distiller",
     "canonical_name",
     "check_first_terms",
+    "check_switches",
     "check_terms",
     "checked_groups",
     "construct",

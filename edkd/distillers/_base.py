@@ -17,9 +17,17 @@ from edkd.distillers._contract import (
 )
 from edkd.distillers._features import FeatureShapes, feature_shapes
 from edkd.distillers._groups import as_groups, owner_of
-from edkd.distillers._head import Heads, heads_of, with_heads
+from edkd.distillers._head import Heads, classifier_of, heads_of, with_heads
 from edkd.distillers._layout import contiguous_batch, contiguous_features, contiguous_output
 from edkd.distillers._math import mean_prediction
+from edkd.distillers._switches import (
+    Switches,
+    check_usable,
+    standardize,
+    switches_of,
+    weighted_means,
+    with_standardized,
+)
 from edkd.distillers._task import task_loss_of
 from edkd.errors import UserError
 from edkd.registry import METHODS, PublishedDict, place
@@ -49,12 +57,18 @@ class Distiller(nn.Module):
     needs_teacher: ClassVar[bool] = True
     teacher_needs: ClassVar[tuple[str, ...]] = ("logits",)
     """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats."""
+    student_needs: ClassVar[tuple[str, ...]] = ("logits",)
+    """The same for the student."""
     views: ClassVar[tuple[str, ...]] = ("weak",)
     """Names of the augmented views of each image that `losses` reads."""
     needs_index: ClassVar[bool] = False
     """Whether `losses` reads `batch.index`."""
     needs_class_numbers: ClassVar[bool] = False
     """Whether `losses` needs the class of each image, and cannot use class probabilities."""
+    has_loss_per_image: ClassVar[bool] = False
+    """Whether `losses` returns terms (N,) where `self.reduction` is "none"."""
+    collects: ClassVar[bool] = False
+    """Whether `collect` sees the teacher's outputs for all training images before training."""
     is_cohort: ClassVar[bool] = False
     """Whether `student` is an `nn.ModuleList` of the networks that `student_names` lists."""
     min_students: ClassVar[int] = 1
@@ -67,6 +81,9 @@ class Distiller(nn.Module):
     """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
     heads: Heads | None = None
     """Of the students, where SOLVER trains them in another way than the rest."""
+    switches: Switches = Switches()
+    reduction: str = "mean"
+    """How `losses` reduces its terms over the images: "mean"; or "none", as EAKD needs it."""
     notes: Sequence[str] = ()
     """Lines about its networks, for the log."""
     student: nn.Module
@@ -103,9 +120,23 @@ class Distiller(nn.Module):
             batch: images, targets, indices and the epoch.
 
         Returns:
-            Scalars by name; names begin with "loss_kd".
+            Scalars by name; names begin with "loss_kd". Where `self.reduction` is "none", a method
+            with `has_loss_per_image` returns (N,) instead, of which the scalar is the mean.
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses or forward_train")
+
+    def collect(self, teacher: Any, batch: Batch) -> None:
+        """Gather statistics of the teacher's outputs, if the method `collects`.
+
+        Called before the first step, once for each batch of the first epoch. What is gathered
+        belongs in buffers, so that a resumed run has it.
+
+        Args:
+            teacher: its Output for the batch; with several `views`, Outputs by name.
+        """
+
+    def end_collection(self) -> None:
+        """Called after the last `collect`."""
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, from 1, for methods that train in stages."""
@@ -134,11 +165,22 @@ class Distiller(nn.Module):
 
         outputs = list(student.values()) if isinstance(student, Mapping) else [student]
         loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
-        terms = self.losses(student, teacher, batch)
-        check_losses(type(self), terms, only_scalars=True)
+        terms = self._terms(student, teacher, batch)
         if self.needs_teacher:
             check_not_empty(type(self), terms)
         return outputs[0].logits, {"loss_ce": loss_ce.sum()} | terms
+
+    def _terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+        """The scalars of `losses`, with the switches of DISTILLER."""
+        if not self.switches.lskd:
+            terms = self.losses(student, teacher, batch)
+        else:
+            terms = self.losses(with_standardized(student), with_standardized(teacher), batch)
+
+        check_losses(type(self), terms, only_scalars=not self.switches.eakd)
+        if self.switches.eakd:
+            terms = weighted_means(terms, student, teacher, self.switches.temperature)
+        return terms
 
     def _published_arguments(self, batch: Batch, turn: int) -> dict[str, Any]:
         """Those arguments of `forward_train` that the method's own takes."""
@@ -260,6 +302,24 @@ class Distiller(nn.Module):
     def students(self) -> dict[str, nn.Module]:
         """The networks that are evaluated and saved, by name."""
         return {"student": self.deployable()}
+
+    def standardized(self, logits: Tensor) -> Tensor:
+        """Logits that a method computes itself, (N,C), standardised if DISTILLER.LSKD is set.
+
+        Those of the Outputs that `losses` gets are standardised already.
+        """
+        return standardize(logits) if self.switches.lskd else logits
+
+    def classifier(self, network: nn.Module) -> nn.Linear:
+        """The last linear layer of a network, which maps `pooled_feat` (N,D) to logits (N,C).
+
+        Keep it in a tuple, as a module that is assigned becomes a child of the method.
+
+        Raises:
+            UserError: the network has none.
+        """
+        assert self.data is not None
+        return classifier_of(network, self.data.num_classes, type(self).__name__)
 
     def feature_shapes(self, network: nn.Module) -> FeatureShapes:
         """Shapes of a network's features for one image, found without computing anything."""
@@ -409,17 +469,45 @@ def construct(
         _explain_absent_key(method, error)
         raise
 
-    # A constructor may pass only the networks on to the base class.
+    _complete(distiller, cfg, data)
+    return distiller
+
+
+def _complete(distiller: Distiller, cfg: Any, data: DataInfo | None) -> None:
+    """Set what a constructor in the published style, which passes the networks on, leaves out."""
     if distiller.hp is None:
-        distiller.hp = own_node(method, cfg)
+        distiller.hp = own_node(type(distiller), cfg)
     if distiller.data is None:
         distiller.data = data
-    if cfg is not None:
-        distiller.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS
-        distiller.task_criterion = task_loss_of(cfg)
-    if cfg is not None and data is not None:
+    if cfg is None:
+        return
+
+    distiller.teacher_weights = cfg.DISTILLER.TEACHER_WEIGHTS
+    distiller.task_criterion = task_loss_of(cfg)
+    distiller.switches = switches_of(cfg)
+    if distiller.switches.eakd and distiller.has_loss_per_image:
+        distiller.reduction = "none"
+    if data is not None:
         distiller.heads = heads_of(students_of(distiller), cfg, data.num_classes)
-    return distiller
+
+
+def check_switches(distiller: Distiller, name: str) -> None:
+    """Raise UserError where a method cannot use the switches of DISTILLER, as EAKD.
+
+    Args:
+        name: DISTILLER.TYPE, for messages.
+    """
+    method = type(distiller)
+    own_step = method.training_step is not Distiller.training_step
+    own_merge = method.merge is not Distiller.merge
+    obstacle = ""
+    if own_step or uses_published_style(method):
+        obstacle = "runs the networks itself"
+    elif not method.needs_teacher or "logits" not in method.teacher_needs:
+        obstacle = "compares no logits with a teacher's"
+    elif own_merge and len(distiller.teachers()) > 1:
+        obstacle = "merges the outputs of several teachers itself"
+    check_usable(distiller.switches, name, obstacle, method.has_loss_per_image)
 
 
 def own_node(cls: type[Distiller], cfg: Any) -> Any:

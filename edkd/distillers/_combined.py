@@ -1,6 +1,6 @@
 """Methods combined: DISTILLER.TYPE "KD+DKD"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -77,6 +77,18 @@ class Combined(Distiller):
         """Leave the outputs of several teachers apart: each method merges at its temperature."""
         return list(outputs)
 
+    def collect(self, teacher: Any, batch: Batch) -> None:
+        """Pass on to each method."""
+        parts: Any = self.parts
+        for part in parts:
+            part.collect(teacher, batch)
+
+    def end_collection(self) -> None:
+        """Pass on to each method."""
+        parts: Any = self.parts
+        for part in parts:
+            part.end_collection()
+
     def start_epoch(self, epoch: int) -> None:
         """Pass on to each method."""
         parts: Any = self.parts
@@ -109,16 +121,23 @@ def combine(names: Sequence[str]) -> type[Distiller]:
     if len(views) > 1:
         raise UserError(f"DISTILLER.TYPE {title}: its methods use different views of an image")
 
-    needs = [need for method in methods.values() for need in method.teacher_needs]
     attributes = {
         "methods": methods,
         "views": views.pop(),
         "needs_teacher": any(method.needs_teacher for method in methods.values()),
-        "teacher_needs": tuple(dict.fromkeys(needs)),
+        "teacher_needs": _needs(method.teacher_needs for method in methods.values()),
         "needs_index": any(method.needs_index for method in methods.values()),
         "needs_class_numbers": any(method.needs_class_numbers for method in methods.values()),
+        "student_needs": _needs(method.student_needs for method in methods.values()),
+        "has_loss_per_image": any(method.has_loss_per_image for method in methods.values()),
+        "collects": any(method.collects for method in methods.values()),
     }
     return type(title, (Combined,), attributes)
+
+
+def _needs(all_needs: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """What any of the methods reads."""
+    return tuple(dict.fromkeys(need for needs in all_needs for need in needs))
 
 
 def _check_combinable(name: str, method: type[Distiller]) -> None:

@@ -101,6 +101,31 @@ def head_layers(network: nn.Module, num_classes: int, key: str) -> list[nn.Modul
     ]
 
 
+def classifier_of(network: nn.Module, num_classes: int, method: str) -> nn.Linear:
+    """The last linear layer of a network, with an output for each class.
+
+    Args:
+        num_classes: its outputs.
+        method: that needs it, for messages.
+
+    Raises:
+        UserError: the network has no such layer.
+    """
+    found = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.out_features == num_classes
+    ]
+    if not found:
+        own = getattr(network, "module", network)
+        raise UserError(
+            f"{method} needs the classifier of {type(own).__name__}, but it has no nn.Linear with "
+            f"{num_classes} outputs, one for each class; use another network, or another "
+            "DISTILLER.TYPE"
+        )
+    return found[-1]
+
+
 def with_heads(groups: Sequence[dict[str, Any]], heads: Heads) -> list[dict[str, Any]]:
     """Parameter groups with the heads in groups of their own, and without fixed parameters.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from edkd.errors import UserError
 
+REDUCTIONS = ("mean", "none")
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precisions become float32; float64 stays."""
@@ -37,6 +39,20 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) of each row, (N,), from log-probabilities (N,C)."""
     return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The mean of a loss (N,) over the images, or the loss as it is.
+
+    Args:
+        reduction: "mean" or "none".
+
+    Raises:
+        UserError: another value of `reduction`.
+    """
+    if reduction not in REDUCTIONS:
+        raise UserError(f"reduction is {reduction!r}, not one of {', '.join(REDUCTIONS)}")
+    return loss.mean() if reduction == "mean" else loss
 
 
 def soft_divergence(log_p: Tensor, logits_student: Tensor, temperature: float) -> Tensor:

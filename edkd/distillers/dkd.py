@@ -7,7 +7,7 @@ arXiv:2203.08679.
 from torch import Tensor
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._math import decoupled_kl, warmup_factor
+from edkd.distillers._math import decoupled_kl, reduced, warmup_factor
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -20,6 +20,7 @@ def dkd_loss(
     alpha: float,
     beta: float,
     temperature: float,
+    reduction: str = "mean",
 ) -> Tensor:
     """T^2 * mean_i(alpha * TCKD_i + beta * NCKD_i) (equation 7).
 
@@ -33,9 +34,10 @@ def dkd_loss(
         alpha: weight of TCKD, >= 0.
         beta: weight of NCKD, >= 0.
         temperature: T > 0.
+        reduction: "mean"; or "none", for the loss of each image.
 
     Returns:
-        A scalar >= 0; 0 where both predictions agree.
+        A scalar >= 0, or (N,); 0 where both predictions agree.
 
     Example:
         >>> import torch
@@ -44,7 +46,7 @@ def dkd_loss(
         0.0
     """
     tckd, nckd, _ = decoupled_kl(logits_student, logits_teacher, target, temperature)
-    return temperature**2 * (alpha * tckd + beta * nckd).mean()
+    return temperature**2 * reduced(alpha * tckd + beta * nckd, reduction)
 
 
 @METHODS.register("DKD")
@@ -52,6 +54,7 @@ class DKD(Distiller):
     """CE_WEIGHT * CE(student, target) + min(epoch / WARMUP, 1) * dkd_loss(student, teacher)."""
 
     needs_class_numbers = True
+    has_loss_per_image = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
@@ -63,5 +66,13 @@ class DKD(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
         hp = self.hp
-        loss_dkd = dkd_loss(student.logits, teacher.logits, batch.target, hp.ALPHA, hp.BETA, hp.T)
+        loss_dkd = dkd_loss(
+            student.logits,
+            teacher.logits,
+            batch.target,
+            hp.ALPHA,
+            hp.BETA,
+            hp.T,
+            self.reduction,
+        )
         return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_dkd}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._math import decoupled_kl, warmup_factor
+from edkd.distillers._math import decoupled_kl, reduced, warmup_factor
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
@@ -29,6 +29,7 @@ def edkd_loss(
     beta: float,
     temperature: float,
     form: str = "paper",
+    reduction: str = "mean",
 ) -> Tensor:
     """T^2 * mean_i(alpha * TCKD_i + beta_i * NCKD_i) with beta_i = beta * exp(-(1 - p_i)).
 
@@ -42,9 +43,10 @@ def edkd_loss(
         form: "paper": p_i is the teacher's softened probability of the target class and weights
             the sample's own NCKD. "reference" (the published code): p_i is the larger of that
             probability and its complement, and the mean of beta_i multiplies the mean of NCKD.
+        reduction: "mean"; or "none", for the loss of each image.
 
     Returns:
-        A scalar >= 0; 0 where both predictions agree.
+        A scalar >= 0, or (N,); 0 where both predictions agree.
 
     Raises:
         UserError: another value of `form`.
@@ -69,7 +71,7 @@ def edkd_loss(
 
     # 1 - sigmoid(m) = sigmoid(-m), without cancellation.
     beta_i = beta * torch.exp(-torch.sigmoid(-margin_t))
-    return temperature**2 * (alpha * tckd + beta_i * nckd).mean()
+    return temperature**2 * reduced(alpha * tckd + beta_i * nckd, reduction)
 
 
 @METHODS.register("EDKD")
@@ -77,6 +79,7 @@ class EDKD(Distiller):
     """CE_WEIGHT * CE(student, target) + min(epoch / WARMUP, 1) * edkd_loss(student, teacher)."""
 
     needs_class_numbers = True
+    has_loss_per_image = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
@@ -101,6 +104,13 @@ class EDKD(Distiller):
         """See `Distiller.losses`."""
         hp = self.hp
         loss_edkd = edkd_loss(
-            student.logits, teacher.logits, batch.target, hp.ALPHA, hp.BETA, hp.T, hp.FORM
+            student.logits,
+            teacher.logits,
+            batch.target,
+            hp.ALPHA,
+            hp.BETA,
+            hp.T,
+            hp.FORM,
+            self.reduction,
         )
         return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_edkd}

@@ -13,6 +13,7 @@ from edkd.dataset import DataSet, get_dataset
 from edkd.dataset.sampling import seed_for
 from edkd.distillers import (
     Distiller,
+    check_switches,
     checked_groups,
     construct,
     find_method,
@@ -93,7 +94,7 @@ def build_distiller(
     _check_teachers(cfg.DISTILLER.TYPE, method, teachers)
     for network in teachers:
         check_finite(network)
-    check_networks(students, teachers, data.info, method.teacher_needs)
+    check_networks(students, teachers, data.info, method.student_needs, method.teacher_needs)
 
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0, 0))
     student = nn.ModuleList(students) if method.is_cohort else students[0]
@@ -101,6 +102,7 @@ def build_distiller(
     if teachers:
         teacher = teachers[0] if len(teachers) == 1 else nn.ModuleList(teachers)
     distiller = construct(method, student, teacher, cfg, data.info)
+    check_switches(distiller, cfg.DISTILLER.TYPE)
     distiller.notes = notes
     return distiller
 

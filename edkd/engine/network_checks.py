@@ -1,6 +1,7 @@
 """Checks of networks against the data: they run, and return a logit for each class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ def check_networks(
     students: Sequence[nn.Module],
     teachers: Sequence[nn.Module],
     info: DataInfo,
-    needs: Sequence[str] = (),
+    student_needs: Sequence[str] = (),
+    teacher_needs: Sequence[str] = (),
 ) -> None:
     """Run each network on two black images.
 
@@ -24,13 +26,15 @@ def check_networks(
         students: on any device.
         teachers: on any device.
         info: about the images.
-        needs: what the method reads of a teacher, see `Distiller.teacher_needs`.
+        student_needs: what the method reads of a student, see `Distiller.teacher_needs`.
+        teacher_needs: the same for a teacher.
 
     Raises:
         UserError: one cannot run on images of this shape, does not return a logit for each class,
             or lacks features that are needed.
     """
-    for role, networks in (("student", students), ("teacher", teachers)):
+    roles = (("student", students, student_needs), ("teacher", teachers, teacher_needs))
+    for role, networks, needs in roles:
         for network in networks:
             mode = network.training
             logits, features = _run(role, network.eval(), info)
@@ -42,11 +46,23 @@ def check_networks(
                     f"the data have {info.num_classes} classes; give it one output for each class"
                 )
             warn_of_probabilities(role, network, logits)
-            if role == "teacher" and "feats" in needs and not features["feats"]:
-                raise UserError(
-                    f"the teacher {name_of(network)} has no stages and so no feature maps, which "
-                    "the method reads; choose another teacher, or a method that reads logits"
-                )
+            _check_features(f"the {role} {name_of(network)}", features, needs)
+
+
+def _check_features(who: str, features: Mapping[str, Any], needs: Sequence[str]) -> None:
+    """Raise UserError where a network lacks features that a method reads."""
+    if "feats" in needs and not features["feats"]:
+        raise UserError(
+            f"{who} has no stages and so no feature maps, which the method reads; choose another "
+            "network, or a method that reads logits"
+        )
+    if "preact_feats" in needs and not features["preact_feats"]:
+        raise UserError(
+            f"{who} has no feature maps before a ReLU, which the method reads; choose another "
+            "network, or another method"
+        )
+    if "pooled_feat" in needs:
+        _ = features["pooled_feat"]  # an error of the network's own where it has none
 
 
 def _run(role: str, network: nn.Module, info: DataInfo) -> tuple[Tensor, dict[str, Tensor]]:

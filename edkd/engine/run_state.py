@@ -37,6 +37,10 @@ class RunState:
         """Number of finished epochs."""
         return len(self.history)
 
+    def has_begun(self) -> bool:
+        """Whether a step is done."""
+        return bool(self.history) or self.step_done > 0
+
     def start_clock(self) -> None:
         """Begin to count the seconds of an epoch."""
         self._started = time.perf_counter()

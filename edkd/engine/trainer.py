@@ -27,6 +27,7 @@ from edkd.engine.accumulate import add_up, joined, split, weighted
 from edkd.engine.best import best_record, is_best, top1_key
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
+from edkd.engine.collection import collect
 from edkd.engine.config.batch_hint import hints_of
 from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import amp_dtype, autocast, keep_freed_memory, precision_name
@@ -160,7 +161,7 @@ class Trainer:
                 raise
 
     def prepare(self, epochs: range) -> None:
-        """Set up the captured step and the teacher cache, and check the teachers."""
+        """Set up the captured step and the teacher cache; run the teachers where that is needed."""
         if self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
@@ -175,6 +176,15 @@ class Trainer:
             self.logger.say,
         )
         check_teachers(self)
+        if self.distiller.collects and not self.state.has_begun():
+            collect(
+                self.distiller,
+                self.data.train,
+                self.cache,
+                self.amp,
+                self.device,
+                self.logger.show,
+            )
 
     def run_epoch(self, epoch: int) -> None:
         """Train, evaluate and save; when stopped, save the steps that are done."""

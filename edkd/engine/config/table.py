@@ -34,6 +34,7 @@ OWNERS = (
     "edkd.engine.log.logger",
     "edkd.distillers._combined",
     "edkd.distillers._head",
+    "edkd.distillers._switches",
     "edkd.distillers._task",
     "edkd.dataset.mixing",
     "edkd.dataset.erasing",
