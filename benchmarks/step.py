@@ -160,7 +160,7 @@ def compare(pair: str, method: str, device: torch.device, rounds: int, steps: in
 def fill_store(memo: TeacherMemo) -> None:
     """Give the store random logits for an epoch in 100 files, as if many runs had filled it."""
     keys = memo.keys(1)
-    logits = torch.randn(len(keys), memo.table.shape[1]).to(memo.dtype)
+    logits = torch.randn(len(keys), memo.tables["logits"].shape[1]).to(memo.rows.fields[0].dtype)
     rows = logits.view(torch.uint8).numpy()
     for part in np.array_split(np.arange(len(keys)), 100):
         memo.store.add(keys[part], rows[part])

@@ -18,6 +18,7 @@ from edkd.distillers._base import (
 )
 from edkd.distillers._combined import SEPARATOR, Combined, combine
 from edkd.distillers._contract import explained
+from edkd.distillers._head import find_classifier
 from edkd.distillers._layout import to_channels_last
 from edkd.distillers.dkd import dkd_loss
 from edkd.distillers.dml import dml_loss
@@ -72,6 +73,7 @@ __all__ = [
     "edkd_loss",
     "evaluation_logits",
     "explained",
+    "find_classifier",
     "find_method",
     "kd_loss",
     "method_names",

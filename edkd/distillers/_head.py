@@ -111,19 +111,23 @@ def classifier_of(network: nn.Module, num_classes: int, method: str) -> nn.Linea
     Raises:
         UserError: the network has no such layer.
     """
-    found = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.Linear) and module.out_features == num_classes
-    ]
-    if not found:
+    classifier = find_classifier(network, num_classes)
+    if classifier is None:
         own = getattr(network, "module", network)
         raise UserError(
             f"{method} needs the classifier of {type(own).__name__}, but it has no nn.Linear with "
             f"{num_classes} outputs, one for each class; use another network, or another "
             "DISTILLER.TYPE"
         )
-    return found[-1]
+    return classifier
+
+
+def find_classifier(network: nn.Module, num_classes: int) -> nn.Linear | None:
+    """The last linear layer of a network, if it has an output for each class."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers or layers[-1].out_features != num_classes:
+        return None
+    return layers[-1]
 
 
 def with_heads(groups: Sequence[dict[str, Any]], heads: Heads) -> list[dict[str, Any]]:

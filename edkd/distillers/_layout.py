@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edkd.types import Batch, LazyFeatures, Output
+from edkd.types import Batch, Output
 
 
 def to_channels_last(network: nn.Module) -> None:
@@ -41,7 +41,28 @@ def contiguous_output(output: Any) -> Any:
     logits, features = output
     if not isinstance(features, Mapping):
         return Output(logits, features)
-    return Output(logits, LazyFeatures(lambda: _contiguous_features(features)))
+    return Output(logits, ContiguousFeatures(features))
+
+
+class ContiguousFeatures(Mapping[str, Any]):
+    """Features that become contiguous when they are first looked at, each on its own."""
+
+    def __init__(self, features: Mapping[str, Any]) -> None:
+        self.features = features
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._found:
+            # The first look may be within no_grad, a later use outside it.
+            with torch.enable_grad():
+                self._found[name] = _contiguous(self.features[name])
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @contextmanager
@@ -57,12 +78,6 @@ def contiguous_features(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 def _convert(network: nn.Module, inputs: Any, output: Any) -> Any:
     return contiguous_output(output)
-
-
-def _contiguous_features(features: Mapping[str, Any]) -> dict[str, Any]:
-    # The first look may be within no_grad, a later use outside it.
-    with torch.enable_grad():
-        return {name: _contiguous(value) for name, value in features.items()}
 
 
 def _contiguous(value: Any) -> Any:

@@ -120,7 +120,7 @@ def test_a_stop_while_the_cache_is_filled_keeps_what_is_computed(tmp_path, monke
 
     whole = make_memo(tmp_path / "other", loader=make_loader())
     whole.prepare(1, quiet)
-    assert torch.equal(again.table, whole.table)
+    assert torch.equal(again.tables["logits"], whole.tables["logits"])
 
 
 def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
     whole = make_memo(tmp_path / "other", loader=make_loader(num_images=37))
     monkeypatch.undo()
     whole.prepare(1, quiet)
-    assert torch.equal(memo.table, whole.table)
+    assert torch.equal(memo.tables["logits"], whole.tables["logits"])
     assert rows.dtype == np.uint8
 
 

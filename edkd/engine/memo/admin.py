@@ -84,7 +84,7 @@ def survey(folder: Path, verify: bool = False) -> Survey:
     share = 100 * held / about.num_keys
     megabytes = sum(sizes) / 1e6
     line = (
-        f"{folder.name}: {about.title}, {held} of {about.num_keys} logits ({share:.1f} %), "
+        f"{folder.name}: {about.title}, {held} of {about.num_keys} views ({share:.1f} %), "
         f"{megabytes:.1f} MB"
     )
     return Survey(line, damaged)
@@ -100,6 +100,8 @@ def read_about(folder: Path) -> About:
     try:
         entries = json.loads(path.read_text())
         title = f"{entries['teacher']} on {entries['dataset']}, {entries['dtype']}"
+        if "outputs" in entries:
+            title = f"{title}, {' and '.join(entries['outputs'])}"
         view = entries.get("view")
         if view is not None:
             title = f"{title}, view {view}"

@@ -11,13 +11,14 @@ from edkd.dataset import NumberedLoader
 from edkd.distillers import Distiller, uses_published_style
 from edkd.engine.memo.memo import Say, TeacherMemo, memo_settings
 from edkd.engine.memo.probe import reason_against
+from edkd.engine.memo.rows import LOGITS, POOLED
 from edkd.engine.memo.stand_in import StandIn
 from edkd.engine.memo.store import MAX_KEYS
 from edkd.types import Batch
 
 
 class TeacherCache:
-    """The cached logits of all teachers and views of a method.
+    """The cached outputs of all teachers and views of a method.
 
     Args:
         memos: one for each teacher and view.
@@ -29,7 +30,7 @@ class TeacherCache:
         self.stand_ins = list(stand_ins)
 
     def prepare(self, epoch: int, show: Say) -> None:
-        """Make the logits of an epoch available; those that are not cached are computed.
+        """Make the outputs of an epoch available; those that are not cached are computed.
 
         Args:
             show: called with the progress, often.
@@ -52,7 +53,7 @@ def attach(
     epochs: Sequence[int],
     say: Say,
 ) -> TeacherCache | None:
-    """Give a method cached logits instead of its teachers, if it needs no more than that.
+    """Give a method cached outputs instead of its teachers, if it needs no others.
 
     Args:
         distiller: on the device; it is given stand-ins for its teachers.
@@ -81,10 +82,10 @@ def attach(
     for number, teacher in enumerate(teachers):
         settings = memo_settings(cfg, number)
         own = [
-            TeacherMemo(teacher, loader, view, settings, device, amp, say)
+            TeacherMemo(teacher, loader, view, settings, device, amp, say, features_used(distiller))
             for view in views_used(distiller, loader)
         ]
-        stand_in = StandIn(teacher, {memo.view: memo.table for memo in own})
+        stand_in = StandIn(teacher, {memo.view: memo.tables for memo in own})
         put_in_place(distiller, number, stand_in)
         memos += own
         stand_ins.append(stand_in)
@@ -100,7 +101,7 @@ def attach(
 def why_not(
     distiller: Distiller, loader: Any, amp: torch.dtype | None, device: torch.device
 ) -> str:
-    """Why cached logits do not suffice; "" if they do."""
+    """Why cached outputs do not suffice; "" if they do."""
     if not isinstance(loader, NumberedLoader):
         return loader.not_numbered
 
@@ -112,9 +113,9 @@ def why_not(
     if any(has_foreign_hooks(teacher) for teacher in teachers):
         return "the method registers hooks on the teacher"
 
-    features = [name for name in distiller.teacher_needs if name != "logits"]
+    not_cached = [name for name in distiller.teacher_needs if name not in (LOGITS, POOLED)]
     if not runs_networks_itself(distiller):
-        return f"the method reads the teacher's {', '.join(features)}" if features else ""
+        return f"the method reads the teacher's {', '.join(not_cached)}" if not_cached else ""
 
     if len(teachers) > 1:
         return "the method runs several teachers itself"
@@ -129,7 +130,7 @@ def runs_networks_itself(distiller: Distiller) -> bool:
 
 
 def views_used(distiller: Distiller, loader: NumberedLoader) -> tuple[str, ...]:
-    """The views of which a method needs logits.
+    """The views of which a method needs the teacher's outputs.
 
     A method with one view, or one that runs the networks itself, gets `batch.image`, which is the
     first view of the loader.
@@ -137,6 +138,13 @@ def views_used(distiller: Distiller, loader: NumberedLoader) -> tuple[str, ...]:
     if len(distiller.views) > 1 and not runs_networks_itself(distiller):
         return distiller.views
     return loader.views[:1]
+
+
+def features_used(distiller: Distiller) -> tuple[str, ...]:
+    """The features that a method reads of a teacher and the cache can serve."""
+    if runs_networks_itself(distiller):
+        return ()
+    return tuple(name for name in distiller.teacher_needs if name == POOLED)
 
 
 def has_foreign_hooks(teacher: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Why teacher logits are not finite, for an error that names the cause."""
+"""Why outputs of a teacher are not finite, for an error that names the cause."""
 
 from pathlib import Path
 
@@ -10,20 +10,22 @@ from edkd.errors import NonFiniteError
 _REMEDY = "give a teacher that was trained without diverging"
 
 
-def nonfinite_logits(
+def nonfinite_outputs(
     teacher: str,
-    logits: Tensor,
+    title: str,
+    values: Tensor,
     stored: Tensor,
     index: Tensor,
     image: Tensor,
     amp: torch.dtype | None,
 ) -> NonFiniteError:
-    """The error for the first image whose logits cannot be cached.
+    """The error for the first image whose outputs cannot be cached.
 
     Args:
-        teacher: its name.
-        logits: (N,C), as the teacher returned them.
-        stored: (N,C), in the type in which they are cached.
+        teacher: who it is, for the message.
+        title: of the outputs, as "logits".
+        values: (N,D), as the teacher returned them.
+        stored: (N,D), in the type in which they are cached.
         index: (N,), numbers of the images.
         image: (N,3,H,W), what the teacher saw.
         amp: precision in which it ran; None: float32.
@@ -34,22 +36,22 @@ def nonfinite_logits(
 
     if not image[row].isfinite().all():
         return NonFiniteError(f"{where} has values that are NaN or infinite; repair or remove it")
-    if logits[row].isfinite().all():
+    if values[row].isfinite().all():
         return NonFiniteError(
-            f"the logits of the teacher {teacher} for {where} are too large for {stored.dtype}; "
+            f"the {title} of {teacher} for {where} are too large for {stored.dtype}; "
             "set TEACHER_MEMO.DTYPE fp32"
         )
 
     remedy = _REMEDY if amp is None else f"set SOLVER.AMP off, or {_REMEDY}"
     return NonFiniteError(
-        f"the teacher {teacher} returns logits that are NaN or infinite for {where} "
+        f"{teacher} returns {title} that are NaN or infinite for {where} "
         f"({int(is_bad.sum())} of the {len(is_bad)} images in its batch); they are not cached; "
         f"{remedy}"
     )
 
 
 def nonfinite_rows(folder: Path) -> NonFiniteError:
-    """The error for cached logits that are not finite, which an older version could write."""
+    """The error for cached outputs that are not finite, which an older version could write."""
     return NonFiniteError(
-        f"the teacher cache {folder} has logits that are NaN or infinite; delete that folder"
+        f"the teacher cache {folder} has values that are NaN or infinite; delete that folder"
     )

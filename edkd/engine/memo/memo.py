@@ -1,4 +1,4 @@
-"""The cached logits of one teacher for one view: a table of an epoch, filled from the store."""
+"""The cached outputs of one teacher for one view: tables of an epoch, filled from the store."""
 
 import json
 import re
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from edkd.dataset import NumberedLoader, large_batch
+from edkd.distillers import find_classifier
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import autocast
 from edkd.engine.memo.files import hash_of
-from edkd.engine.memo.finite import nonfinite_logits, nonfinite_rows
+from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
 from edkd.engine.memo.keys import memo_folder
+from edkd.engine.memo.rows import LOGITS, POOLED, Field, RowFormat, Values
 from edkd.engine.memo.store import Store
 from edkd.signals import hold
 
@@ -25,23 +27,26 @@ Say = Callable[[str], None]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 SAMPLE_SIZE = large_batch(torch.device("cpu"))
-"""Images whose logits become part of the fingerprint: other hardware computes other bits."""
+"""Images whose outputs become part of the fingerprint: other hardware computes other bits."""
 
 USUAL_VIEW = "weak"
 
 PART_SECONDS = 60.0
-"""Time after which computed logits are stored, the most that a kill can cost."""
+"""Time after which computed outputs are stored, the most that a kill can cost."""
+
+TITLES = {LOGITS: "logits", POOLED: "pooled features"}
+"""Of outputs, for the log."""
 
 
 class MemoSettings(NamedTuple):
-    """Where and how logits are stored."""
+    """Where and how outputs are stored."""
 
     folder: Path
     """Of all teacher caches."""
     max_bytes: float
     """Size of that folder from which on nothing is written."""
     dtype: str
-    """Of a stored logit: fp32, bf16, fp16, or auto."""
+    """Of a stored number: fp32, bf16, fp16, or auto."""
     dataset: str
     teacher: str
     """Both become part of the cache's name."""
@@ -70,18 +75,23 @@ def safe_name(name: str) -> str:
 
 
 class TeacherMemo:
-    """Logits of a teacher for one view of the training images, computed once and stored.
+    """Outputs of a teacher for one view of the training images, computed once and stored.
 
-    The key of a row in the store is `index * num_views + number`.
+    The key of a row in the store is `index * num_views + number`. Where pooled features are needed
+    and the teacher's classifier makes its logits of them bit for bit, a row holds these alone.
 
     Args:
         teacher: frozen, in eval mode, on the device.
         loader: makes the views.
         view: name of the view.
         settings: of the store.
-        device: of the table.
+        device: of the tables.
         amp: precision in which the teacher runs; None: float32.
         say: called with a line for the log.
+        needs: the outputs that are read besides the logits: none, or "pooled_feat".
+
+    Attributes:
+        tables: outputs (set_size,width) by name, filled for an epoch.
     """
 
     def __init__(
@@ -93,6 +103,7 @@ class TeacherMemo:
         device: torch.device,
         amp: torch.dtype | None,
         say: Say,
+        needs: Sequence[str] = (),
     ) -> None:
         self.teacher = teacher
         self.loader = loader
@@ -101,18 +112,22 @@ class TeacherMemo:
         self.num_views = loader.augmentations[view].num_views
         self.device = device
         self.amp = amp
+        self.names = [name for name in (POOLED, LOGITS) if name == LOGITS or name in needs]
 
         sample = self._sample()
-        self.dtype = DTYPES.get(settings.dtype, sample.dtype)
+        self.classifier = self._classifier(settings, sample)
+        self.rows = self._format(settings, sample)
         self.storable(sample, *self._sampled())  # before a store is made
         self.store = self._open_store(settings, sample, say)
 
-        # A captured CUDA graph reads this tensor, so it is filled in place and never replaced.
-        shape = (loader.set_size, sample.shape[1])
-        self.table = torch.zeros(shape, dtype=sample.dtype, device=device)
+        # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
+        self.tables = {
+            name: torch.zeros(loader.set_size, *value.shape[1:], dtype=value.dtype, device=device)
+            for name, value in sample.items()
+        }
 
     @torch.no_grad()
-    def compute(self, index: Tensor, number: Tensor) -> Tensor:
+    def compute(self, index: Tensor, number: Tensor) -> Values:
         """Run the teacher.
 
         Args:
@@ -120,12 +135,12 @@ class TeacherMemo:
             number: (N,), their view numbers.
 
         Returns:
-            Logits (N,C), on the device.
+            Logits (N,C), and pooled features (N,D) where they are needed, on the device.
         """
         image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
         with autocast(self.amp, self.device):
-            logits, _ = self.teacher(image)
-        return logits
+            logits, features = self.teacher(image)
+        return {name: logits if name == LOGITS else features[name] for name in self.names}
 
     def keys(self, epoch: int) -> np.ndarray:
         """The keys of an epoch, (num_images,), int64."""
@@ -133,7 +148,7 @@ class TeacherMemo:
         return (index * self.num_views + numbers[self.view]).numpy()
 
     def prepare(self, epoch: int, show: Say) -> None:
-        """Fill the table for an epoch. Logits that are not in the store are computed and stored.
+        """Fill the tables for an epoch. Outputs that are not stored are computed and stored.
 
         Args:
             show: called with the progress, often.
@@ -145,14 +160,18 @@ class TeacherMemo:
         if not found.all():
             rows[~found] = self.fill(keys[~found], show)
 
-        logits = torch.from_numpy(rows).view(self.dtype).to(self.device)
-        if not logits.isfinite().all():
+        values = {name: value.to(self.device) for name, value in self.rows.unpack(rows).items()}
+        if not all(value.isfinite().all() for value in values.values()):
             raise nonfinite_rows(self.store.folder)
+        if self.classifier is not None:
+            values[LOGITS] = self._classify(self.classifier, values[POOLED])
+
         index = torch.from_numpy(keys // self.num_views).to(self.device)
-        self.table[index] = logits.to(self.table.dtype)
+        for name, table in self.tables.items():
+            table[index] = values[name].to(table.dtype)
 
     def fill(self, keys: np.ndarray, show: Say) -> np.ndarray:
-        """Compute logits in large batches and store them, in parts.
+        """Compute outputs in large batches and store them, in parts.
 
         All batches have one shape, the last one too: the bits of a row must not depend on the other
         keys. Whatever ends the work, what is computed by then is stored.
@@ -162,7 +181,7 @@ class TeacherMemo:
             show: called with the progress before each batch.
 
         Returns:
-            Rows (K,row_bytes), uint8.
+            Rows (K,num_bytes), uint8.
         """
         size = large_batch(self.device)
         num_batches = -(-len(keys) // size)
@@ -174,10 +193,10 @@ class TeacherMemo:
         try:
             for batch_number, batch in enumerate(padded.split(size)):
                 show(f"teacher cache {batch_number * size}/{len(keys)}")
-                logits = self.compute(batch // self.num_views, batch % self.num_views)
-                batches.append(
-                    self.storable(logits, batch // self.num_views, batch % self.num_views)
-                )
+                index = batch // self.num_views
+                number = batch % self.num_views
+                stored = self.storable(self.compute(index, number), index, number)
+                batches.append(self.rows.pack(stored))
 
                 if time.monotonic() - stored_at > PART_SECONDS:
                     self._store_part(keys, parts, batches)
@@ -187,27 +206,31 @@ class TeacherMemo:
         return np.concatenate(parts)
 
     def _store_part(self, keys: np.ndarray, parts: list[np.ndarray], batches: list[Tensor]) -> None:
-        """Store the logits of these batches, and move them to the parts."""
+        """Store the rows of these batches, and move them to the parts."""
         if not batches:
             return
 
         with hold():
             done = sum(map(len, parts))
-            rows = as_bytes(torch.cat(batches)[: len(keys) - done])
+            rows = torch.cat(batches)[: len(keys) - done].cpu().numpy()
             self.store.add(keys[done : done + len(rows)], rows)
             parts.append(rows)
             batches.clear()
 
-    def storable(self, logits: Tensor, index: Tensor, number: Tensor) -> Tensor:
-        """Logits of `compute` in the type in which they are stored.
+    def storable(self, values: Values, index: Tensor, number: Tensor) -> Values:
+        """Outputs of `compute` that are stored, in the types in which they are stored.
 
         Raises:
             NonFiniteError: some are not finite; the message names the teacher and the image.
         """
-        stored = logits.to(self.dtype)
-        if not stored.isfinite().all():
-            image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
-            raise nonfinite_logits(self.name, logits, stored, index, image, self.amp)
+        stored = self.rows.stored(values)
+        for name, value in stored.items():
+            if not value.isfinite().all():
+                image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+                teacher = f"the teacher {self.name}"
+                raise nonfinite_outputs(
+                    teacher, TITLES[name], values[name], value, index, image, self.amp
+                )
         return stored
 
     def outlook(self, epochs: Sequence[int]) -> str:
@@ -219,12 +242,17 @@ class TeacherMemo:
         total = len(epochs) * self.loader.num_images
         to_compute = int((is_needed & ~self.store.contains()).sum())
         return (
-            f"teacher cache: {total - to_compute} of {total} logits are cached or repeat, "
+            f"teacher cache: {total - to_compute} of {total} {self.title} are cached or repeat, "
             f"{to_compute} to compute; {self.store.folder}"
         )
 
-    def _sample(self) -> Tensor:
-        """Logits of the images of `_sampled`."""
+    @property
+    def title(self) -> str:
+        """Of what is stored, for the log: "logits"."""
+        return " and ".join(TITLES[field.name] for field in self.rows.fields)
+
+    def _sample(self) -> Values:
+        """Outputs for the images of `_sampled`."""
         return self.compute(*self._sampled())
 
     def _sampled(self) -> tuple[Tensor, Tensor]:
@@ -232,17 +260,51 @@ class TeacherMemo:
         index = torch.arange(min(SAMPLE_SIZE, self.loader.set_size))
         return index, index % self.num_views
 
-    def _open_store(self, settings: MemoSettings, sample: Tensor, say: Say) -> Store:
-        """The store in a folder whose name contains a hash of all that decides the logits."""
-        num_classes = sample.shape[1]
-        about = {
+    def _classifier(self, settings: MemoSettings, sample: Values) -> nn.Module | None:
+        """The layer that makes the logits of stored pooled features, with the teacher's bits."""
+        if POOLED not in sample or settings.dtype != "auto":
+            return None
+        logits = sample[LOGITS]
+        classifier = find_classifier(self.teacher, logits.shape[1])
+        if classifier is None or classifier.in_features != sample[POOLED].shape[1]:
+            return None
+
+        with torch.no_grad(), autocast(self.amp, self.device):
+            derived = classifier(sample[POOLED])
+        is_same = derived.dtype == logits.dtype and torch.equal(derived, logits)
+        return classifier if is_same else None
+
+    @torch.no_grad()
+    def _classify(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
+        """Logits (K,C) of pooled features (K,D), in batches of the shape of the teacher's."""
+        size = large_batch(self.device)
+        num_batches = -(-len(pooled) // size)
+        order = torch.arange(num_batches * size, device=self.device) % len(pooled)
+        with autocast(self.amp, self.device):
+            logits = [classifier(pooled[part]) for part in order.split(size)]
+        return torch.cat(logits)[: len(pooled)]
+
+    def _format(self, settings: MemoSettings, sample: Values) -> RowFormat:
+        """The stored outputs and their types."""
+        fields = [
+            Field(name, value.shape[1], DTYPES.get(settings.dtype, value.dtype))
+            for name, value in sample.items()
+            if name != LOGITS or self.classifier is None
+        ]
+        return RowFormat(fields)
+
+    def _open_store(self, settings: MemoSettings, sample: Values, say: Say) -> Store:
+        """The store in a folder whose name contains a hash of all that decides the outputs."""
+        about: dict[str, Any] = {
             "dataset": settings.dataset,
             "teacher": settings.teacher,
             "num_keys": self.loader.set_size * self.num_views,
-            "num_classes": num_classes,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "row_bytes": num_classes * self.dtype.itemsize,
+            "num_classes": sample[LOGITS].shape[1],
+            "dtype": str(self.rows.fields[0].dtype).removeprefix("torch."),
+            "row_bytes": self.rows.num_bytes,
         }
+        if POOLED in sample:
+            about["outputs"] = {field.name: field.width for field in self.rows.fields}
         if self.view != USUAL_VIEW:
             about["view"] = self.view
 
@@ -250,13 +312,14 @@ class TeacherMemo:
             about,
             fingerprint(self.teacher),
             self.loader.fingerprint(self.view),
-            hash_of(as_bytes(sample).tobytes()),
+            hash_of(_bytes_of(sample)),
         ]
         digest = hash_of(json.dumps(identity).encode())[:16]
         name = f"{settings.dataset}_{settings.teacher}_{digest}"
         return Store(settings.folder, name, about, settings.max_bytes, say)
 
 
-def as_bytes(logits: Tensor) -> np.ndarray:
-    """Logits (N,C) as rows (N,row_bytes), uint8, on the CPU."""
-    return logits.cpu().contiguous().view(torch.uint8).numpy()
+def _bytes_of(values: Values) -> bytes:
+    """The bits of outputs, one after the other."""
+    parts = [value.cpu().contiguous().view(torch.uint8).numpy() for value in values.values()]
+    return b"".join(part.tobytes() for part in parts)

@@ -1,10 +1,12 @@
-"""The module in the teacher's place: cached logits for the images of the batch."""
+"""The module in the teacher's place: cached outputs for the images of the batch."""
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from edkd.engine.memo.rows import LOGITS, Values
 from edkd.types import Batch, LazyFeatures, Output
 
 
@@ -32,13 +34,35 @@ def snapshot(image: Tensor) -> Snapshot:
 
 
 class Lookup(NamedTuple):
-    """An image tensor and its cached logits."""
+    """An image tensor and its cached outputs."""
 
     image: Snapshot
     rows: Tensor
-    """(N,), rows of the table."""
-    table: Tensor
-    """(set_size,C)."""
+    """(N,), rows of the tables."""
+    tables: Values
+    """(set_size,width) each, by the name of the output."""
+
+
+class CachedFeatures(Mapping[str, Any]):
+    """Features of which some are cached; the others are computed when one is looked at.
+
+    Args:
+        cached: by name.
+        compute: returns all features.
+    """
+
+    def __init__(self, cached: Values, compute: Callable[[], Mapping[str, Any]]) -> None:
+        self.cached = cached
+        self.others = LazyFeatures(compute)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.cached[name] if name in self.cached else self.others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.others)
+
+    def __len__(self) -> int:
+        return len(self.others)
 
 
 class PassThrough(nn.Module):
@@ -60,16 +84,17 @@ class PassThrough(nn.Module):
 
 
 class StandIn(PassThrough):
-    """Returns cached logits for the images of the expected batch, and runs the teacher for others.
+    """Returns cached outputs for the images of the expected batch, and runs the teacher for others.
 
     A lookup happens on the device alone, so that a CUDA graph can contain it.
 
     Args:
         teacher: frozen, in eval mode.
-        tables: logits (set_size,C) by the name of the view, filled for the epoch; at least one.
+        tables: by the name of the view, at least one: outputs (set_size,width) by name, the logits
+            among them, filled for the epoch.
     """
 
-    def __init__(self, teacher: nn.Module, tables: dict[str, Tensor]) -> None:
+    def __init__(self, teacher: nn.Module, tables: dict[str, Values]) -> None:
         super().__init__(teacher)
         self.tables = tables
         self.lookups: list[Lookup] = []
@@ -90,14 +115,14 @@ class StandIn(PassThrough):
 
         tables = self.tables.values()
         self.lookups = [
-            Lookup(snapshot(image), batch.index, table)
-            for image, table in zip(images, tables, strict=True)
+            Lookup(snapshot(image), batch.index, own)
+            for image, own in zip(images, tables, strict=True)
         ]
 
     def forward(self, *images: Any, **options: Any) -> Any:
         """Logits (N,C) without gradients, and features.
 
-        The teacher runs at most once for the features, when the first of them is read.
+        The teacher runs at most once for features that are not cached, when one is read.
         """
         if len(images) != 1 or options:
             return self.teacher(*images, **options)
@@ -105,8 +130,9 @@ class StandIn(PassThrough):
         image = images[0]
         for lookup in self.lookups:
             if lookup.image.matches(image):
-                logits = lookup.table[lookup.rows]
-                return Output(logits, LazyFeatures(lambda: self.features(image)))
+                cached = {name: table[lookup.rows] for name, table in lookup.tables.items()}
+                logits = cached.pop(LOGITS)
+                return Output(logits, CachedFeatures(cached, lambda: self.features(image)))
         return self.teacher(image)
 
     @torch.no_grad()

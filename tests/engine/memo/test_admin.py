@@ -44,7 +44,7 @@ def test_the_line_of_a_cache(tmp_path):
     folder = make_memo(tmp_path)
     make_memo(tmp_path, keys=[5, 6, 49])
     line, damaged = survey(folder)
-    assert line == f"{ONE}: resnet14 on digits, float32, 11 of 50 logits (22.0 %), 0.0 MB"
+    assert line == f"{ONE}: resnet14 on digits, float32, 11 of 50 views (22.0 %), 0.0 MB"
     assert damaged == []
 
 
@@ -59,7 +59,7 @@ def test_a_cache_without_segments(tmp_path):
     folder = make_memo(tmp_path)
     for path in segment_files(folder):
         path.unlink()
-    assert "0 of 50 logits (0.0 %)" in survey(folder, verify=True).line
+    assert "0 of 50 views (0.0 %)" in survey(folder, verify=True).line
 
 
 def test_verify_finds_the_damaged_segments(tmp_path):
@@ -127,7 +127,7 @@ def test_command_list(tmp_path, memo):
     assert memo("list", "--folder", tmp_path) == f"no teacher caches in {tmp_path}\n"
     make_memo(tmp_path)
     make_memo(tmp_path, TWO)
-    assert memo("list", "--folder", tmp_path).count("10 of 50 logits") == 2
+    assert memo("list", "--folder", tmp_path).count("10 of 50 views") == 2
     assert memo("list", TWO, "--folder", tmp_path).startswith(f"{TWO}: ")
 
 

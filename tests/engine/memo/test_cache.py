@@ -149,7 +149,7 @@ def test_a_method_in_the_preferred_style_needs_no_trial_step(tmp_path):
 
 
 REASONS = [
-    (PreferredFeatures, "the method reads the teacher's pooled_feat, feats"),
+    (PreferredFeatures, "the method reads the teacher's feats"),
     (ReadsFeatures, "the method reads the teacher's features"),
     (Hooks, "the method registers hooks on the teacher"),
 ]

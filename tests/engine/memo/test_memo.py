@@ -20,7 +20,7 @@ def logits_of_epoch(memo, epoch=1):
     """The logits of an epoch, in the order of its images."""
     memo.prepare(epoch, quiet)
     index, _ = memo.loader.order(epoch)
-    return memo.table[index].clone()
+    return memo.tables["logits"][index].clone()
 
 
 def test_cached_logits_are_the_teachers_bit_for_bit(tmp_path):
@@ -41,13 +41,13 @@ def test_cached_logits_are_the_teachers_bit_for_bit(tmp_path):
 
 def test_the_table_changes_with_the_views_of_an_epoch_in_place(tmp_path):
     memo = make_memo(tmp_path)
-    table = memo.table
+    table = memo.tables["logits"]
     first = logits_of_epoch(memo, 1)
     second = logits_of_epoch(memo, 2)
-    assert memo.table is table
+    assert memo.tables["logits"] is table
     for epoch, cached in ((1, first), (2, second)):
         index, numbers = memo.loader.order(epoch)
-        live = memo.compute(index, numbers["weak"])
+        live = memo.compute(index, numbers["weak"])["logits"]
         torch.testing.assert_close(cached, live, rtol=0, atol=1e-5)
     assert not torch.equal(first, second)
 
@@ -116,10 +116,10 @@ def test_the_stored_type_is_the_given_one(tmp_path, dtype):
     first = logits_of_epoch(memo)
     (file,) = segments(tmp_path)
     assert file.stat().st_size == 40 * (4 + 4 * (4 if dtype == "fp32" else 2))
-    assert memo.table.dtype == torch.float32
-    memo.table.zero_()
+    assert memo.tables["logits"].dtype == torch.float32
+    memo.tables["logits"].zero_()
     assert torch.equal(logits_of_epoch(memo), first)
-    live = memo.compute(*memo_order(memo))
+    live = memo.compute(*memo_order(memo))["logits"]
     torch.testing.assert_close(first, live, rtol=1e-2, atol=1e-2)
 
 
@@ -130,7 +130,7 @@ def memo_order(memo, epoch=1):
 
 def test_auto_stores_the_type_that_the_teacher_computes(tmp_path):
     memo = make_memo(tmp_path, amp=torch.bfloat16)
-    assert memo.dtype == memo.table.dtype == torch.bfloat16
+    assert memo.rows.fields[0].dtype == memo.tables["logits"].dtype == torch.bfloat16
     assert memo.store.row_bytes == 8
 
 
@@ -186,7 +186,7 @@ def test_each_view_has_a_memo(tmp_path):
     assert strong.store.about["num_keys"] == 40 * 3
     assert strong.store.about["view"] == "strong"
     for memo in (weak, strong):
-        live = memo.compute(*memo_order(memo))
+        live = memo.compute(*memo_order(memo))["logits"]
         torch.testing.assert_close(logits_of_epoch(memo), live, rtol=0, atol=1e-5)
 
 
@@ -262,7 +262,7 @@ def test_two_memos_at_once_read_and_write_one_folder(tmp_path):
         for memo in (one, two):
             torch.testing.assert_close(
                 logits_of_epoch(memo, epoch),
-                memo.compute(*memo_order(memo, epoch)),
+                memo.compute(*memo_order(memo, epoch))["logits"],
                 rtol=0,
                 atol=1e-5,
             )

@@ -18,7 +18,7 @@ def teacher():
 @pytest.fixture
 def stand_in(teacher):
     """With a table of 40 rows of cached logits, all different."""
-    return StandIn(teacher, {"weak": torch.arange(160.0).view(40, 4)})
+    return StandIn(teacher, {"weak": {"logits": torch.arange(160.0).view(40, 4)}})
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ def test_named_arguments_run_the_teacher(stand_in, teacher, expected):
 
 def test_each_view_has_its_table():
     teacher = make_teacher()
-    tables = {"weak": torch.zeros(40, 4), "strong": torch.ones(40, 4)}
+    weak = {"logits": torch.zeros(40, 4)}
+    tables = {"weak": weak, "strong": {"logits": torch.ones(40, 4)}}
     stand_in = StandIn(teacher, tables)
     weak, strong = batch(seed=1).image, batch(seed=2).image
     views = {"weak": View(weak, None), "strong": View(strong, None)}
@@ -125,7 +126,7 @@ def test_a_lookup_reads_nothing_from_the_device():
     """Fake tensors hold no values: to read one raises an error."""
     with FakeTensorMode():
         teacher = counting(TinyNet().eval())
-        stand_in = StandIn(teacher, {"weak": torch.zeros(40, 4)})
+        stand_in = StandIn(teacher, {"weak": {"logits": torch.zeros(40, 4)}})
         index = torch.randint(40, (8,))
         made = Batch(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long), index)
         stand_in.expect(made)
