@@ -243,7 +243,7 @@ class TeacherMemo:
         to_compute = int((is_needed & ~self.store.contains()).sum())
         return (
             f"teacher cache: {total - to_compute} of {total} {self.title} are cached or repeat, "
-            f"{to_compute} to compute; {self.store.folder}"
+            f"{to_compute} to compute; a step runs the student alone; {self.store.folder}"
         )
 
     @property

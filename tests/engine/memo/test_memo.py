@@ -79,7 +79,7 @@ def test_outlook_counts_repeated_and_cached_logits(tmp_path):
     different = len(np.unique(np.concatenate([memo.keys(epoch) for epoch in range(1, 31)])))
     assert memo.outlook(range(1, 31)) == (
         f"teacher cache: {1200 - different} of 1200 logits are cached or repeat, "
-        f"{different} to compute; {memo.store.folder}"
+        f"{different} to compute; a step runs the student alone; {memo.store.folder}"
     )
     memo.prepare(2, quiet)
     assert f"{different - 40} to compute" in memo.outlook(range(1, 31))
