@@ -221,6 +221,12 @@ def train_tiny(tool, tiny) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def tiny_folder(tmp_path) -> Path:
+    """The folder of the runs of `train_tiny`."""
+    return tmp_path / "distill"
+
+
+@pytest.fixture
 def train_on(tool, tiny) -> Callable[..., Outcome]:
     """Train `narrow` alone on an image folder: train_on(folder, name, KEY, VALUE, ...)."""
 

@@ -44,9 +44,3 @@ def train(tool, tmp_path, teacher) -> Callable[..., Outcome]:
 def folder(tmp_path) -> Path:
     """The folder of the runs of `train`."""
     return tmp_path / "o" / "digits"
-
-
-@pytest.fixture
-def tiny_folder(tmp_path) -> Path:
-    """The folder of the runs of `train_tiny`."""
-    return tmp_path / "distill"
