@@ -17,6 +17,12 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    """first @ second in float32 or better; autocast would compute it in half precision."""
+    with torch.autocast(first.device.type, enabled=False):
+        return at_least_float32(first) @ at_least_float32(second)
+
+
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / T) over the classes, the last dimension, in float32 or better."""
     return F.log_softmax(at_least_float32(logits) / temperature, -1)
