@@ -7,10 +7,9 @@ Convolutional Neural Networks via Attention Transfer", ICLR 2017, arXiv:1612.039
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from edkd.distillers._math import at_least_float32
+from edkd.distillers._math import at_least_float32, unit_vectors
 from edkd.distillers._stages import StageDistiller, at_one_size
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -32,7 +31,7 @@ def attention_map(feature: Tensor, power: int = 2) -> Tensor:
         tensor([[1., 0.]])
     """
     strength = at_least_float32(feature).abs().pow(power).mean(1)
-    return F.normalize(strength.flatten(1))
+    return unit_vectors(strength.flatten(1))
 
 
 def at_loss(

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edkd.distillers._math import at_least_float32, matmul
+from edkd.distillers._math import at_least_float32, matmul, unit_vectors
 from edkd.distillers._stages import StageDistiller, at_one_size
 from edkd.errors import UserError
 from edkd.keys import Key
@@ -40,6 +39,8 @@ def right_singular_vectors(feature: Tensor, number: int) -> Vectors:
     is not finite. Here it is (l_j - l_i) / ((l_j - l_i)^2 + w^2) with w = sqrt(eps) * l_1: 0 for
     equal ones, and the same to a relative w^2 / (l_j - l_i)^2 elsewhere.
 
+    A singular vector has no sign of its own; here the sum over its elements is not negative.
+
     Args:
         feature: (N,D,H,W); computed in float32 or better.
         number: K; fewer where W is smaller.
@@ -59,6 +60,7 @@ def right_singular_vectors(feature: Tensor, number: int) -> Vectors:
     eigenvalues, eigenvectors = torch.linalg.eigh(gram.detach().nan_to_num())
     eigenvalues = eigenvalues.flip(1)
     eigenvectors = eigenvectors.flip(2)
+    eigenvectors = torch.where(eigenvectors.sum(1, keepdim=True) < 0, -eigenvectors, eigenvectors)
     chosen = eigenvectors[:, :, :number]
 
     # V (F o V^T dG V): its value is 0, its gradient the one of the vectors.
@@ -72,8 +74,6 @@ def right_singular_vectors(feature: Tensor, number: int) -> Vectors:
 
 def aligned(vectors_student: Tensor, vectors_teacher: Tensor) -> Tensor:
     """For each of the teacher's vectors the student's nearest one, with the sign that fits.
-
-    Singular vectors have no sign of their own.
 
     Args:
         vectors_student: (N,W,M).
@@ -102,7 +102,8 @@ def kdsvd_loss(
     networks need the same channels, and where the gradient of the decomposition is cut to 5
     vectors. This is the form of mdistiller, which publishes no result of it: D*H rows and W
     columns. Differs from that code: gradients are finite where singular values are equal, see
-    `right_singular_vectors`, and each vector has one nearest, where several are equally near.
+    `right_singular_vectors`, and the signs of the teacher's vectors, on which R_t depends, do not
+    come from the library that decomposes.
 
     Args:
         features_student: (N,D,H,W) for each stage, at least 2.
@@ -122,7 +123,7 @@ def kdsvd_loss(
         pooled_student, pooled_teacher = at_one_size(stage_student, stage_teacher)
         of_teacher = right_singular_vectors(pooled_teacher, k)
         of_student = right_singular_vectors(pooled_student, k + SPARE)
-        weight = F.normalize(of_teacher.values)[:, None]
+        weight = unit_vectors(of_teacher.values)[:, None]
         v_s = weight * aligned(of_student.vectors, of_teacher.vectors)
         v_t = weight * of_teacher.vectors
         stages.append((v_s, v_t))
@@ -134,8 +135,9 @@ def kdsvd_loss(
 
 
 def _kernel(vectors: Tensor, before: Tensor) -> Tensor:
-    """R, (N,W,W',K)."""
-    distance = vectors[:, :, None] - before[:, None]
+    """R, (N,W,W',K), with the smaller K of both."""
+    number = min(vectors.shape[2], before.shape[2])
+    distance = vectors[:, :, None, :number] - before[:, None, :, :number]
     return torch.exp(-distance.square() / 8)
 
 

@@ -7,10 +7,9 @@ arXiv:1707.01219.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from edkd.distillers._math import matmul
+from edkd.distillers._math import matmul, unit_vectors
 from edkd.distillers._stages import StageDistiller, at_one_size
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -34,8 +33,8 @@ def selectivity_distance(feature_student: Tensor, feature_teacher: Tensor) -> Te
     Returns:
         (N,).
     """
-    a = F.normalize(feature_student.flatten(2), dim=2)
-    b = F.normalize(feature_teacher.flatten(2), dim=2)
+    a = unit_vectors(feature_student.flatten(2))
+    b = unit_vectors(feature_teacher.flatten(2))
     positions = a.shape[2]
     if positions <= max(a.shape[1], b.shape[1]):
         difference = matmul(a.mT, a) / a.shape[1] - matmul(b.mT, b) / b.shape[1]

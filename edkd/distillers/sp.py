@@ -3,11 +3,10 @@
 F. Tung, G. Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._math import at_least_float32, matmul
+from edkd.distillers._math import matmul, unit_vectors
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -28,8 +27,8 @@ def similarities(feature: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    rows = at_least_float32(feature).flatten(1)
-    return F.normalize(matmul(rows, rows.T))
+    rows = feature.flatten(1)
+    return unit_vectors(matmul(rows, rows.T))
 
 
 def sp_loss(feature_student: Tensor, feature_teacher: Tensor) -> Tensor:
