@@ -170,7 +170,7 @@ def test_kdsvd_by_the_formula(k):
 
 @EVERY
 def test_gradcheck(name):
-    student, teacher = draw(name, number=3)
+    student, teacher = draw(name, number=2 if name in STAGES else 3)
     leaves = [tensor.requires_grad_() for tensor in student]
     assert torch.autograd.gradcheck(lambda *maps: loss_of(name, list(maps), teacher), leaves)
 
@@ -336,10 +336,8 @@ def test_pairs_of_maps(student, teacher, expected):
     ("student", "teacher", "expected"),
     [
         ("MobileNetV2", "vgg13", [(0, 0), (1, 1), (2, 2), (3, 3)]),
-        ("vgg8", "ResNet50", [(0, 0), (1, 1), (2, 2), (3, 3)]),
         ("ShuffleV1", "ResNet50", [(0, 1), (1, 2), (2, 3)]),
-        ("ShuffleV1", "wrn_40_2", [(0, 0), (1, 1), (2, 2)]),
-        ("vgg8", "resnet56", [(0, 0), (1, 1), (3, 2)]),
+        ("vgg8", "resnet20", [(0, 0), (1, 1), (3, 2)]),
     ],
 )
 def test_pairs_of_maps_of_architectures(student, teacher, expected):
