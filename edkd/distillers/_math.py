@@ -11,10 +11,29 @@ from edkd.errors import UserError
 
 REDUCTIONS = ("mean", "none")
 
+SMALLEST_NORM = 1e-12
+"""Of a vector that has a direction."""
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precisions become float32; float64 stays."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    """first @ second in float32 or better; autocast would compute it in half precision."""
+    with torch.autocast(first.device.type, enabled=False):
+        return at_least_float32(first) @ at_least_float32(second)
+
+
+def unit_vectors(tensor: Tensor, dim: int = -1) -> Tensor:
+    """x / |x| of each vector along a dimension, in float32 or better.
+
+    Where |x| <= 1e-12 it is 0 without a gradient, which would be up to 1e12 there.
+    """
+    tensor = at_least_float32(tensor)
+    norm = torch.linalg.vector_norm(tensor, dim=dim, keepdim=True)
+    return torch.where(norm > SMALLEST_NORM, tensor / norm.clamp(min=SMALLEST_NORM), 0.0)
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -96,6 +96,20 @@ CHANGES = [
     ("ONE", "ONE.WARMUP", 5),
     ("KDCL", "KDCL.ENSEMBLE", "naive"),
     ("KDCL", "KDCL.ENSEMBLE", "linear"),
+    *[
+        (method, f"{method}.LOSS.{key}", 0.5)
+        for method in ("AT", "SP", "NST", "PKT", "RKD", "KDSVD")
+        for key in ("CE_WEIGHT", "FEAT_WEIGHT")
+    ],
+    ("AT", "AT.P", 1),
+    ("RKD", "RKD.DISTANCE_WEIGHT", 2),
+    ("RKD", "RKD.ANGLE_WEIGHT", 2),
+    ("RKD", "RKD.PDIST.EPSILON", 0.1),
+    ("RKD", "RKD.PDIST.SQUARED", True),
+    ("KDSVD", "KDSVD.K", 2),
+    ("CC", "CC.CE_WEIGHT", 0.5),
+    ("CC", "CC.FEAT_WEIGHT", 0.5),
+    ("CC", "CC.EMBED_DIM", 5),
 ]
 
 

@@ -34,6 +34,13 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+    "AT": ["AT"],
+    "SP": ["SP"],
+    "NST": ["NST"],
+    "PKT": ["PKT"],
+    "RKD": ["RKD"],
+    "CC": ["CC"],
+    "KDSVD": ["KDSVD"],
 }
 
 
