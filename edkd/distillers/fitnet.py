@@ -82,10 +82,9 @@ class FitNet(Distiller):
         assert data is not None
         check_input_size("FITNET.INPUT_SIZE", self.hp.INPUT_SIZE, data.image_shape)
 
-        # The hint, at a size that the regressor can give.
+        # A regressor enlarges maps to twice their size; the hint is pooled to what it gives.
         if shape_teacher[2] > shape_student[2] and shape_teacher[2] != 2 * shape_student[2]:
             shape_teacher = (*shape_teacher[:2], *shape_student[2:])
-        self.hint_size = (shape_teacher[2], shape_teacher[3])
         self.conv_reg = ConvReg(shape_student, shape_teacher)
 
         # The state of the first epoch; `start_epoch` changes it.
@@ -117,8 +116,9 @@ class FitNet(Distiller):
         if self.is_hint_alone or not has_second_stage:
             feature_student = student.features["feats"][self.hp.HINT_LAYER]
             feature_teacher = teacher.features["feats"][self.hp.HINT_LAYER]
-            hint = pooled_to(feature_teacher, self.hint_size)
-            loss_hint = fitnet_loss(self.conv_reg(feature_student), hint)
+            regressed = self.conv_reg(feature_student)
+            hint = pooled_to(feature_teacher, (regressed.shape[2], regressed.shape[3]))
+            loss_hint = fitnet_loss(regressed, hint)
             terms["loss_kd"] = weights.FEAT_WEIGHT * loss_hint
 
         if weights.KD_WEIGHT and self.is_hint_alone:

@@ -34,6 +34,10 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+    "FITNET": ["FITNET"],
+    "VID": ["VID"],
+    "OFD": ["OFD"],
+    "REVIEWKD": ["REVIEWKD"],
 }
 
 
