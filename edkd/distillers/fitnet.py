@@ -62,7 +62,7 @@ class FitNet(Distiller):
     student_needs = ("logits", "feats")
     defaults = dict(
         HINT_LAYER=Key(2, "entry of `feats` that is compared; 0 is the stem", low=0),
-        INPUT_SIZE=Key((), "height and width of an image; empty: those of the data", low=1),
+        INPUT_SIZE=Key((), "height and width of an image; empty: those of the data"),
         HINT_EPOCHS=Key(0, "first epochs, with the hint alone; 0: one stage", "epochs", low=0),
         TEMPERATURE=Key(3.0, "softens both predictions for KD_WEIGHT", source="Romero", low=1e-3),
         LOSS=dict(

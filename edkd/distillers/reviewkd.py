@@ -146,7 +146,7 @@ class ReviewKD(Distiller):
         REVIEWKD_WEIGHT=Key(1.0, "weight of the hierarchical context loss", low=0.0),
         WARMUP_EPOCHS=Key(20, "the distillation term grows over these", unit="epochs", low=0),
         **{
-            name: Key([], f"{text}; empty: found from the networks", low=1)
+            name: Key([], f"{text}; empty: found from the networks")
             for name, text in MEANING.items()
         },
         MAX_MID_CHANNEL=Key(512, "largest number of channels of fused maps", low=1),

@@ -79,7 +79,7 @@ class VID(Distiller):
     defaults = dict(
         EPS=Key(1e-5, "smallest variance", low=1e-12),
         INIT_PRED_VAR=Key(5.0, "variance of each channel before training", low=1e-6),
-        INPUT_SIZE=Key((), "height and width of an image; empty: those of the data", low=1),
+        INPUT_SIZE=Key((), "height and width of an image; empty: those of the data"),
         LOSS=dict(
             CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
             FEAT_WEIGHT=Key(1.0, "weight of the negative log-likelihood", low=0.0),
