@@ -207,7 +207,7 @@ def one_step(distiller, shape=(3, 32, 32), number=2):
 
 @pytest.mark.parametrize(
     ("teacher", "student"),
-    [("vgg8", "MobileNetV2"), ("resnet8", "vgg8"), ("vgg8", "resnet8"), ("ShuffleV1", "resnet8")],
+    [("vgg8", "MobileNetV2"), ("vgg8", "resnet8")],
 )
 @EVERY
 def test_networks_of_different_families(name, teacher, student):
@@ -288,19 +288,20 @@ def test_the_stages_of_fitnet(tmp_path):
     changed = []
     for epoch in (1, 2):
         before = {n: p.clone() for n, p in distiller.named_parameters()}
-        record = trainer.train_epoch(epoch)
-        hint_is_on = epoch == 1
-        assert (record["train_loss_kd"] > 0) == hint_is_on
-        assert (record["train_loss_ce"] == record["train_loss_kd_logits"] == 0) == hint_is_on
-        changed.append(
-            {n for n, p in distiller.named_parameters() if not torch.equal(p, before[n])}
-        )
+        distiller.start_epoch(epoch)
+        for inputs in trainer.data.train.inputs(epoch):
+            losses, *_ = trainer.train_step(epoch, *inputs)
+            hint_is_on = epoch == 1
+            assert (losses["loss_kd"] > 0) == hint_is_on
+            assert (losses["loss_ce"] == losses["loss_kd_logits"] == 0) == hint_is_on
+        after = dict(distiller.named_parameters())
+        changed.append({name for name in before if not torch.equal(after[name], before[name])})
 
     student = {f"student.{n}" for n, _ in distiller.student.named_parameters()}
     above = {n for n in student if n.startswith(("student.convs.3", "student.bns.3", "student.fc"))}
     regressor = {f"conv_reg.{n}" for n, _ in distiller.conv_reg.named_parameters()}
     assert len(above) == 6
-    assert changed[0] == student - above | regressor - {"conv_reg.conv.bias"}
+    assert changed[0] == (student - above) | regressor
     assert changed[1] == student
 
 
@@ -425,13 +426,6 @@ def test_configurations_that_cannot_work(name, opts, message):
             staged,
             lambda: shipped("MobileNetV2", "teacher"),
             "MobileNetV2 has no batch norm before",
-        ),
-        (
-            "OFD",
-            [],
-            staged,
-            lambda: shipped("ShuffleV2", "teacher"),
-            "ShuffleV2 has no batch norm before",
         ),
         *[(name, [], OneMap, staged, "the student has 1 feature map") for name in METHODS],
         *[(name, [], staged, OneMap, "the teacher has 1 feature map") for name in METHODS],
