@@ -206,10 +206,13 @@ def one_step(distiller, shape=(3, 32, 32), number=2):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student"),
-    [("vgg8", "MobileNetV2"), ("vgg8", "resnet8")],
+    ("name", "teacher", "student"),
+    [
+        ("OFD", "vgg8", "MobileNetV2"),
+        ("REVIEWKD", "vgg8", "MobileNetV2"),
+        *[(name, "vgg8", "resnet8") for name in METHODS],
+    ],
 )
-@EVERY
 def test_networks_of_different_families(name, teacher, student):
     """Reported in megvii-research/mdistiller, issues 22, 23 and 68."""
     networks = (shipped(student, "student"), shipped(teacher, "teacher"))
@@ -314,6 +317,22 @@ def test_the_temperature_of_fitnet():
     assert values[0] != values[1]
 
 
+# VID.
+
+
+def test_the_smallest_variance():
+    """At the start of training it has no effect: the variance is INIT_PRED_VAR."""
+    values = []
+    for eps in (1e-5, 0.1):
+        distiller = make_distiller("VID", "VID.EPS", eps).train()
+        values.append(distiller.training_step(batch())[1]["loss_kd"].item())
+        for log_scale in distiller.log_scales:
+            nn.init.constant_(log_scale, -20)
+        values.append(distiller.training_step(batch())[1]["loss_kd"].item())
+    assert values[0] == pytest.approx(values[2], rel=1e-4)
+    assert values[1] > 100 * values[3]
+
+
 # ReviewKD.
 
 
@@ -332,10 +351,6 @@ PUBLISHED_SHAPES = [  # teacher, student, SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_C
     (
         *("vgg8", "MobileNetV2", [1, 2, 4, 8, 16], [1, 4, 4, 8, 16]),
         *([12, 16, 48, 160, 1280], [128, 256, 512, 512, 512]),
-    ),
-    (
-        *("resnet8x4", "ShuffleV2", [1, 4, 8, 16], [1, 8, 16, 32]),
-        *([116, 232, 464, 1024], [64, 128, 256, 256]),
     ),
 ]
 """As the authors and mdistiller type them in, for these networks or deeper ones of their kind."""
@@ -387,6 +402,14 @@ class OneMap(StagedNet):
         return logits, {name: value[:1] for name, value in features.items()}
 
 
+class NoPreact(StagedNet):
+    """As MobileNetV2: no ReLU ends its stages."""
+
+    def forward(self, x):
+        logits, features = super().forward(x)
+        return logits, features | {"preact_feats": []}
+
+
 def staged():
     return StagedNet(channels=12)
 
@@ -420,18 +443,12 @@ def test_configurations_that_cannot_work(name, opts, message):
     ("name", "opts", "student", "teacher", "message"),
     [
         ("OFD", [], staged, lambda: as_network(Plain()), "the teacher Plain has no get_bn_before"),
-        (
-            "OFD",
-            [],
-            staged,
-            lambda: shipped("MobileNetV2", "teacher"),
-            "MobileNetV2 has no batch norm before",
-        ),
+        ("OFD", [], staged, NoPreact, r"but its stages have \[\]; choose another teacher"),
         *[(name, [], OneMap, staged, "the student has 1 feature map") for name in METHODS],
         *[(name, [], staged, OneMap, "the teacher has 1 feature map") for name in METHODS],
         (
-            *("REVIEWKD", ["REVIEWKD.STU_PREACT", True], lambda: shipped("MobileNetV2", "student")),
-            *(staged, "STU_PREACT is True, but the student has no feature maps before a ReLU"),
+            *("REVIEWKD", ["REVIEWKD.STU_PREACT", True], NoPreact, staged),
+            "STU_PREACT is True, but the student has no feature maps before a ReLU",
         ),
     ],
 )
@@ -451,6 +468,11 @@ def test_the_batch_norms_of_a_teacher_must_be_those_of_its_stages():
     teacher.bns[2] = nn.BatchNorm2d(24, affine=False)
     with pytest.raises(UserError, match="a batch norm of the teacher StagedNet has no weight"):
         construct(find_method("OFD"), StagedNet(), teacher, config(), info())
+
+
+@pytest.mark.parametrize("name", ["FITNET", "VID", "REVIEWKD"])
+def test_a_teacher_without_maps_before_a_relu(name):
+    one_step(of_shape(name, StagedNet(), NoPreact(channels=12)))
 
 
 @pytest.mark.parametrize("name", ["FITNET", "VID", "REVIEWKD"])

@@ -104,7 +104,6 @@ CHANGES = [
     ("FITNET", "FITNET.HINT_LAYER", 1),
     ("FITNET", "FITNET.HINT_EPOCHS", 1),
     ("FITNET", "FITNET.LOSS.KD_WEIGHT", 0.5),
-    ("VID", "VID.EPS", 0.1),
     ("VID", "VID.INIT_PRED_VAR", 2),
     ("OFD", "OFD.CONNECTOR.KERNEL_SIZE", 3),
     ("REVIEWKD", "REVIEWKD.CE_WEIGHT", 0.5),
@@ -116,6 +115,7 @@ CHANGES = [
 
 CHANGED_IN_TEST_CONNECTORS = [
     "FITNET.TEMPERATURE",
+    "VID.EPS",
     *[f"{method}.INPUT_SIZE" for method in ("FITNET", "VID")],
     *[f"REVIEWKD.{key}" for key in ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS")],
 ]
