@@ -110,6 +110,28 @@ CHANGES = [
     ("CC", "CC.CE_WEIGHT", 0.5),
     ("CC", "CC.FEAT_WEIGHT", 0.5),
     ("CC", "CC.EMBED_DIM", 5),
+    *[
+        (method, f"{method}.LOSS.{key}", value)
+        for method in ("FITNET", "VID", "OFD")
+        for key, value in [("CE_WEIGHT", 0.5), ("FEAT_WEIGHT", 0.5)]
+    ],
+    ("FITNET", "FITNET.HINT_LAYER", 1),
+    ("FITNET", "FITNET.HINT_EPOCHS", 1),
+    ("FITNET", "FITNET.LOSS.KD_WEIGHT", 0.5),
+    ("VID", "VID.INIT_PRED_VAR", 2),
+    ("OFD", "OFD.CONNECTOR.KERNEL_SIZE", 3),
+    ("REVIEWKD", "REVIEWKD.CE_WEIGHT", 0.5),
+    ("REVIEWKD", "REVIEWKD.REVIEWKD_WEIGHT", 0.5),
+    ("REVIEWKD", "REVIEWKD.WARMUP_EPOCHS", 5),
+    ("REVIEWKD", "REVIEWKD.MAX_MID_CHANNEL", 5),
+    ("REVIEWKD", "REVIEWKD.STU_PREACT", True),
+]
+
+CHANGED_IN_TEST_CONNECTORS = [
+    "FITNET.TEMPERATURE",
+    "VID.EPS",
+    *[f"{method}.INPUT_SIZE" for method in ("FITNET", "VID")],
+    *[f"REVIEWKD.{key}" for key in ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS")],
 ]
 
 
@@ -121,6 +143,7 @@ def test_every_hyper_parameter_changes_the_loss(name, key, value):
 def test_all_hyper_parameters_are_tested_above():
     tested = {key for _, key, _ in CHANGES}
     counted = {f"{name}.{key}" for name in COHORTS for key in ("STUDENTS", "NUM_STUDENTS")}
+    counted |= set(CHANGED_IN_TEST_CONNECTORS)
     declared = {
         key for name in METHOD_NAMES for key, _ in flatten(find_method(name).defaults, f"{name}.")
     }

@@ -41,6 +41,10 @@ CASES = {
     "RKD": ["RKD"],
     "CC": ["CC"],
     "KDSVD": ["KDSVD"],
+    "FITNET": ["FITNET"],
+    "VID": ["VID"],
+    "OFD": ["OFD"],
+    "REVIEWKD": ["REVIEWKD"],
 }
 
 
