@@ -15,6 +15,9 @@ from edkd.types import Batch, Output
 EPSILON = 1e-8
 """Added to the product of two norms, as in the published code."""
 
+CONSTANT = 1e-7
+"""Norm of a row that differs from a constant one by rounding alone."""
+
 
 def dist_loss(
     logits_student: Tensor,
@@ -31,6 +34,9 @@ def dist_loss(
 
     A constant row or column has no correlation and counts as rho = 0. So does each column of a
     batch of one image, whose second term is the constant gamma * T^2.
+
+    Differs from the published code: a row or column that is constant but for rounding has no
+    gradient. There it has one of up to 1e8, which the logits 0 of a new network would get.
 
     Args:
         logits_student: (N,C); computed in float32 or better, finite for logits up to +-1e4.
@@ -59,9 +65,16 @@ def dist_loss(
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation of each row of a with that of b, (N,)."""
-    a = a - a.mean(1, keepdim=True)
-    b = b - b.mean(1, keepdim=True)
+    a = _centred(a)
+    b = _centred(b)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Rows minus their means; 0, without a gradient, where that is rounding."""
+    centred = rows - rows.mean(1, keepdim=True)
+    is_constant = centred.detach().norm(dim=1, keepdim=True) < CONSTANT
+    return centred.masked_fill(is_constant, 0.0)
 
 
 @METHODS.register("DIST")

@@ -90,7 +90,5 @@ class LUMINET(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
         hp = self.hp
-        loss_luminet = luminet_loss(
-            student.logits, teacher.logits, hp.ALPHA, hp.T, self.reduction
-        )
+        loss_luminet = luminet_loss(student.logits, teacher.logits, hp.ALPHA, hp.T, self.reduction)
         return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_luminet}

@@ -16,7 +16,9 @@ def cells(feature, weight, bias, grid):
             size = len(rows) * len(columns)
             mean = [sum(channel[h][w] for h in rows for w in columns) / size for channel in feature]
             pairs = zip(weight, bias, strict=True)
-            found.append([sum(a * b for a, b in zip(row, mean, strict=True)) + c for row, c in pairs])
+            found.append(
+                [sum(a * b for a, b in zip(row, mean, strict=True)) + c for row, c in pairs]
+            )
     return found
 
 
