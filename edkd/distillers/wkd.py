@@ -37,6 +37,9 @@ class Sinkhorn(NamedTuple):
     iterations: int = 10
 
 
+USUAL = Sinkhorn()
+
+
 def class_relations(samples: Tensor, number: Tensor) -> Tensor:
     """Linear CKA between classes, (C,C), each in [0, 1]; 1 on the diagonal.
 
@@ -50,14 +53,15 @@ def class_relations(samples: Tensor, number: Tensor) -> Tensor:
         number: (C,), how many of them there are; the rest is ignored. The relations of a class with
             less than two are 0.
     """
-    exists = torch.arange(samples.shape[1], device=samples.device) < number[:, None]
-    total = torch.where(exists[..., None], samples, 0.0).sum(1, keepdim=True)
-    mean = total / number.clamp(min=1)[:, None, None]
-    centred = torch.where(exists[..., None], samples - mean, 0.0)
-
-    # One row of all kernel matrices at a time, as all of them do not fit into memory.
+    is_sample = torch.arange(samples.shape[1], device=samples.device) < number[:, None]
+    weight = is_sample.to(samples.dtype) / number.clamp(min=1)[:, None]
     products = samples.new_zeros(len(samples), len(samples))
+
     with full_precision(samples):
+        mean = torch.einsum("cs,csd->cd", weight, samples)
+        centred = (samples - mean[:, None]).mul_(is_sample[..., None])
+
+        # One row of all kernel matrices at a time, as all of them do not fit into memory.
         for row in range(samples.shape[1]):
             kernels = torch.einsum("cd,csd->cs", centred[:, row], centred)
             products += kernels @ kernels.T
@@ -84,7 +88,7 @@ def wkd_loss(
     target: Tensor,
     cost: Tensor,
     temperature: float,
-    sinkhorn: Sinkhorn = Sinkhorn(),
+    sinkhorn: Sinkhorn = USUAL,
     reduction: str = "mean",
 ) -> Tensor:
     """mean_i W(q_s_i, q_t_i) with q the softened predictions of the classes but the target.
@@ -221,8 +225,8 @@ class WKD(Distiller):
         COST_MATRIX_SHARPEN=Key(1.0, "k in the cost 1 - exp(-k * (1 - CKA)); 0: 1 - CKA", low=0.0),
         COST_MATRIX_SAMPLES=Key(
             500,
-            "images of each class that the costs come from; they take classes * images * features "
-            "* 4 bytes on the device before the first step",
+            "images of each class that the costs come from; before the first step they take "
+            "classes * images * features * 8 bytes on the device",
             low=2,
         ),
     )

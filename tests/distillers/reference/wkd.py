@@ -38,8 +38,8 @@ def target_term(student, teacher, target):
 
 def cka(x, y):
     """Linear CKA of two lists of as many features: tr(K H L H), normalised."""
-    k, l = centred(inner(x)), centred(inner(y))
-    return dot(k, l) / math.sqrt(dot(k, k) * dot(l, l))
+    k, h = centred(inner(x)), centred(inner(y))
+    return dot(k, h) / math.sqrt(dot(k, k) * dot(h, h))
 
 
 def inner(x):
@@ -54,5 +54,5 @@ def centred(k):
     return [[k[i][j] - rows[i] - columns[j] + mean for j in range(size)] for i in range(size)]
 
 
-def dot(k, l):
-    return sum(a * b for u, v in zip(k, l, strict=True) for a, b in zip(u, v, strict=True))
+def dot(k, h):
+    return sum(a * b for u, v in zip(k, h, strict=True) for a, b in zip(u, v, strict=True))
