@@ -46,7 +46,7 @@ def class_relations(samples: Tensor, number: Tensor) -> Tensor:
     CKA_ij = <K_i, K_j> / (|K_i| |K_j|) in the Frobenius norm, with the kernel matrix
     K_i = X_i X_i^T (S,S) of the centred features X_i (S,D) of class i. Sample k of one class is
     compared with sample k of the other one, in the order of the data. A class that has fewer
-    samples than another one is filled up with its mean. Memory: that of the samples.
+    samples than another one is filled up with its mean. Memory: that of the samples once more.
 
     Args:
         samples: (C,S,D), features of up to S images of each class.
@@ -198,6 +198,9 @@ class WKD(Distiller):
     CIFAR-100 the last feature map, with each position as a sample; here, as in the paper, it is the
     input of the classifier. Both networks run in the precision of SOLVER.AMP, not in float16.
     """
+
+    cost: Tensor
+    """(C,C), see `cost_matrix`."""
 
     needs_class_numbers = True
     has_loss_per_image = True
