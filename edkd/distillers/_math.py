@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,14 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def full_precision(tensor: Tensor) -> Any:
+    """A context in which autocast does not round matrix products to half precision."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def matmul(first: Tensor, second: Tensor) -> Tensor:
     """first @ second in float32 or better; autocast would compute it in half precision."""
-    with torch.autocast(first.device.type, enabled=False):
+    with full_precision(first):
         return at_least_float32(first) @ at_least_float32(second)
 
 
@@ -98,6 +104,24 @@ def warmup_factor(epoch: int | Tensor, warmup: int) -> float | Tensor:
     if isinstance(epoch, Tensor):
         return (epoch / warmup).clamp(max=1.0)
     return min(epoch / warmup, 1.0)
+
+
+def cosine_decay(epoch: int | Tensor, start: int, end: int) -> float | Tensor:
+    """1 up to the epoch `start`, then half a cosine down to 0 at the epoch `end`.
+
+    Args:
+        epoch: from 1; may be a tensor on the device.
+        start: the last epoch with 1; from `end` on there is no decay.
+        end: the last epoch of the training.
+    """
+    if start >= end:
+        return 1.0
+    if isinstance(epoch, Tensor):
+        share = ((epoch - start) / (end - start)).clamp(0.0, 1.0)
+        return (1 + torch.cos(math.pi * share)) / 2
+
+    share_so_far = min(max((epoch - start) / (end - start), 0.0), 1.0)
+    return (1 + math.cos(math.pi * share_so_far)) / 2
 
 
 def mean_prediction(

@@ -17,7 +17,9 @@ class Network(nn.Module):
     `forward(x: (N,3,H,W)) -> (logits (N,C), features)`, where features is a dictionary:
         feats: list of (N,D,H,W), stem first (MobileNetV1 has none for its stem);
         preact_feats: the same list before the last ReLU; empty if no ReLU ends a stage;
-        pooled_feat: (N,D), the input of the head.
+        pooled_feat: (N,D), the input of the head;
+        last_map: (N,D,H,W), whose mean over H and W is pooled_feat; absent where the last entry of
+            feats is that map.
 
     The head is the last child that a subclass registers.
     """

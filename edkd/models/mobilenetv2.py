@@ -121,7 +121,12 @@ class MobileNetV2(Network):
 
         last = self.conv2(x)
         pooled = last.mean((2, 3))
-        features = {"feats": feats, "preact_feats": [], "pooled_feat": pooled}
+        features = {
+            "feats": feats,
+            "preact_feats": [],
+            "pooled_feat": pooled,
+            "last_map": last,
+        }
         return self.classifier(pooled), features
 
 

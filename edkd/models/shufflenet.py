@@ -198,6 +198,8 @@ class ShuffleNet(Network):
         last = self.embed(x)
         pooled = last.mean((2, 3))
         features = {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        if last is not x:
+            features["last_map"] = last
         return self.linear(pooled), features
 
 

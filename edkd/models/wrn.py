@@ -104,6 +104,7 @@ class WideResNet(Network):
             "feats": [stem, first, second, third],
             "preact_feats": [stem, first_preact, second_preact, third_preact],
             "pooled_feat": pooled,
+            "last_map": last,
         }
         return self.fc(pooled), features
 

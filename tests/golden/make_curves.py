@@ -45,6 +45,12 @@ CASES = {
     "VID": ["VID"],
     "OFD": ["OFD"],
     "REVIEWKD": ["REVIEWKD"],
+    "DIST": ["DIST"],
+    "LUMINET": ["LUMINET"],
+    "SKD": ["SKD"],
+    "WKD": ["WKD"],
+    "SDD": ["SDD"],
+    "SDD_dkd": ["SDD", "SDD.BASE", "dkd"],
 }
 
 
@@ -65,6 +71,8 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         trainer = build_trainer(cfg, data, distiller, Path(folder), device)
 
     distiller.train()
+    if distiller.collects:
+        gather(distiller, data)
     rows: list[dict[str, float]] = []
     epoch = 0
     while len(rows) < steps:
@@ -75,6 +83,16 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
                 batch = replace(batch, image=batch.image.double(), epoch=epoch)
                 rows.append(one_step(trainer, batch))
     return rows
+
+
+@torch.no_grad()
+def gather(distiller, data) -> None:
+    """Statistics of the teacher's outputs for the first epoch."""
+    for inputs in data.train.inputs(1):
+        batch = data.train.batch(*inputs)
+        batch = replace(batch, image=batch.image.double(), epoch=1)
+        distiller.collect(distiller.run_teachers(batch), batch)
+    distiller.end_collection()
 
 
 def one_step(trainer, batch) -> dict[str, float]:
