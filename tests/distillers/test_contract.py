@@ -96,16 +96,62 @@ CHANGES = [
     ("ONE", "ONE.WARMUP", 5),
     ("KDCL", "KDCL.ENSEMBLE", "naive"),
     ("KDCL", "KDCL.ENSEMBLE", "linear"),
+    ("NONE", "NONE.CE_WEIGHT", 2),
+    *[("NKD", f"NKD.{key}", value) for key, value in [("CE_WEIGHT", 0.5), ("GAMMA", 3), ("T", 4)]],
+    *[
+        (method, f"{method}.{key}", value)
+        for method in ("TTM", "WTTM")
+        for key, value in [("CE_WEIGHT", 0.5), ("KD_WEIGHT", 3), ("GAMMA", 0.5)]
+    ],
+    *[
+        ("RLD", f"RLD.{key}", value)
+        for key, value in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2)]
+        + [("ALPHA_T", 4), ("T", 1), ("WARMUP", 5)]
+    ],
+    *[
+        ("NORMKD", f"NORMKD.{key}", value)
+        for key, value in [("TEMPERATURE_NORM", 1), ("LOSS.CE_WEIGHT", 0.5)]
+        + [("LOSS.KD_WEIGHT", 0.5), ("BASE", "dkd")]
+    ],
+    *[
+        ("NORMKD", f"NORMKD.{key}", value, "NORMKD.BASE", "dkd")
+        for key, value in [("ALPHA", 3), ("BETA", 2), ("WARMUP", 5)]
+    ],
+    *[
+        ("CTKD", f"CTKD.{key}", value)
+        for key, value in [("T_START", 2), ("T_END", 10)]
+        + [("LOSS.CE_WEIGHT", 0.5), ("LOSS.KD_WEIGHT", 0.5)]
+    ],
+    *[
+        ("USKD", f"USKD.{key}", value)
+        for key, value in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2), ("MU", 2)]
+    ],
 ]
 
+CHANGES_OF_GRADIENTS = [("CTKD", "CTKD.DECAY_LOOPS", 5)]
+"""They change the gradients of the first step, not its loss."""
 
-@pytest.mark.parametrize(("name", "key", "value"), CHANGES)
-def test_every_hyper_parameter_changes_the_loss(name, key, value):
-    assert total(make_distiller(name, key, value)) != total(make_distiller(name))
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, change)))
+def test_every_hyper_parameter_changes_the_loss(change):
+    name, key, value, *surroundings = change
+    changed = make_distiller(name, key, value, *surroundings)
+    assert total(changed) != total(make_distiller(name, *surroundings))
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CHANGES_OF_GRADIENTS)
+def test_every_other_hyper_parameter_changes_a_gradient(name, key, value):
+    gradients = []
+    for opts in ((), (key, value)):
+        distiller = make_distiller(name, *opts).train()
+        _, losses = distiller.training_step(batch())
+        sum(losses.values()).backward()
+        gradients.append([p.grad.sum().item() for p in distiller.get_learnable_parameters()])
+    assert gradients[0] != gradients[1]
 
 
 def test_all_hyper_parameters_are_tested_above():
-    tested = {key for _, key, _ in CHANGES}
+    tested = {key for _, key, *_ in CHANGES + CHANGES_OF_GRADIENTS}
     counted = {f"{name}.{key}" for name in COHORTS for key in ("STUDENTS", "NUM_STUDENTS")}
     declared = {
         key for name in METHOD_NAMES for key, _ in flatten(find_method(name).defaults, f"{name}.")
