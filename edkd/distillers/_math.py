@@ -166,9 +166,7 @@ def scaled_gradient(tensor: Tensor, factor: float | Tensor) -> Tensor:
     return constant + factor * (tensor - constant)
 
 
-def decouple(
-    logits: Tensor, target: Tensor, temperature: float | Tensor
-) -> tuple[Tensor, Tensor]:
+def decouple(logits: Tensor, target: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """The margin (N,) of the target, and log-probabilities over the other classes (N,C).
 
     With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened

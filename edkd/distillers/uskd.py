@@ -113,7 +113,7 @@ def zipf_labels(logits: Tensor, logits_weak: Tensor, is_label: Tensor) -> Tensor
     score = _odds(logits, is_label) + _odds(logits_weak, is_label)
     order = score.argsort(dim=1, descending=True, stable=True)
     rank = 1 + order.argsort(dim=1)
-    label = (1 / rank).masked_fill(is_label, 0)
+    label = (1 / rank.to(score.dtype)).masked_fill(is_label, 0)
     return label / label.sum(1, keepdim=True).clamp(min=torch.finfo(label.dtype).tiny)
 
 
@@ -166,7 +166,5 @@ class USKD(Distiller):
         hp = self.hp
         pooled = student.features["feats"][-2].mean((2, 3))
         logits_weak = self.weak_head(pooled)
-        loss_uskd = uskd_loss(
-            student.logits, logits_weak, batch.target, hp.ALPHA, hp.BETA, hp.MU
-        )
+        loss_uskd = uskd_loss(student.logits, logits_weak, batch.target, hp.ALPHA, hp.BETA, hp.MU)
         return {"loss_kd": loss_uskd}

@@ -77,6 +77,12 @@ def test_the_published_calls_work(name):
         assert torch.equal(distiller(image=about.image), expected)
 
 
+def changes(method, node="", **values):
+    """An entry of CHANGES for each key of a method's node."""
+    prefix = f"{method}.{node}." if node else f"{method}."
+    return [(method, f"{prefix}{key}", value) for key, value in values.items()]
+
+
 CHANGES = [
     ("KD", "KD.TEMPERATURE", 2),
     ("KD", "KD.LOSS.CE_WEIGHT", 0.5),
@@ -97,35 +103,16 @@ CHANGES = [
     ("KDCL", "KDCL.ENSEMBLE", "naive"),
     ("KDCL", "KDCL.ENSEMBLE", "linear"),
     ("NONE", "NONE.CE_WEIGHT", 2),
-    *[("NKD", f"NKD.{key}", value) for key, value in [("CE_WEIGHT", 0.5), ("GAMMA", 3), ("T", 4)]],
-    *[
-        (method, f"{method}.{key}", value)
-        for method in ("TTM", "WTTM")
-        for key, value in [("CE_WEIGHT", 0.5), ("KD_WEIGHT", 3), ("GAMMA", 0.5)]
-    ],
-    *[
-        ("RLD", f"RLD.{key}", value)
-        for key, value in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2)]
-        + [("ALPHA_T", 4), ("T", 1), ("WARMUP", 5)]
-    ],
-    *[
-        ("NORMKD", f"NORMKD.{key}", value)
-        for key, value in [("TEMPERATURE_NORM", 1), ("LOSS.CE_WEIGHT", 0.5)]
-        + [("LOSS.KD_WEIGHT", 0.5), ("BASE", "dkd")]
-    ],
-    *[
-        ("NORMKD", f"NORMKD.{key}", value, "NORMKD.BASE", "dkd")
-        for key, value in [("ALPHA", 3), ("BETA", 2), ("WARMUP", 5)]
-    ],
-    *[
-        ("CTKD", f"CTKD.{key}", value)
-        for key, value in [("T_START", 2), ("T_END", 10)]
-        + [("LOSS.CE_WEIGHT", 0.5), ("LOSS.KD_WEIGHT", 0.5)]
-    ],
-    *[
-        ("USKD", f"USKD.{key}", value)
-        for key, value in [("CE_WEIGHT", 0.5), ("ALPHA", 3), ("BETA", 2), ("MU", 2)]
-    ],
+    *changes("NKD", CE_WEIGHT=0.5, GAMMA=3, T=4),
+    *changes("TTM", CE_WEIGHT=0.5, KD_WEIGHT=3, GAMMA=0.5),
+    *changes("WTTM", CE_WEIGHT=0.5, KD_WEIGHT=3, GAMMA=0.5),
+    *changes("RLD", CE_WEIGHT=0.5, ALPHA=3, BETA=2, ALPHA_T=4, T=1, WARMUP=5),
+    *changes("NORMKD", "LOSS", CE_WEIGHT=0.5, KD_WEIGHT=0.5),
+    *changes("NORMKD", TEMPERATURE_NORM=1, BASE="dkd"),
+    *[(*change, "NORMKD.BASE", "dkd") for change in changes("NORMKD", ALPHA=3, BETA=2, WARMUP=5)],
+    *changes("CTKD", "LOSS", CE_WEIGHT=0.5, KD_WEIGHT=0.5),
+    *changes("CTKD", T_START=2, T_END=10),
+    *changes("USKD", CE_WEIGHT=0.5, ALPHA=3, BETA=2, MU=2),
 ]
 
 CHANGES_OF_GRADIENTS = [("CTKD", "CTKD.DECAY_LOOPS", 5)]

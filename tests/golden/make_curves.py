@@ -34,6 +34,16 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+    "NKD": ["NKD"],
+    "USKD": ["USKD"],
+    "TTM": ["TTM"],
+    "WTTM": ["WTTM"],
+    "CTKD": ["CTKD"],
+    "NORMKD": ["NORMKD"],
+    "NORMKD_dkd": ["NORMKD", "NORMKD.BASE", "dkd"],
+    "RLD": ["RLD"],
+    "KD_LSKD": ["KD", "DISTILLER.LSKD", "True"],
+    "DKD_EAKD": ["DKD", "DISTILLER.EAKD", "True"],
 }
 
 
