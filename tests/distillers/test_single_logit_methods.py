@@ -20,6 +20,7 @@ from edkd.errors import UserError
 from edkd.types import Batch
 from tests.distillers.logits import sample, value_and_gradient
 from tests.distillers.reference import ctkd
+from tests.runs import outcome
 from tests.small import batch, config, info, make_distiller
 
 
@@ -164,3 +165,23 @@ def test_ctkd_takes_the_epoch_as_a_tensor():
         losses = distiller.training_step(each)[1]
         results.append(torch.autograd.grad(losses["loss_kd"], distiller.theta)[0])
     torch.testing.assert_close(*results)
+
+
+# Whole runs.
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        *[(name,) for name in ("NKD", "TTM", "WTTM", "CTKD", "NORMKD", "RLD", "USKD")],
+        ("NORMKD", "NORMKD.BASE", "dkd"),
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_is_resumed_is_the_same(train_tiny, tmp_path, opts):
+    steps = ["SOLVER.EPOCHS", "2", "SOLVER.SCHEDULE", "step", "DISTILLER.TYPE", *opts]
+    assert train_tiny("whole", *steps).code == 0
+    assert train_tiny("parts", *steps, "SOLVER.EPOCHS", "1").code == 0
+    assert train_tiny("parts", *steps, "--resume").code == 0
+    runs = tmp_path / "distill"
+    assert outcome(runs / "whole") == outcome(runs / "parts")

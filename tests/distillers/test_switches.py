@@ -321,8 +321,6 @@ def test_the_command_refuses_in_one_line(train_tiny):
         ("KD", *LSKD, *EAKD),
         ("KD", *SHUFFLE),
         ("KD+DKD", *LSKD, *SHUFFLE),
-        ("CTKD",),
-        ("USKD",),
         ("NONE", "NONE.CE_WEIGHT", "2"),
     ],
     ids=" ".join,
