@@ -82,6 +82,9 @@ def entropy_weights(logits_student: Tensor, logits_teacher: Tensor, temperature:
     C.-P. Su, C.-H. Tseng, B. Peng, L. Zhao, S.-J. Lee, "EA-KD: Entropy-based Adaptive Knowledge
     Distillation", ICCV 2025, arXiv:2311.13621.
 
+    Differs from the published code: there KD and DKD on CIFAR-100 divide by 100 instead of log 100.
+    With LSKD the entropies are those of the logits as they are; the code does so for MLKD alone.
+
     Args:
         logits_student: (N,C), C >= 2.
         logits_teacher: (N,C).
