@@ -22,9 +22,12 @@ from edkd.distillers._layout import contiguous_batch, contiguous_features, conti
 from edkd.distillers._math import mean_prediction
 from edkd.distillers._switches import (
     Switches,
+    check_shuffling,
     check_usable,
+    others_of_class,
     standardize,
     switches_of,
+    taken_from,
     weighted_means,
     with_standardized,
 )
@@ -162,6 +165,8 @@ class Distiller(nn.Module):
 
         student = self.run_student(batch)
         teacher = self.run_teachers(batch) if self.needs_teacher else None
+        if self.switches.shuffles:
+            teacher = taken_from(teacher, others_of_class(batch.target))
 
         outputs = list(student.values()) if isinstance(student, Mapping) else [student]
         loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
@@ -498,16 +503,26 @@ def check_switches(distiller: Distiller, name: str) -> None:
         name: DISTILLER.TYPE, for messages.
     """
     method = type(distiller)
+    switches = distiller.switches
     own_step = method.training_step is not Distiller.training_step
+    runs_itself = own_step or uses_published_style(method)
+    obstacle = "runs the networks itself" if runs_itself else ""
+
+    if switches.shuffles:
+        check_shuffling(name, obstacle if method.needs_teacher else "has no teacher")
+    obstacle = obstacle or _obstacle_to_logits(distiller)
+    check_usable(switches, name, obstacle, method.has_loss_per_image)
+
+
+def _obstacle_to_logits(distiller: Distiller) -> str:
+    """Why no switch can change the logits that a method compares, after "which"; "" if it can."""
+    method = type(distiller)
     own_merge = method.merge is not Distiller.merge
-    obstacle = ""
-    if own_step or uses_published_style(method):
-        obstacle = "runs the networks itself"
-    elif not method.needs_teacher or "logits" not in method.teacher_needs:
-        obstacle = "compares no logits with a teacher's"
-    elif own_merge and len(distiller.teachers()) > 1:
-        obstacle = "merges the outputs of several teachers itself"
-    check_usable(distiller.switches, name, obstacle, method.has_loss_per_image)
+    if not method.needs_teacher or "logits" not in method.teacher_needs:
+        return "compares no logits with a teacher's"
+    if own_merge and len(distiller.teachers()) > 1:
+        return "merges the outputs of several teachers itself"
+    return ""
 
 
 def own_node(cls: type[Distiller], cfg: Any) -> Any:

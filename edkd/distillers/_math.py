@@ -42,9 +42,24 @@ def unit_vectors(tensor: Tensor, dim: int = -1) -> Tensor:
     return torch.where(norm > SMALLEST_NORM, tensor / norm.clamp(min=SMALLEST_NORM), 0.0)
 
 
-def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """log softmax(logits / T) over the classes, the last dimension, in float32 or better."""
     return F.log_softmax(at_least_float32(logits) / temperature, -1)
+
+
+def log_softmax_among(logits: Tensor, kept: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / T) over some of the classes, in float32 or better.
+
+    Args:
+        logits: (N,C).
+        kept: (N,C), bool: the classes. In a row without any, all classes are equally likely.
+        temperature: T > 0.
+
+    Returns:
+        (N,C); the lowest finite numbers, of which `exp` is 0, for the classes that are left out.
+    """
+    z = at_least_float32(logits) / temperature
+    return F.log_softmax(z.masked_fill(~kept, torch.finfo(z.dtype).min), 1)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -144,7 +159,10 @@ def mean_prediction(
 
 
 def decoupled_kl(
-    logits_student: Tensor, logits_teacher: Tensor, target: Tensor, temperature: float
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    target: Tensor,
+    temperature: float | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two parts of KL(teacher || student) that DKD weighs separately, for each sample.
 
@@ -160,9 +178,9 @@ def decoupled_kl(
         The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
     """
     check_class_numbers(target)
-    margin_s, log_p_s = _decouple(logits_student, target, temperature)
-    margin_t, log_p_t = _decouple(logits_teacher, target, temperature)
-    return _binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
+    margin_s, log_p_s = decouple(logits_student, target, temperature)
+    margin_t, log_p_t = decouple(logits_teacher, target, temperature)
+    return binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
 
 
 def check_class_numbers(target: Tensor) -> None:
@@ -175,7 +193,23 @@ def check_class_numbers(target: Tensor) -> None:
         )
 
 
-def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def class_numbers(target: Tensor) -> Tensor:
+    """Class numbers (N,); of class probabilities (N,C), the most probable class."""
+    return target if target.dim() == 1 else target.argmax(1)
+
+
+def is_class(target: Tensor, num_classes: int) -> Tensor:
+    """(N,C), bool: whether a class is that of the image, from class numbers (N,)."""
+    return torch.arange(num_classes, device=target.device) == target[:, None]
+
+
+def scaled_gradient(tensor: Tensor, factor: float | Tensor) -> Tensor:
+    """The tensor as it is, with `factor` times its gradient; a factor < 0 reverses it."""
+    constant = tensor.detach()
+    return constant + factor * (tensor - constant)
+
+
+def decouple(logits: Tensor, target: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """The margin (N,) of the target, and log-probabilities over the other classes (N,C).
 
     With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened
@@ -184,7 +218,7 @@ def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tenso
     own entry is the lowest finite number: its probability is 0.
     """
     z = at_least_float32(logits) / temperature
-    is_target = torch.arange(z.shape[1], device=z.device) == target[:, None]
+    is_target = is_class(target, z.shape[1])
     others = z.masked_fill(is_target, torch.finfo(z.dtype).min)
 
     z_target = torch.where(is_target, z, 0.0).sum(1)
@@ -192,7 +226,7 @@ def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tenso
     return margin, F.log_softmax(others, 1)
 
 
-def _binary_kl(margin_p: Tensor, margin_q: Tensor) -> Tensor:
+def binary_kl(margin_p: Tensor, margin_q: Tensor) -> Tensor:
     """KL of two Bernoulli distributions with success probabilities sigmoid(margin), (N,)."""
     yes = margin_p.sigmoid() * (F.logsigmoid(margin_p) - F.logsigmoid(margin_q))
     no = (-margin_p).sigmoid() * (F.logsigmoid(-margin_p) - F.logsigmoid(-margin_q))

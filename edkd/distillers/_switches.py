@@ -1,15 +1,16 @@
-"""Switches for methods that read logits: standardised logits, and a weight for each image."""
+"""Switches: standardised logits, a weight for each image, a teacher shuffled within classes."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from edkd.distillers._math import at_least_float32, log_softmax
+from edkd.distillers._math import at_least_float32, check_class_numbers, log_softmax
 from edkd.errors import UserError
 from edkd.keys import Key
-from edkd.types import Output
+from edkd.types import LazyFeatures, Output
 
 KEYS = {
     "DISTILLER.LSKD": Key(
@@ -26,6 +27,11 @@ KEYS = {
     "DISTILLER.EAKD_TEMPERATURE": Key(
         3.0, "softens the predictions whose entropies EAKD takes; 2 on ImageNet", low=1e-3
     ),
+    "DISTILLER.SHUFFLE_TEACHER": Key(
+        False,
+        "a control: each image gets the teacher's outputs for another image of its class in the "
+        "batch, where there is one; what is left of a gain is knowledge about classes",
+    ),
 }
 
 EPSILON = 1e-7
@@ -41,6 +47,8 @@ class Switches(NamedTuple):
     """Whether each image's terms are weighted."""
     temperature: float = 3.0
     """Of the entropies."""
+    shuffles: bool = False
+    """Whether the teacher's outputs change places within a class."""
 
 
 def standardize(logits: Tensor) -> Tensor:
@@ -48,6 +56,9 @@ def standardize(logits: Tensor) -> Tensor:
 
     S. Sun, W. Ren, J. Li, R. Wang, X. Cao, "Logit Standardization in Knowledge Distillation",
     CVPR 2024, arXiv:2403.01427, algorithm 1.
+
+    Differs from the paper: a constant row, as of a head of zeros, is not divided. There its
+    gradient is multiplied by 1e7, so that the first step ruins the student.
 
     Args:
         logits: (N,C), C >= 2; computed in float32 or better.
@@ -61,7 +72,8 @@ def standardize(logits: Tensor) -> Tensor:
     """
     z = at_least_float32(logits)
     centred = z - z.mean(-1, keepdim=True)
-    return centred / (z.std(-1, keepdim=True) + EPSILON)
+    std = z.std(-1, keepdim=True)
+    return centred / torch.where(std > 0, std + EPSILON, 1.0)
 
 
 def entropy_weights(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> Tensor:
@@ -69,6 +81,9 @@ def entropy_weights(logits_student: Tensor, logits_teacher: Tensor, temperature:
 
     C.-P. Su, C.-H. Tseng, B. Peng, L. Zhao, S.-J. Lee, "EA-KD: Entropy-based Adaptive Knowledge
     Distillation", ICCV 2025, arXiv:2311.13621.
+
+    Differs from the published code: there KD and DKD on CIFAR-100 divide by 100 instead of log 100.
+    With LSKD the entropies are those of the logits as they are; the code does so for MLKD alone.
 
     Args:
         logits_student: (N,C), C >= 2.
@@ -114,10 +129,69 @@ def weighted_means(
     }
 
 
+def others_of_class(target: Tensor) -> Tensor:
+    """For each image the place in the batch of another image of its class, (N,).
+
+    A permutation: the images of a class, in random order, each point to the next, and the last to
+    the first. An image that is the only one of its class points to itself.
+
+    Args:
+        target: (N,), class numbers.
+
+    Raises:
+        UserError: `target` holds class probabilities.
+
+    Example:
+        >>> others_of_class(torch.tensor([7, 3, 7, 5]))
+        tensor([2, 1, 0, 3])
+    """
+    check_class_numbers(target)
+    shuffled = torch.rand(target.shape, device=target.device).argsort()
+    order = shuffled[target[shuffled].argsort(stable=True)]
+    by_class = target[order].contiguous()
+
+    place = torch.arange(len(target), device=target.device)
+    first = torch.searchsorted(by_class, by_class)
+    last = torch.searchsorted(by_class, by_class, right=True) - 1
+    following = torch.where(place < last, place + 1, first)
+    return torch.empty_like(order).scatter(0, order, order[following])
+
+
+def taken_from(output: Any, source: Tensor) -> Any:
+    """Outputs in which image i has what image source[i] had.
+
+    Args:
+        output: an Output, Outputs by view, or a list of those.
+        source: (N,), places in the batch.
+    """
+    if isinstance(output, Mapping):
+        return {name: taken_from(view, source) for name, view in output.items()}
+    if isinstance(output, list):
+        return [taken_from(each, source) for each in output]
+
+    features = output.features
+    moved = LazyFeatures(lambda: {name: _moved(features[name], source) for name in features})
+    return Output(output.logits[source], moved)
+
+
 def switches_of(cfg: Any) -> Switches:
     """The switches that DISTILLER sets."""
     node = cfg.DISTILLER
-    return Switches(node.LSKD, node.EAKD, node.EAKD_TEMPERATURE)
+    return Switches(node.LSKD, node.EAKD, node.EAKD_TEMPERATURE, node.SHUFFLE_TEACHER)
+
+
+def check_shuffling(name: str, obstacle: str) -> None:
+    """Raise UserError where the teacher's outputs of a method cannot change places.
+
+    Args:
+        name: DISTILLER.TYPE.
+        obstacle: why not, after "which"; "" if they can.
+    """
+    if obstacle:
+        raise UserError(
+            f"DISTILLER.SHUFFLE_TEACHER cannot be used with DISTILLER.TYPE {name}, which "
+            f"{obstacle}; set it to False, or use a method such as KD or DKD"
+        )
 
 
 def check_usable(switches: Switches, name: str, obstacle: str, has_loss_per_image: bool) -> None:
@@ -142,6 +216,13 @@ def check_usable(switches: Switches, name: str, obstacle: str, has_loss_per_imag
 def _entropy(logits: Tensor, temperature: float) -> Tensor:
     log_p = log_softmax(logits, temperature)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def _moved(feature: Any, source: Tensor) -> Any:
+    """A feature (N,...), or a list of such, with the rows that `source` names."""
+    if isinstance(feature, (list, tuple)):
+        return [_moved(each, source) for each in feature]
+    return feature[source]
 
 
 def _first(output: Any) -> Any:

@@ -19,7 +19,7 @@ def dkd_loss(
     target: Tensor,
     alpha: float,
     beta: float,
-    temperature: float,
+    temperature: float | Tensor,
     reduction: str = "mean",
 ) -> Tensor:
     """T^2 * mean_i(alpha * TCKD_i + beta * NCKD_i) (equation 7).

@@ -14,7 +14,10 @@ from edkd.types import Batch, Output
 
 
 def kd_loss(
-    logits_student: Tensor, logits_teacher: Tensor, temperature: float, reduction: str = "mean"
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    temperature: float | Tensor,
+    reduction: str = "mean",
 ) -> Tensor:
     """T^2 * mean_i KL(p_t || p_s) with p = softmax(logits / T) (section 2).
 

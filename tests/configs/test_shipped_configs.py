@@ -18,6 +18,8 @@ OWN = [path for path in FILES if path.parent.name == "folder"]
 PUBLISHED = [path for path in FILES if path not in OWN]
 RECIPES = "recipes"
 """A folder of training recipes, which are named as their papers name them."""
+CONTROLS = "controls"
+"""A folder of runs without a teacher, or without its knowledge of an image."""
 PAIRS = [
     "wrn40_2_wrn_16_2",
     "wrn40_2_wrn_40_1",
@@ -35,6 +37,25 @@ PAIRS = [
     "res50_mv2",
     "res50_vgg8",
     "res50_shuv1",
+]
+NEWER_PAIRS = [
+    "res32x4_shuv2",
+    "res32x4_wrn_16_2",
+    "res32x4_wrn_40_2",
+    "wrn40_2_res8x4",
+    "wrn40_2_mv2",
+    "vgg13_mv2",
+    "res50_mv2",
+]
+"""Of different families, in papers since 2024."""
+SAME_FAMILY = [
+    "wrn40_2_wrn_16_2",
+    "wrn40_2_wrn_40_1",
+    "res56_res20",
+    "res110_res20",
+    "res110_res32",
+    "res32x4_res8x4",
+    "vgg13_vgg8",
 ]
 DKD_BETA = dict(res56_res20=2, res110_res20=2, res110_res32=2, vgg13_vgg8=6, vgg13_mv2=6)
 DKD_BETA |= dict(wrn40_2_wrn_16_2=6, wrn40_2_wrn_40_1=6)
@@ -67,16 +88,18 @@ def test_every_file_belongs_to_its_folder(loaded):
         method = "vanilla" if cfg.DISTILLER.TYPE == "NONE" else cfg.DISTILLER.TYPE.lower()
         if path.stem == "finetune":  # a network alone, too
             method = "finetune"
-        assert method in (path.parent.name, path.stem), path
+        if path.parent.name != CONTROLS:
+            assert method in (path.parent.name, path.stem, *path.stem.split("_")), path
 
 
 def test_every_tag_is_the_method_and_the_pair(loaded):
     for path in PUBLISHED:
         cfg = loaded[path]
         method, *networks = cfg.EXPERIMENT.TAG.split(",")
-        assert method in (path.parent.name, path.stem), path
+        folder, _, form = method.partition("_")  # lskd_kd is lskd/kd_<pair>.yaml
+        assert path.parent.name in (method, folder) or method == path.stem, path
 
-        pair = path.stem
+        pair = path.stem.removeprefix(f"{form}_")
         if path.parent.name == RECIPES:
             continue
         if path.stem == method and path.parent.name == "cifar100":  # the paths of mdistiller
@@ -123,7 +146,7 @@ def leaves(content, prefix=""):
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "edkd"])
 def test_every_published_pair_has_its_file(loaded, method):
-    for pair in PAIRS:
+    for pair in {*PAIRS, *NEWER_PAIRS}:
         cfg = loaded[CONFIGS / "cifar100" / method / f"{pair}.yaml"]
         light = cfg.DISTILLER.STUDENT.startswith(("Shuffle", "Mobile"))
         assert (method.upper(), 0.01 if light else 0.05) == (cfg.DISTILLER.TYPE, cfg.SOLVER.LR)
@@ -131,6 +154,21 @@ def test_every_published_pair_has_its_file(loaded, method):
         assert (solver.EPOCHS, solver.WEIGHT_DECAY, solver.BATCH_SIZE) == (240, 5e-4, 64)
         beta = DKD_BETA.get(pair, 8) if method == "dkd" else 8
         assert beta == cfg.DKD.BETA
+
+
+@pytest.mark.parametrize("method", ["KD", "DKD"])
+def test_every_pair_has_its_file_with_standardised_logits(loaded, method):
+    """The published weight w: 0.1 CE + w KD, or CE + w DKD."""
+    for pair in SAME_FAMILY + NEWER_PAIRS:
+        cfg = loaded[CONFIGS / "cifar100" / "lskd" / f"{method.lower()}_{pair}.yaml"]
+        assert cfg.DISTILLER.LSKD
+        assert method == cfg.DISTILLER.TYPE
+        node = cfg[method]
+        if method == "KD":
+            assert node.LOSS.CE_WEIGHT == 0.1
+            assert node.LOSS.KD_WEIGHT in (1, 9, 12)
+        else:
+            assert node.BETA / node.ALPHA in (2, 8)
 
 
 @pytest.mark.parametrize("dataset", ["cifar100", "tiny_imagenet", "imagenet"])
@@ -164,6 +202,17 @@ def test_every_published_model_can_be_trained_alone(loaded, dataset):
         ("imagenet/r34_r18/edkd.yaml", "EDKD.WARMUP", 1),
         ("imagenet/r50_mv1/kd.yaml", "KD.TEMPERATURE", 1.0),
         ("imagenet/r50_mv1/dkd.yaml", "SOLVER.BATCH_SIZE", 512),
+        ("cifar100/lskd/kd_res110_res20.yaml", "KD.TEMPERATURE", 4.0),
+        ("cifar100/lskd/kd_res50_mv2.yaml", "KD.LOSS.KD_WEIGHT", 1.0),
+        ("cifar100/lskd/dkd_res56_res20.yaml", "DKD.BETA", 36.0),
+        ("cifar100/lskd/dkd_res32x4_res8x4.yaml", "DKD.BETA", 72.0),
+        ("cifar100/normkd/dkd_res56_res20.yaml", "NORMKD.ALPHA", 7.0),
+        ("cifar100/rld/res56_res20.yaml", "RLD.ALPHA_T", 4.0),
+        ("cifar100/controls/doubled_res20.yaml", "NONE.CE_WEIGHT", 2.0),
+        ("cifar100/controls/shuffled_res56_res20.yaml", "DISTILLER.SHUFFLE_TEACHER", True),
+        ("imagenet/r34_r18/eakd_kd.yaml", "DISTILLER.EAKD_TEMPERATURE", 2.0),
+        ("imagenet/r50_mv1/nkd.yaml", "SOLVER.BATCH_SIZE", 256),
+        ("imagenet/r50_mv1/normkd_dkd.yaml", "NORMKD.TEMPERATURE_NORM", 0.75),
         ("cifar10/vanilla/ResNet18.yaml", "SOLVER.TYPE", "Adam"),
         ("cifar10/vanilla/ResNet18.yaml", "SOLVER.SCHEDULE", "cosine"),
         ("cifar10/kd/ResNet18_res20.yaml", "KD.TEMPERATURE", 20.0),

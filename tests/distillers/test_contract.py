@@ -77,6 +77,12 @@ def test_the_published_calls_work(name):
         assert torch.equal(distiller(image=about.image), expected)
 
 
+def changes(method, node="", **values):
+    """An entry of CHANGES for each key of a method's node."""
+    prefix = f"{method}.{node}." if node else f"{method}."
+    return [(method, f"{prefix}{key}", value) for key, value in values.items()]
+
+
 CHANGES = [
     ("KD", "KD.TEMPERATURE", 2),
     ("KD", "KD.LOSS.CE_WEIGHT", 0.5),
@@ -174,6 +180,17 @@ CHANGES = [
     ("REVIEWKD", "REVIEWKD.WARMUP_EPOCHS", 5),
     ("REVIEWKD", "REVIEWKD.MAX_MID_CHANNEL", 5),
     ("REVIEWKD", "REVIEWKD.STU_PREACT", True),
+    ("NONE", "NONE.CE_WEIGHT", 2),
+    *changes("NKD", CE_WEIGHT=0.5, GAMMA=3, T=4),
+    *changes("TTM", CE_WEIGHT=0.5, KD_WEIGHT=3, GAMMA=0.5),
+    *changes("WTTM", CE_WEIGHT=0.5, KD_WEIGHT=3, GAMMA=0.5),
+    *changes("RLD", CE_WEIGHT=0.5, ALPHA=3, BETA=2, ALPHA_T=4, T=1, WARMUP=5),
+    *changes("NORMKD", "LOSS", CE_WEIGHT=0.5, KD_WEIGHT=0.5),
+    *changes("NORMKD", TEMPERATURE_NORM=1, BASE="dkd"),
+    *[(*change, "NORMKD.BASE", "dkd") for change in changes("NORMKD", ALPHA=3, BETA=2, WARMUP=5)],
+    *changes("CTKD", "LOSS", CE_WEIGHT=0.5, KD_WEIGHT=0.5),
+    *changes("CTKD", T_START=2, T_END=10),
+    *changes("USKD", CE_WEIGHT=0.5, ALPHA=3, BETA=2, MU=2),
 ]
 
 CHANGED_IN_TEST_CONNECTORS = [
@@ -183,14 +200,30 @@ CHANGED_IN_TEST_CONNECTORS = [
     *[f"REVIEWKD.{key}" for key in ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS")],
 ]
 
+CHANGES_OF_GRADIENTS = [("CTKD", "CTKD.DECAY_LOOPS", 5)]
+"""They change the gradients of the first step, not its loss."""
 
-@pytest.mark.parametrize(("name", "key", "value"), CHANGES)
-def test_every_hyper_parameter_changes_the_loss(name, key, value):
-    assert total(make_distiller(name, key, value)) != total(make_distiller(name))
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, change)))
+def test_every_hyper_parameter_changes_the_loss(change):
+    name, key, value, *surroundings = change
+    changed = make_distiller(name, key, value, *surroundings)
+    assert total(changed) != total(make_distiller(name, *surroundings))
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CHANGES_OF_GRADIENTS)
+def test_every_other_hyper_parameter_changes_a_gradient(name, key, value):
+    gradients = []
+    for opts in ((), (key, value)):
+        distiller = make_distiller(name, *opts).train()
+        _, losses = distiller.training_step(batch())
+        sum(losses.values()).backward()
+        gradients.append([p.grad.sum().item() for p in distiller.get_learnable_parameters()])
+    assert gradients[0] != gradients[1]
 
 
 def test_all_hyper_parameters_are_tested_above():
-    tested = {key for _, key, _ in CHANGES}
+    tested = {key for _, key, *_ in CHANGES + CHANGES_OF_GRADIENTS}
     counted = {f"{name}.{key}" for name in COHORTS for key in ("STUDENTS", "NUM_STUDENTS")}
     counted |= set(CHANGED_IN_TEST_CONNECTORS)
     declared = {

@@ -51,6 +51,16 @@ CASES = {
     "WKD": ["WKD"],
     "SDD": ["SDD"],
     "SDD_dkd": ["SDD", "SDD.BASE", "dkd"],
+    "NKD": ["NKD"],
+    "USKD": ["USKD"],
+    "TTM": ["TTM"],
+    "WTTM": ["WTTM"],
+    "CTKD": ["CTKD"],
+    "NORMKD": ["NORMKD"],
+    "NORMKD_dkd": ["NORMKD", "NORMKD.BASE", "dkd"],
+    "RLD": ["RLD"],
+    "KD_LSKD": ["KD", "DISTILLER.LSKD", "True"],
+    "DKD_EAKD": ["DKD", "DISTILLER.EAKD", "True"],
 }
 
 

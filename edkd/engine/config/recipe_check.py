@@ -18,6 +18,7 @@ def check_recipe(cfg: CfgNode, has_own_loaders: bool) -> None:
     method = find_method(name)
     _check_task_loss(cfg.SOLVER, name, method)
     _check_mixing(cfg.SOLVER, name, method)
+    _check_shuffling(cfg)
 
     if cfg.SOLVER.CUDA_GRAPH and cfg.SOLVER.TYPE == LAMB:
         raise UserError(f"SOLVER.CUDA_GRAPH cannot capture SOLVER.TYPE {LAMB}; set it to False")
@@ -53,4 +54,12 @@ def _check_mixing(solver: CfgNode, name: str, method: type[Distiller]) -> None:
         raise UserError(
             f"DISTILLER.TYPE {name} needs the class of each image, but {key} mixes classes; set "
             "SOLVER.MIXUP and SOLVER.CUTMIX to 0, or use a method that takes soft targets"
+        )
+
+
+def _check_shuffling(cfg: CfgNode) -> None:
+    if cfg.DISTILLER.SHUFFLE_TEACHER and (cfg.SOLVER.MIXUP or cfg.SOLVER.CUTMIX):
+        raise UserError(
+            "DISTILLER.SHUFFLE_TEACHER needs the class of each image, but SOLVER.MIXUP and "
+            "SOLVER.CUTMIX mix classes; set them to 0"
         )
