@@ -303,6 +303,10 @@ class Distiller(nn.Module):
         """The networks that are evaluated and saved, by name."""
         return {"student": self.deployable()}
 
+    def architectures(self, cfg: Any) -> list[str]:
+        """The names from which `get_model` builds `students` again, kept in their files."""
+        return self.student_names(cfg)
+
     def standardized(self, logits: Tensor) -> Tensor:
         """Logits that a method computes itself, (N,C), standardised if DISTILLER.LSKD is set.
 
