@@ -55,8 +55,11 @@ class Distiller(nn.Module):
     defaults: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters: `Key`s or plain values. They become the method's configuration node."""
     needs_teacher: ClassVar[bool] = True
-    teacher_needs: ClassVar[tuple[str, ...]] = ("logits",)
-    """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats."""
+    teacher_needs: tuple[str, ...] = ("logits",)
+    """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats.
+
+    A constructor may set what its method reads as it is configured.
+    """
     student_needs: ClassVar[tuple[str, ...]] = ("logits",)
     """The same for the student."""
     views: ClassVar[tuple[str, ...]] = ("weak",)

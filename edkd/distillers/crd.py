@@ -46,7 +46,7 @@ def crd_loss(
         >>> similarity = torch.tensor([[1.0, 0.0, -1.0]])
         >>> loss = crd_loss(similarity, log_normalizer=2.3, num_images=10, temperature=0.5)
         >>> round(loss.item(), 4)
-        0.7103
+        0.711
     """
     s = at_least_float32(similarity)
     noise = (s.shape[1] - 1) / num_images

@@ -16,7 +16,7 @@ from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, DataInfo, Output
 
-EPSILON = 1e-12
+EPSILON = 1e-4
 """The least norm that a product is divided by."""
 
 

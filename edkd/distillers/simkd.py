@@ -6,12 +6,12 @@ Teacher Classifier", CVPR 2022, arXiv:2203.14001.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32
+from edkd.distillers._pooled_map import NONE, find_pooled_map, pooled_map
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -31,6 +31,7 @@ def simkd_loss(projected: Tensor, feature_teacher: Tensor) -> Tensor:
         A scalar >= 0; 0 where both agree.
 
     Example:
+        >>> import torch
         >>> simkd_loss(torch.ones(1, 2, 1, 1), torch.full((1, 2, 2, 2), 3.0)).item()
         4.0
     """
@@ -45,9 +46,12 @@ class SIMKD(Distiller):
 
     The network that is evaluated, saved and exported is a `ReusedClassifier`: student, projector
     and the teacher's classifier, which is not trained. The student's own classifier is left out.
+
+    The teacher's map is the one that it pools for its classifier. Where it has no such map, as a
+    vision transformer, its pooled feature is a map of 1x1.
     """
 
-    teacher_needs = ("feats", "pooled_feat")
+    teacher_needs = ("pooled_feat",)  # or the map, see the constructor
     student_needs = ("logits", "feats")
     defaults = dict(
         FACTOR=Key(2, "the projector has 1 / FACTOR of the teacher's channels inside", low=1),
@@ -68,13 +72,19 @@ class SIMKD(Distiller):
         assert teacher is not None
         assert data is not None
         classifier = self.classifier(teacher)
-        _check_pooling(teacher, classifier, data)
+        self.kind = find_pooled_map(teacher, data.image_shape)
+        self.teacher_needs = (self.kind,)
 
         # The smaller of both heights and widths.
         _, in_channels, *size_student = self.feature_shapes(student).feats[-1]
-        _, out_channels, *size_teacher = self.feature_shapes(teacher).feats[-1]
+        _, out_channels, *size_teacher = self._shape_of_map(teacher)
         height, width = map(min, size_student, size_teacher)
         projection = Projection(in_channels, out_channels, height, width, self.hp.FACTOR)
+        if classifier.in_features != out_channels:
+            raise UserError(
+                f"SIMKD reuses the classifier of the teacher, which takes {classifier.in_features} "
+                f"features, but its pooled feature has {out_channels}; choose another teacher"
+            )
 
         self.student = ReusedClassifier(student, projection, data.num_classes)
         reused: Any = self.student.classifier
@@ -85,28 +95,17 @@ class SIMKD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
-        loss_feat = simkd_loss(student.features["feats"][-1], teacher.features["feats"][-1])
+        feature_teacher = pooled_map(teacher, self.kind)
+        loss_feat = simkd_loss(student.features["feats"][-1], feature_teacher)
         return {"loss_kd": self.hp.FEAT_WEIGHT * loss_feat}
 
     def architectures(self, cfg: Any) -> list[str]:
         """The student with its projector."""
         return [name_with(cfg.DISTILLER.STUDENT, self.student.projection)]
 
-
-@torch.no_grad()
-def _check_pooling(teacher: nn.Module, classifier: nn.Linear, data: DataInfo) -> None:
-    """Raise UserError where the classifier does not take the mean of the last feature map."""
-    parameter = next(teacher.parameters())
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, *data.image_shape, generator=generator)
-    _, features = teacher(image.to(parameter))
-
-    pooled = features["pooled_feat"]
-    expected = features["feats"][-1].mean((2, 3))
-    fits = pooled.shape == expected.shape and torch.allclose(pooled, expected, 1e-3, 1e-4)
-    if not fits or classifier.in_features != pooled.shape[1]:
-        name = type(getattr(teacher, "module", teacher)).__name__
-        raise UserError(
-            f"SIMKD reuses the classifier of {name}, but it does not take the mean over height and "
-            "width of the last feature map; choose another teacher, or another DISTILLER.TYPE"
-        )
+    def _shape_of_map(self, teacher: nn.Module) -> tuple[int, ...]:
+        """(1,D,H,W) of the teacher's map."""
+        shapes = self.feature_shapes(teacher)
+        if self.kind == NONE:
+            return *shapes.pooled_feat, 1, 1
+        return getattr(shapes, self.kind)[-1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32, reduced
+from edkd.distillers._pooled_map import find_pooled_map, pooled_map
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -43,9 +44,9 @@ class SRRL(Distiller):
 
     The features h of the student are compared with the pooled ones of the teacher, the logits
     W_t(h) with those of the teacher.
-    h = mean over H and W of ReLU(BN(Conv1x1(map))), of the last feature map of the student. W_t is
-    the classifier of the teacher, which stays as it is. A student without feature maps, or whose
-    last one is not the one that is pooled, has its pooled feature connected as a map of 1x1.
+    h = mean over H and W of ReLU(BN(Conv1x1(map))), of the feature map that the student pools. W_t
+    is the classifier of the teacher, which stays as it is. Where a student has no such map, its
+    pooled feature is a map of 1x1.
     """
 
     teacher_needs = ("logits", "pooled_feat")
@@ -66,8 +67,8 @@ class SRRL(Distiller):
     ) -> None:
         super().__init__(student, teacher, cfg, data)
         assert teacher is not None
-        shapes = self.feature_shapes(student)
-        width_student = shapes.pooled_feat[1]
+        assert data is not None
+        width_student = self.feature_shapes(student).pooled_feat[1]
         width_teacher = self.feature_shapes(teacher).pooled_feat[1]
 
         # The teacher's classifier must take what is compared with its feature.
@@ -79,7 +80,7 @@ class SRRL(Distiller):
             )
         self.frozen = (classifier,)
 
-        self.has_map = bool(shapes.feats) and shapes.feats[-1][1] == width_student
+        self.kind = find_pooled_map(student, data.image_shape)
         self.connector = nn.Sequential(
             nn.Conv2d(width_student, width_teacher, 1, bias=False),
             nn.BatchNorm2d(width_teacher),
@@ -89,7 +90,7 @@ class SRRL(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
-        feature = self._connected(student)
+        feature = self.connector(pooled_map(student, self.kind)).mean((2, 3))
         (classifier,) = self.frozen
         logits = self.standardized(F.linear(feature, classifier.weight, classifier.bias))
 
@@ -99,10 +100,3 @@ class SRRL(Distiller):
             "loss_kd_feat": self.hp.FEAT_WEIGHT * loss_feat,
             "loss_kd_logit": self.hp.LOGIT_WEIGHT * loss_logit,
         }
-
-    def _connected(self, student: Output) -> Tensor:
-        """h (N,D) with the teacher's number of features."""
-        if self.has_map:
-            return self.connector(student.features["feats"][-1]).mean((2, 3))
-        pooled = student.features["pooled_feat"]
-        return self.connector(pooled[:, :, None, None]).flatten(1)

@@ -2,7 +2,7 @@
 
 A plain name is looked up in the family of the data set. `<family>/<name>` names a model of another
 family of this package, and `<library>/<name>` one of another library: "torchvision/resnet50",
-"timm/convnext_tiny.fb_in1k". Both can be used with any data set. `<name>+simkd-<projection>` names a
+"timm/convnext_tiny.fb_in1k". Both can be used with any data set. `<name>+simkd-<projection>` is a
 network with a reused classifier, see `edkd.reused_classifier`.
 
 A file registers its models with `MODELS.register(name, family="cifar")`. The family is the one of

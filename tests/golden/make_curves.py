@@ -34,7 +34,7 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
-    "CRD": ["CRD"],
+    "CRD": ["CRD", "CRD.NCE.K", "256"],
     "CRD_relax": ["CRD", "CRD.MODE", "relax", "CRD.NCE.K", "64"],
     "SRRL": ["SRRL"],
     "ND": ["ND"],
