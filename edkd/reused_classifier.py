@@ -73,6 +73,7 @@ class ReusedClassifier(nn.Module):
 
         _remove_classifier(student, num_classes)
         self.student = student
+
         self.projection = projection
         self.projector = nn.Sequential(
             *_convolution(in_channels, inside, 1),
@@ -85,6 +86,7 @@ class ReusedClassifier(nn.Module):
         """Logits (N,C) and features for images (N,3,H,W)."""
         _, features = self.student(x)
         feats = list(features["feats"])
+
         projected = self.projector(self._pooled(feats[-1]))
         pooled = projected.mean((2, 3))
 

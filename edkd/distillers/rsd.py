@@ -20,7 +20,7 @@ EPSILON = 1e-5
 """Added to a standard deviation."""
 
 LEAST_VARIANCE = 1e-16
-"""Of a constant feature, so that its gradient is 0."""
+"""Below it a feature is constant: it becomes 0, without a gradient."""
 
 
 def rsd_loss(feature_student: Tensor, feature_teacher: Tensor, kappa: float) -> Tensor:
@@ -63,7 +63,8 @@ def rsd_loss(feature_student: Tensor, feature_teacher: Tensor, kappa: float) -> 
 def _standardized(feature: Tensor) -> Tensor:
     variance = feature.var(0, unbiased=False)
     std = variance.clamp(min=LEAST_VARIANCE).sqrt()
-    return (feature - feature.mean(0)) / (std + EPSILON)
+    scale = torch.where(variance > LEAST_VARIANCE, 1 / (std + EPSILON), 0.0)
+    return (feature - feature.mean(0)) * scale
 
 
 @METHODS.register("RSD")
