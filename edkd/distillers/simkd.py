@@ -37,7 +37,8 @@ def simkd_loss(projected: Tensor, feature_teacher: Tensor) -> Tensor:
     """
     s = at_least_float32(projected)
     t = at_least_float32(feature_teacher)
-    return F.mse_loss(s, F.adaptive_avg_pool2d(t, s.shape[2:]))
+    size = (s.shape[2], s.shape[3])
+    return F.mse_loss(s, F.adaptive_avg_pool2d(t, size))
 
 
 @METHODS.register("SIMKD")

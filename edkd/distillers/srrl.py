@@ -81,12 +81,9 @@ class SRRL(Distiller):
         self.frozen = (classifier,)
 
         self.kind = find_pooled_map(student, data.image_shape)
-        self.connector = nn.Sequential(
-            nn.Conv2d(width_student, width_teacher, 1, bias=False),
-            nn.BatchNorm2d(width_teacher),
-            nn.ReLU(),
-        )
-        nn.init.kaiming_normal_(self.connector[0].weight, mode="fan_out", nonlinearity="relu")
+        convolution = nn.Conv2d(width_student, width_teacher, 1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        self.connector = nn.Sequential(convolution, nn.BatchNorm2d(width_teacher), nn.ReLU())
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
