@@ -58,8 +58,11 @@ class Distiller(nn.Module):
     defaults: ClassVar[dict[str, Any]] = {}
     """Hyper-parameters: `Key`s or plain values. They become the method's configuration node."""
     needs_teacher: ClassVar[bool] = True
-    teacher_needs: ClassVar[tuple[str, ...]] = ("logits",)
-    """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats."""
+    teacher_needs: tuple[str, ...] = ("logits",)
+    """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats.
+
+    A constructor may set what its method reads as it is configured.
+    """
     student_needs: ClassVar[tuple[str, ...]] = ("logits",)
     """The same for the student."""
     views: ClassVar[tuple[str, ...]] = ("weak",)
@@ -307,6 +310,10 @@ class Distiller(nn.Module):
     def students(self) -> dict[str, nn.Module]:
         """The networks that are evaluated and saved, by name."""
         return {"student": self.deployable()}
+
+    def architectures(self, cfg: Any) -> list[str]:
+        """The names from which `get_model` builds `students` again, kept in their files."""
+        return self.student_names(cfg)
 
     def standardized(self, logits: Tensor) -> Tensor:
         """Logits that a method computes itself, (N,C), standardised if DISTILLER.LSKD is set.

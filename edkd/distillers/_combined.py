@@ -18,6 +18,7 @@ _NOT_COMBINED = (
     "parameter_groups",
     "deployable",
     "students",
+    "architectures",
     "task_loss",
     "turns",
 )

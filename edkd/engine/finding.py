@@ -33,6 +33,8 @@ class Advice(NamedTuple):
     """What the file is loaded for."""
     fit: str
     """Where its network is another one."""
+    names_other: bool = False
+    """Whether the file names a network of another kind."""
 
 
 def found_in(
@@ -111,7 +113,8 @@ def _refuse(
         raise UserError(f"{path} is one part of several; load all, and save them as one state dict")
     if changed:
         raise UserError(f"{path} {changed}; then save the state dict")
-    _refuse_head(path, best, wanted, advice.use)
+    if not advice.names_other:
+        _refuse_head(path, best, wanted, advice.use)
     if best.misfits:
         first = best.misfits[0]
         verb = "lacks" if first in best.lacking else "has"

@@ -121,7 +121,7 @@ class Trainer:
         self.student_files = StudentFiles(
             folder,
             distiller.students(),
-            distiller.student_names(cfg),
+            distiller.architectures(cfg),
             data.info,
             self.split,
             cfg.DATASET.TYPE,

@@ -13,7 +13,7 @@ from edkd.engine.file_facts import Facts, Use, check_classes, facts_of, note_fac
 from edkd.engine.finding import Advice, found_in
 from edkd.engine.matching import Match, is_counter
 from edkd.errors import UserError
-from edkd.models import unwrapped
+from edkd.models import is_qualified, unwrapped
 
 _PLAIN_TYPES = (
     torch.float64,
@@ -55,7 +55,9 @@ def load_weights(
     check_classes(path, facts, use)
 
     wanted = _tensors(model)
-    match = found_in(path, content, wanted, Advice(use, suggestion(facts, use)), _unused(model))
+    names_other = is_qualified(facts.architecture) and facts.architecture != use.model
+    advice = Advice(use, suggestion(facts, use), names_other)
+    match = found_in(path, content, wanted, advice, _unused(model))
     _load(model, path, match, wanted)
     note_facts(model, facts)
     return facts

@@ -2,7 +2,8 @@
 
 A plain name is looked up in the family of the data set. `<family>/<name>` names a model of another
 family of this package, and `<library>/<name>` one of another library: "torchvision/resnet50",
-"timm/convnext_tiny.fb_in1k". Both can be used with any data set.
+"timm/convnext_tiny.fb_in1k". Both can be used with any data set. `<name>+simkd-<projection>` is a
+network with a reused classifier, see `edkd.reused_classifier`.
 
 A file registers its models with `MODELS.register(name, family="cifar")`. The family is the one of
 the data sets that the model is made for. A constructor takes `num_classes`, and the model's
@@ -34,6 +35,7 @@ from edkd.models._libraries import (
 from edkd.models._own_input import OwnInput, preparation, prepared_alike
 from edkd.models._wrapping import unwrapped
 from edkd.registry import MODELS, Entry, PublishedDict, import_files, place
+from edkd.reused_classifier import ReusedClassifier, parts_of
 
 import_files(__name__, __path__, MODELS)
 
@@ -67,6 +69,7 @@ def check_model(family: str, name: str) -> None:
         family: in which a plain name is looked up.
         name: as a configuration has it.
     """
+    name, _ = parts_of(name)
     library, own = library_of(name)
     if library is not None:
         library.check(own)
@@ -75,12 +78,18 @@ def check_model(family: str, name: str) -> None:
 
 
 def is_qualified(name: str) -> bool:
-    """Whether a name says where its model is, as "torchvision/resnet50" or "cifar/resnet20"."""
-    return SEPARATOR in name and name not in MODELS
+    """Whether a name is more than that of a model in a family.
+
+    "torchvision/resnet50" and "cifar/resnet20" say where the model is; "resnet8+simkd-..." is a
+    model with a reused classifier.
+    """
+    _, projection = parts_of(name)
+    return (SEPARATOR in name or projection is not None) and name not in MODELS
 
 
 def registered_name(name: str) -> str:
     """The name under which a model of this package or of a plugin is registered; else ""."""
+    name, _ = parts_of(name)
     library, own = library_of(name)
     if library is not None:
         return ""
@@ -120,6 +129,12 @@ def get_model(family: str, name: str, num_classes: int, cfg: Any = None) -> nn.M
         UserError: the family or the name is unknown, its library is not installed, or the model
             breaks the contract.
     """
+    student, projection = parts_of(name)
+    if projection is not None:
+        return ReusedClassifier(
+            get_model(family, student, num_classes, cfg), projection, num_classes
+        )
+
     library, own = library_of(name)
     if library is not None:
         library.check(own)
@@ -151,7 +166,10 @@ def published_weights(family: str, name: str) -> str | None:
         UserError: the family or the name is unknown.
     """
     library, _ = library_of(name)
-    return None if library is not None else _weights(_find(family, name))
+    _, projection = parts_of(name)
+    if library is not None or projection is not None:
+        return None
+    return _weights(_find(family, name))
 
 
 def _find(family: str, name: str) -> Entry:

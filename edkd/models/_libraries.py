@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from edkd.errors import UserError
 from edkd.hints import hint
+from edkd.reused_classifier import parts_of
 from edkd.types import InputSpec
 
 SEPARATOR = "/"
@@ -82,9 +83,13 @@ def add_library(kind: Callable[[], Library]) -> Callable[[], Library]:
 
 
 def library_of(name: str) -> tuple[Library | None, str]:
-    """The library of a model and the model's name in it; (None, the name) where there is none."""
+    """The library of a model and the model's name in it; (None, the name) where there is none.
+
+    A library's network with a reused classifier is not the library's.
+    """
+    _, projection = parts_of(name)
     first, separator, rest = name.partition(SEPARATOR)
-    if separator and first in LIBRARIES:
+    if separator and first in LIBRARIES and projection is None:
         return LIBRARIES[first], rest
     return None, name
 

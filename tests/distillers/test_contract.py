@@ -191,6 +191,25 @@ CHANGES = [
     *changes("CTKD", "LOSS", CE_WEIGHT=0.5, KD_WEIGHT=0.5),
     *changes("CTKD", T_START=2, T_END=10),
     *changes("USKD", CE_WEIGHT=0.5, ALPHA=3, BETA=2, MU=2),
+    ("CRD", "CRD.MODE", "relax"),
+    ("CRD", "CRD.FEAT.DIM", 16),
+    ("CRD", "CRD.LOSS.CE_WEIGHT", 0.5),
+    ("CRD", "CRD.LOSS.FEAT_WEIGHT", 0.5),
+    ("CRD", "CRD.NCE.K", 8),
+    ("CRD", "CRD.NCE.TEMPERATURE", 0.1),
+    ("SRRL", "SRRL.CE_WEIGHT", 0.5),
+    ("SRRL", "SRRL.FEAT_WEIGHT", 0.5),
+    ("SRRL", "SRRL.LOGIT_WEIGHT", 0.5),
+    ("ND", "ND.CE_WEIGHT", 0.5),
+    ("ND", "ND.ND_WEIGHT", 0.5),
+    ("ND", "ND.DROPOUT", 0.1),
+    ("SIMKD", "SIMKD.CE_WEIGHT", 0.5),
+    ("SIMKD", "SIMKD.FEAT_WEIGHT", 0.5),
+    ("SIMKD", "SIMKD.FACTOR", 4),
+    ("RSD", "RSD.CE_WEIGHT", 0.5),
+    ("RSD", "RSD.FEAT_WEIGHT", 0.5),
+    ("RSD", "RSD.KAPPA", 0.5),
+    ("RSD", "RSD.GAMMA", 4),
 ]
 
 CHANGED_IN_TEST_CONNECTORS = [
@@ -226,6 +245,8 @@ def test_all_hyper_parameters_are_tested_above():
     tested = {key for _, key, *_ in CHANGES + CHANGES_OF_GRADIENTS}
     counted = {f"{name}.{key}" for name in COHORTS for key in ("STUDENTS", "NUM_STUDENTS")}
     counted |= set(CHANGED_IN_TEST_CONNECTORS)
+    # These only verify a width, or act from the second step on: see test_contrast.py.
+    counted |= {"CRD.FEAT.STUDENT_DIM", "CRD.FEAT.TEACHER_DIM", "CRD.NCE.MOMENTUM"}
     declared = {
         key for name in METHOD_NAMES for key, _ in flatten(find_method(name).defaults, f"{name}.")
     }

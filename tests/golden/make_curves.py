@@ -61,6 +61,12 @@ CASES = {
     "RLD": ["RLD"],
     "KD_LSKD": ["KD", "DISTILLER.LSKD", "True"],
     "DKD_EAKD": ["DKD", "DISTILLER.EAKD", "True"],
+    "CRD": ["CRD", "CRD.NCE.K", "256"],
+    "CRD_relax": ["CRD", "CRD.MODE", "relax", "CRD.NCE.K", "64"],
+    "SRRL": ["SRRL"],
+    "ND": ["ND"],
+    "SIMKD": ["SIMKD"],
+    "RSD": ["RSD"],
 }
 
 
@@ -79,6 +85,13 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         data = build_data(cfg, device)
         distiller = build_distiller(cfg, data).double()
         trainer = build_trainer(cfg, data, distiller, Path(folder), device)
+
+    if distiller.collects:
+        for inputs in data.train.inputs(1):
+            batch = data.train.batch(*inputs)
+            batch = replace(batch, image=batch.image.double(), epoch=1)
+            distiller.collect(distiller.run_teachers(batch), batch)
+        distiller.end_collection()
 
     distiller.train()
     if distiller.collects:

@@ -1,0 +1,112 @@
+"""Distillation with the reused classifier of the teacher.
+
+D. Chen, J.-P. Mei, H. Zhang, C. Wang, Y. Feng, C. Chen, "Knowledge Distillation with the Reused
+Teacher Classifier", CVPR 2022, arXiv:2203.14001.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edkd.distillers._base import Distiller
+from edkd.distillers._math import at_least_float32
+from edkd.distillers._pooled_map import NONE, find_pooled_map, pooled_map
+from edkd.errors import UserError
+from edkd.keys import Key
+from edkd.registry import METHODS
+from edkd.reused_classifier import Projection, ReusedClassifier, name_with
+from edkd.types import Batch, DataInfo, Output
+
+
+def simkd_loss(projected: Tensor, feature_teacher: Tensor) -> Tensor:
+    """mean (s - t)^2 of the last feature maps (equation 2).
+
+    Args:
+        projected: s (N,D,H,W), the student's map after the projector; computed in float32 or
+            better.
+        feature_teacher: t (N,D,H',W'); pooled to the student's height and width.
+
+    Returns:
+        A scalar >= 0; 0 where both agree.
+
+    Example:
+        >>> import torch
+        >>> simkd_loss(torch.ones(1, 2, 1, 1), torch.full((1, 2, 2, 2), 3.0)).item()
+        4.0
+    """
+    s = at_least_float32(projected)
+    t = at_least_float32(feature_teacher)
+    size = (s.shape[2], s.shape[3])
+    return F.mse_loss(s, F.adaptive_avg_pool2d(t, size))
+
+
+@METHODS.register("SIMKD")
+class SIMKD(Distiller):
+    """CE_WEIGHT * CE(student, target) + FEAT_WEIGHT * simkd_loss(projected map, teacher's map).
+
+    The network that is evaluated, saved and exported is a `ReusedClassifier`: student, projector
+    and the teacher's classifier, which is not trained. The student's own classifier is left out.
+
+    The teacher's map is the one that it pools for its classifier. Where it has no such map, as a
+    vision transformer, its pooled feature is a map of 1x1.
+    """
+
+    teacher_needs = ("pooled_feat",)  # or the map, see the constructor
+    student_needs = ("logits", "feats")
+    defaults = dict(
+        FACTOR=Key(2, "the projector has 1 / FACTOR of the teacher's channels inside", low=1),
+        CE_WEIGHT=Key(0.0, "weight of the cross-entropy with the labels", low=0.0),
+        FEAT_WEIGHT=Key(1.0, "weight of the difference of the feature maps", low=0.0),
+    )
+
+    student: ReusedClassifier
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        cfg: Any = None,
+        data: DataInfo | None = None,
+    ) -> None:
+        super().__init__(student, teacher, cfg, data)
+        assert teacher is not None
+        assert data is not None
+        classifier = self.classifier(teacher)
+        self.kind = find_pooled_map(teacher, data.image_shape)
+        self.teacher_needs = (self.kind,)
+
+        # The smaller of both heights and widths.
+        _, in_channels, *size_student = self.feature_shapes(student).feats[-1]
+        _, out_channels, *size_teacher = self._shape_of_map(teacher)
+        height, width = map(min, size_student, size_teacher)
+        projection = Projection(in_channels, out_channels, height, width, self.hp.FACTOR)
+        if classifier.in_features != out_channels:
+            raise UserError(
+                f"SIMKD reuses the classifier of the teacher, which takes {classifier.in_features} "
+                f"features, but its pooled feature has {out_channels}; choose another teacher"
+            )
+
+        self.student = ReusedClassifier(student, projection, data.num_classes)
+        reused: Any = self.student.classifier
+        reused.weight.copy_(classifier.weight.detach())
+        reused.bias.zero_()
+        if classifier.bias is not None:
+            reused.bias.copy_(classifier.bias.detach())
+
+    def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """See `Distiller.losses`."""
+        feature_teacher = pooled_map(teacher, self.kind)
+        loss_feat = simkd_loss(student.features["feats"][-1], feature_teacher)
+        return {"loss_kd": self.hp.FEAT_WEIGHT * loss_feat}
+
+    def architectures(self, cfg: Any) -> list[str]:
+        """The student with its projector."""
+        return [name_with(cfg.DISTILLER.STUDENT, self.student.projection)]
+
+    def _shape_of_map(self, teacher: nn.Module) -> tuple[int, ...]:
+        """(1,D,H,W) of the teacher's map."""
+        shapes = self.feature_shapes(teacher)
+        if self.kind == NONE:
+            return *shapes.pooled_feat, 1, 1
+        return getattr(shapes, self.kind)[-1]
