@@ -101,7 +101,11 @@ def mean_prediction(
 
 
 def decoupled_kl(
-    logits_student: Tensor, logits_teacher: Tensor, target: Tensor, temperature: float
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    target: Tensor,
+    temperature: float,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two parts of KL(teacher || student) that DKD weighs separately, for each sample.
 
@@ -110,6 +114,7 @@ def decoupled_kl(
         logits_teacher: (N,C).
         target: (N,), class numbers.
         temperature: T > 0.
+        kept: (N,C), bool, the other classes that NCKD compares; None: all.
 
     Returns:
         TCKD (N,): the divergence of the binary distributions target / not target.
@@ -117,8 +122,8 @@ def decoupled_kl(
         The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
     """
     check_class_numbers(target)
-    margin_s, log_p_s = _decouple(logits_student, target, temperature)
-    margin_t, log_p_t = _decouple(logits_teacher, target, temperature)
+    margin_s, log_p_s = _decouple(logits_student, target, temperature, kept)
+    margin_t, log_p_t = _decouple(logits_teacher, target, temperature, kept)
     return _binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
 
 
@@ -132,8 +137,10 @@ def check_class_numbers(target: Tensor) -> None:
         )
 
 
-def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The margin (N,) of the target, and log-probabilities over the other classes (N,C).
+def _decouple(
+    logits: Tensor, target: Tensor, temperature: float, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The margin (N,) of the target, and log-probabilities over the other kept classes (N,C).
 
     With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened
     probability of the target is sigmoid(m). So nothing that can overflow is exponentiated, and
@@ -146,6 +153,8 @@ def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tenso
 
     z_target = torch.where(is_target, z, 0.0).sum(1)
     margin = z_target - others.logsumexp(1)
+    if kept is not None:
+        others = others.masked_fill(~kept, torch.finfo(z.dtype).min)
     return margin, F.log_softmax(others, 1)
 
 
