@@ -73,7 +73,7 @@ class Split:
 
         target = batch.target[:, None]
         others = logits_teacher.scatter(1, target, -torch.inf)
-        rank = others.argsort(1, descending=True, stable=True).argsort(1)
+        rank = others.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return rank < number
 
     def number_kept(self, epoch: int | Tensor, num_classes: int) -> int | Tensor:

@@ -49,7 +49,7 @@ def mlkd_loss(
         logits_student: (N,C) for each view; computed in float32 or better, finite for logits up to
             +-1e4.
         logits_teacher: the same.
-        masks: m (N,) and n (C,), bool.
+        masks: m (N,) and n (C,), 1 or 0.
         temperatures: one or more, T > 0.
         form: "paper" or "reference", the published code. There the mean of a mask multiplies a loss
             that is already a mean or a sum; and with the last two temperatures the weak view takes
@@ -122,20 +122,20 @@ def low_confidence(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
         logits_teacher: (N,C).
 
     Returns:
-        (N,) and (C,), bool.
+        (N,) and (C,), 1 or 0.
     """
     p_t = log_softmax(logits_teacher).exp()
     of_images = p_t.amax(1)
     of_classes = p_t.sum(0)
-    return of_images <= _median(of_images), of_classes <= _median(of_classes)
+    masks = [each <= _median(each) for each in (of_images, of_classes)]
+    return masks[0].to(p_t.dtype), masks[1].to(p_t.dtype)
 
 
 def mask_factors(masks: tuple[Tensor, Tensor], form: str) -> tuple[Tensor, Tensor]:
-    """The masks as numbers; in the form "reference" their means."""
-    of_images, of_classes = (mask.float() for mask in masks)
+    """The masks; in the form "reference" their means."""
     if form == "reference":
-        return of_images.mean(), of_classes.mean()
-    return of_images, of_classes
+        return masks[0].mean(), masks[1].mean()
+    return masks
 
 
 def views_of_strong(number: int, form: str) -> list[str]:

@@ -96,6 +96,17 @@ CHANGES = [
     ("ONE", "ONE.WARMUP", 5),
     ("KDCL", "KDCL.ENSEMBLE", "naive"),
     ("KDCL", "KDCL.ENSEMBLE", "linear"),
+    ("MLKD", "MLKD.TEMPERATURE", 2),
+    ("MLKD", "MLKD.FURTHER_TEMPERATURES", "[]"),
+    ("MLKD", "MLKD.LOSS.CE_WEIGHT", 0.5),
+    ("MLKD", "MLKD.LOSS.KD_WEIGHT", 0.5),
+    ("MLKD", "MLKD.FORM", "reference"),
+    ("CRLD", "CRLD.CE_WEIGHT", 0.5),
+    ("CRLD", "CRLD.WV_WEIGHT", 3),
+    ("CRLD", "CRLD.CV_WEIGHT", 1),
+    ("CRLD", "CRLD.TEMPERATURE", 2),
+    ("CRLD", "CRLD.TAU_W", 0),
+    ("CRLD", "CRLD.TAU_S", 1.0),
 ]
 
 

@@ -34,6 +34,8 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+    "MLKD": ["MLKD"],
+    "CRLD": ["CRLD"],
 }
 
 
@@ -61,7 +63,11 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         for inputs in data.train.inputs(epoch):
             if len(rows) < steps:
                 batch = data.train.batch(*inputs)
-                batch = replace(batch, image=batch.image.double(), epoch=epoch)
+                views = {
+                    name: view._replace(image=view.image.double())
+                    for name, view in batch.views.items()
+                }
+                batch = replace(batch, image=batch.image.double(), epoch=epoch, views=views)
                 rows.append(one_step(trainer, batch))
     return rows
 
