@@ -52,11 +52,19 @@ class SeveralMomenta(Update):
     # What a rule defines.
 
     def own_momenta(self, solver: Any) -> list[float]:
-        """The momentum of each buffer."""
+        """The momentum of each buffer.
+
+        Args:
+            solver: the node SOLVER.
+        """
         raise NotImplementedError
 
     def kind_of(self, name: str) -> int:
-        """The place of the buffer to which a term of the loss belongs."""
+        """The place of the buffer to which a term of the loss belongs.
+
+        Args:
+            name: of the term.
+        """
         raise NotImplementedError
 
     # What the engine calls.
@@ -127,7 +135,8 @@ class SeveralMomenta(Update):
         if not largest:
             return
         sums = [_sum(parts) for parts in self.gradients]
-        norm = nn.utils.get_total_norm([each for each in sums if each is not None])
+        reached = [each for each in sums if each is not None]
+        norm = nn.utils.get_total_norm(reached)
         factor = (largest / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(present, factor)
 
@@ -139,18 +148,18 @@ class SeveralMomenta(Update):
             if not reached:
                 continue
 
-            buffers: list[Any] = [self.optimizer.state[self.parameters[i]][name] for i in reached]
-            gradients: list[Any] = [self.gradients[i][kind] for i in reached]
             weights: list[Any] = [self.parameters[i] for i in reached]
+            buffers: list[Any] = [self.optimizer.state[weight][name] for weight in weights]
+            gradients: list[Any] = [self.gradients[i][kind] for i in reached]
             momenta = [self._momentum(i, kind) for i in reached]
             decays = [self.decays[i] * self._decays(i, kind) for i in reached]
 
             torch._foreach_mul_(buffers, momenta)
             torch._foreach_add_(buffers, gradients)
             torch._foreach_add_(buffers, list(torch._foreach_mul(weights, decays)))
-            for i, buffer in zip(reached, buffers, strict=True):
-                other = self.parameters[i].grad
-                self.parameters[i].grad = buffer.clone() if other is None else other + buffer
+            for weight, buffer in zip(weights, buffers, strict=True):
+                other = weight.grad
+                weight.grad = buffer.clone() if other is None else other + buffer
 
     def _momentum(self, i: int, kind: int) -> float:
         if any(each is None for each in self.gradients[i]):

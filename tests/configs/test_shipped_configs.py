@@ -67,16 +67,17 @@ def test_every_file_belongs_to_its_folder(loaded):
         method = "vanilla" if cfg.DISTILLER.TYPE == "NONE" else cfg.DISTILLER.TYPE.lower()
         if path.stem == "finetune":  # a network alone, too
             method = "finetune"
-        assert method in (path.parent.name, path.stem), path
+        assert method in (path.parent.name, path.stem, *path.stem.split("_")), path
 
 
 def test_every_tag_is_the_method_and_the_pair(loaded):
     for path in PUBLISHED:
         cfg = loaded[path]
         method, *networks = cfg.EXPERIMENT.TAG.split(",")
-        assert method in (path.parent.name, path.stem), path
+        folder, _, form = method.partition("_")  # lskd_kd is lskd/kd_<pair>.yaml
+        assert path.parent.name in (method, folder) or method == path.stem, path
 
-        pair = path.stem
+        pair = path.stem.removeprefix(f"{form}_")
         if path.parent.name == RECIPES:
             continue
         if path.stem == method and path.parent.name == "cifar100":  # the paths of mdistiller
@@ -164,6 +165,13 @@ def test_every_published_model_can_be_trained_alone(loaded, dataset):
         ("imagenet/r34_r18/edkd.yaml", "EDKD.WARMUP", 1),
         ("imagenet/r50_mv1/kd.yaml", "KD.TEMPERATURE", 1.0),
         ("imagenet/r50_mv1/dkd.yaml", "SOLVER.BATCH_SIZE", 512),
+        ("cifar100/mlkd/res32x4_res8x4.yaml", "SOLVER.LR", 0.025),
+        ("cifar100/mlkd/res32x4_shuv2.yaml", "SOLVER.EPOCHS", 960),
+        ("cifar100/mlkd/wrn40_2_mv2.yaml", "SOLVER.LR", 0.005),
+        ("cifar100/lskd/mlkd_vgg13_vgg8.yaml", "MLKD.LOSS.KD_WEIGHT", 6.0),
+        ("cifar100/deepkd/crld_res32x4_res8x4.yaml", "SOLVER.DEEPKD.BETA", 2.0),
+        ("imagenet/r34_r18/mlkd.yaml", "SOLVER.LR", 0.1),
+        ("imagenet/r50_mv1/crld.yaml", "CRLD.CE_WEIGHT", 2.0),
         ("cifar10/vanilla/ResNet18.yaml", "SOLVER.TYPE", "Adam"),
         ("cifar10/vanilla/ResNet18.yaml", "SOLVER.SCHEDULE", "cosine"),
         ("cifar10/kd/ResNet18_res20.yaml", "KD.TEMPERATURE", 20.0),

@@ -62,7 +62,7 @@ def test_each_network_runs_once(name):
     assert calls == [distiller.student] * views + [distiller.teacher] * views
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", [name for name in SINGLE if find_method(name).views == ("weak",)])
 def test_the_published_calls_work(name):
     distiller = make_distiller(name)
     about = batch()
@@ -110,9 +110,14 @@ CHANGES = [
 ]
 
 
+SURROUNDINGS = {"CRLD.WV_WEIGHT": ("CRLD.TAU_W", 0)}
+"""Other values with which a key has an effect on the losses of tiny networks."""
+
+
 @pytest.mark.parametrize(("name", "key", "value"), CHANGES)
 def test_every_hyper_parameter_changes_the_loss(name, key, value):
-    assert total(make_distiller(name, key, value)) != total(make_distiller(name))
+    other = SURROUNDINGS.get(key, ())
+    assert total(make_distiller(name, key, value, *other)) != total(make_distiller(name, *other))
 
 
 def test_all_hyper_parameters_are_tested_above():

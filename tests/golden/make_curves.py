@@ -35,7 +35,7 @@ CASES = {
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
     "MLKD": ["MLKD"],
-    "CRLD": ["CRLD"],
+    "CRLD": ["CRLD", "CRLD.TAU_W", "0.2"],
 }
 
 

@@ -62,6 +62,7 @@ class DeepKD(SeveralMomenta):
     def own_momenta(self, solver: Any) -> list[float]:
         """Of the task, the target class and the other classes."""
         node = solver.DEEPKD
+
         return [solver.MOMENTUM + each for each in (node.DELTA_TOG, node.DELTA_TCG, node.DELTA_NCG)]
 
     def kind_of(self, name: str) -> int:
@@ -79,6 +80,7 @@ class DeepKD(SeveralMomenta):
             )
 
         node = self.cfg.SOLVER.DEEPKD
+
         distiller.split = Split(
             as_dkd=node.DKD,
             alpha=node.ALPHA,
