@@ -6,6 +6,7 @@ ACM MM 2024.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from edkd.distillers._base import Distiller, Views
@@ -67,8 +68,8 @@ def crld_loss(
         return temperature**2 * kl_divergence(log_p_t, log_p_s)
 
     factors = crld_factors(confidence, weights, thresholds)
-    within = factors[0] * sum(kd(*pair) for pair in WITHIN)
-    across = factors[1] * sum(kd(*pair) for pair in ACROSS)
+    within = factors[0] * torch.stack([kd(*pair) for pair in WITHIN]).sum(0)
+    across = factors[1] * torch.stack([kd(*pair) for pair in ACROSS]).sum(0)
     return reduced(within, reduction), reduced(across, reduction)
 
 
@@ -150,4 +151,6 @@ class CRLD(Distiller):
                 )
                 target.append(factor * parts[0])
                 other.append(factor * parts[1])
-        return split_terms((sum(target), sum(other)), 1.0, self.reduction)
+
+        both = (torch.stack(target).sum(0), torch.stack(other).sum(0))
+        return split_terms(both, 1.0, self.reduction)

@@ -46,8 +46,10 @@ def dkd_loss(
         >>> dkd_loss(logits, logits, torch.tensor([0]), alpha=1.0, beta=8.0, temperature=4.0).item()
         0.0
     """
-    parts = dkd_parts(logits_student, logits_teacher, target, alpha, beta, temperature)
-    return reduced(sum(parts), reduction)
+    of_target, of_others = dkd_parts(
+        logits_student, logits_teacher, target, alpha, beta, temperature
+    )
+    return reduced(of_target + of_others, reduction)
 
 
 def dkd_parts(

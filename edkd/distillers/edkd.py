@@ -60,8 +60,10 @@ def edkd_loss(
         >>> round(loss.item(), 4)
         0.1241
     """
-    parts = edkd_parts(logits_student, logits_teacher, target, alpha, beta, temperature, form)
-    return reduced(sum(parts), reduction)
+    of_target, of_others = edkd_parts(
+        logits_student, logits_teacher, target, alpha, beta, temperature, form
+    )
+    return reduced(of_target + of_others, reduction)
 
 
 def edkd_parts(

@@ -72,30 +72,71 @@ def mlkd_loss(
         >>> [loss.item() for loss in losses]
         [0.0, 0.0, 0.0]
     """
-    if form not in FORMS:
-        raise UserError(
-            f"mlkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
-        )
+    instance = instance_loss(
+        logits_student, logits_teacher, masks[0], temperatures, form, reduction
+    )
+    weak = (logits_student["weak"], logits_teacher["weak"])
+    return instance, *relation_losses(*weak, masks, temperatures, form)
+
+
+def instance_loss(
+    logits_student: Logits,
+    logits_teacher: Logits,
+    mask: Tensor,
+    temperatures: Sequence[float],
+    form: str = "paper",
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of the images, see `mlkd_loss`: a scalar, or (N,).
+
+    Args:
+        logits_student: (N,C) for each view.
+        logits_teacher: the same.
+        mask: m (N,), 1 or 0.
+        temperatures: one or more, T > 0.
+        form: "paper" or "reference".
+        reduction: "mean"; or "none", for the loss of each image.
+    """
 
     def kd(view: str, temperature: float) -> Tensor:
         log_p_s = log_softmax(logits_student[view], temperature)
         log_p_t = log_softmax(logits_teacher[view], temperature)
         return temperature**2 * kl_divergence(log_p_t, log_p_s)
 
-    of_images, of_classes = mask_factors(masks, form)
+    factor = mask_factor(mask, form)
     strong_views = views_of_strong(len(temperatures), form)
-    instance = sum(
-        of_images * kd("weak", temperature) + kd(view, temperature)
+    losses = [
+        factor * kd("weak", temperature) + kd(view, temperature)
         for temperature, view in zip(temperatures, strong_views, strict=True)
-    )
+    ]
+    return reduced(torch.stack(losses).sum(0), reduction)
 
-    def p(logits: Logits, temperature: float) -> Tensor:
-        return log_softmax(logits["weak"], temperature).exp()
 
-    pairs = [(p(logits_student, each), p(logits_teacher, each)) for each in temperatures]
-    batch = sum(gram_loss(p_s, p_t, of_images) for p_s, p_t in pairs)
-    classes = sum(gram_loss(p_s.t(), p_t.t(), of_classes) for p_s, p_t in pairs)
-    return reduced(instance, reduction), batch, classes
+def relation_losses(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    masks: tuple[Tensor, Tensor],
+    temperatures: Sequence[float],
+    form: str = "paper",
+) -> tuple[Tensor, Tensor]:
+    """The losses between images and between classes, see `mlkd_loss`: two scalars.
+
+    Args:
+        logits_student: (N,C), of the weak view.
+        logits_teacher: (N,C).
+        masks: m (N,) and n (C,), 1 or 0.
+        temperatures: one or more, T > 0.
+        form: "paper" or "reference".
+    """
+    of_images, of_classes = (mask_factor(mask, form) for mask in masks)
+    batch: list[Tensor] = []
+    classes: list[Tensor] = []
+    for temperature in temperatures:
+        p_s = log_softmax(logits_student, temperature).exp()
+        p_t = log_softmax(logits_teacher, temperature).exp()
+        batch.append(gram_loss(p_s, p_t, of_images))
+        classes.append(gram_loss(p_s.t(), p_t.t(), of_classes))
+    return torch.stack(batch).sum(), torch.stack(classes).sum()
 
 
 def gram_loss(rows_student: Tensor, rows_teacher: Tensor, factor: Tensor) -> Tensor:
@@ -131,11 +172,17 @@ def low_confidence(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
     return masks[0].to(p_t.dtype), masks[1].to(p_t.dtype)
 
 
-def mask_factors(masks: tuple[Tensor, Tensor], form: str) -> tuple[Tensor, Tensor]:
-    """The masks; in the form "reference" their means."""
-    if form == "reference":
-        return masks[0].mean(), masks[1].mean()
-    return masks
+def mask_factor(mask: Tensor, form: str) -> Tensor:
+    """The mask (M,); in the form "reference" its mean, without dimensions.
+
+    Raises:
+        UserError: another value of `form`.
+    """
+    if form not in FORMS:
+        raise UserError(
+            f"mlkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
+        )
+    return mask.mean() if form == "reference" else mask
 
 
 def views_of_strong(number: int, form: str) -> list[str]:
@@ -153,7 +200,10 @@ def _median(values: Tensor) -> Tensor:
 
 @METHODS.register("MLKD")
 class MLKD(Distiller):
-    """CE_WEIGHT * (CE(weak, target) + CE(strong, target)) + KD_WEIGHT * the sum of `mlkd_loss`."""
+    """CE_WEIGHT * (CE(weak, target) + CE(strong, target)) + KD_WEIGHT * the sum of `mlkd_loss`.
+
+    With DISTILLER.LSKD the losses of the images alone compare standardised logits.
+    """
 
     views = ("weak", "strong")
     has_loss_per_image = True
@@ -178,17 +228,20 @@ class MLKD(Distiller):
         weight = hp.LOSS.KD_WEIGHT
         temperatures = [hp.TEMPERATURE, *hp.FURTHER_TEMPERATURES]
         masks = low_confidence(teacher["weak"].logits)
+
+        # As they are, also with DISTILLER.LSKD: so in the code of its authors.
+        weak = (student["weak"].logits, teacher["weak"].logits)
+        of_batch, of_classes = relation_losses(*weak, masks, temperatures, hp.FORM)
+        levels = {"loss_kd_batch": weight * of_batch, "loss_kd_class": weight * of_classes}
+
         logits_s = {name: self.standardized(student[name].logits) for name in self.views}
         logits_t = {name: self.standardized(teacher[name].logits) for name in self.views}
-
-        instance, of_batch, of_classes = mlkd_loss(
-            logits_s, logits_t, masks, temperatures, hp.FORM, self.reduction
-        )
-        levels = {"loss_kd_batch": weight * of_batch, "loss_kd_class": weight * of_classes}
         if self.split:
-            factor, _ = mask_factors(masks, hp.FORM)
+            factor = mask_factor(masks[0], hp.FORM)
             return levels | self._split_losses(logits_s, logits_t, factor, batch)
-        return {"loss_kd": weight * instance} | levels
+
+        loss_kd = instance_loss(logits_s, logits_t, masks[0], temperatures, hp.FORM, self.reduction)
+        return {"loss_kd": weight * loss_kd} | levels
 
     def _split_losses(
         self, logits_s: Logits, logits_t: Logits, factor: Tensor, batch: Batch
@@ -206,4 +259,5 @@ class MLKD(Distiller):
                 other.append(own_factor * parts[1])
 
         weight = self.hp.LOSS.KD_WEIGHT
-        return split_terms((sum(target), sum(other)), weight, self.reduction)
+        both = (torch.stack(target).sum(0), torch.stack(other).sum(0))
+        return split_terms(both, weight, self.reduction)
