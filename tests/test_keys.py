@@ -25,6 +25,10 @@ TWO_TEACHERS = {
     "DISTILLER.TEACHER": "[wide,wide]",
     "DISTILLER.TEACHER_CKPT": "[wide.pth,other.pth]",
 }
+TWO_VIEWS = {"DISTILLER.TYPE": "CRLD"}
+DEEPKD = {**KD, "SOLVER.TRAINER": "deepkd"}
+AS_DKD = {**DEEPKD, "SOLVER.DEEPKD.DKD": "True"}
+TOP_K = {**DEEPKD, "SOLVER.DEEPKD.TOPK": "2"}
 STAGES = {"SOLVER.LR_DECAY_STAGES": "[1]"}
 FREQUENT = {"LOG.SAVE_CHECKPOINT_FREQ": "1"}
 MIXED = {"SOLVER.MIXUP": "0.5", "SOLVER.CUTMIX": "0.5"}
@@ -38,6 +42,8 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DATASET.ROOT": ("/elsewhere", {"DATASET.TYPE": "cifar10", "DISTILLER.STUDENT": "resnet8"}),
     "DATASET.VAL_SPLIT": ("0.2", {}),
     "DATASET.RANDAUGMENT": ("[2,9]", {}),
+    "DATASET.STRONG_VIEWS": ("7", TWO_VIEWS),
+    "DATASET.STRONG_FORM": ("torchvision", TWO_VIEWS),
     "DATASET.RANDOM_ERASING": ("0.5", {}),
     "DISTILLER.TYPE": ("NONE", KD),
     "DISTILLER.TEACHER": ("narrow", {**KD, "DISTILLER.TEACHER_CKPT": "narrow.pth"}),
@@ -52,6 +58,15 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DISTILLER.SHUFFLE_TEACHER": ("True", KD),
     "SOLVER.TRAINER": ("dot", KD),
     "SOLVER.DOT.DELTA": ("0.05", {**KD, "SOLVER.TRAINER": "dot"}),
+    "SOLVER.DEEPKD.DELTA_TOG": ("0.05", DEEPKD),
+    "SOLVER.DEEPKD.DELTA_TCG": ("0.05", DEEPKD),
+    "SOLVER.DEEPKD.DELTA_NCG": ("0.05", DEEPKD),
+    "SOLVER.DEEPKD.DKD": ("True", DEEPKD),
+    "SOLVER.DEEPKD.ALPHA": ("2.0", AS_DKD),
+    "SOLVER.DEEPKD.BETA": ("2.0", AS_DKD),
+    "SOLVER.DEEPKD.WARMUP_FACTOR": ("1", AS_DKD),
+    "SOLVER.DEEPKD.TOPK": ("1", DEEPKD),
+    "SOLVER.DEEPKD.DYNAMIC_TOPK": ("False", TOP_K),
     "SOLVER.SEED": ("2", {}),
     "SOLVER.BATCH_SIZE": ("16", {}),
     "SOLVER.CHECKPOINT_MINUTES": ("0.000001", {"SOLVER.EPOCHS": "1"}),

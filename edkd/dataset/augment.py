@@ -42,6 +42,34 @@ class Augmentation(Protocol):
         """
 
 
+@runtime_checkable
+class PerImage(Protocol):
+    """An augmentation whose views also depend on the number of the image."""
+
+    @property
+    def per_image(self) -> bool:
+        """True."""
+
+    def __call__(self, image: Tensor, number: Tensor, index: Tensor) -> Tensor:
+        """As `Augmentation.__call__`; `index` (N,) are the numbers of the images in their set."""
+
+
+def make_views(
+    augmentation: Augmentation | PerImage, image: Tensor, number: Tensor, index: Tensor
+) -> Tensor:
+    """One view (N,3,H,W) of each image.
+
+    Args:
+        augmentation: it gets the index if it has a true attribute `per_image`.
+        image: (N,3,H,W), uint8.
+        number: (N,), view numbers.
+        index: (N,), image numbers.
+    """
+    if getattr(augmentation, "per_image", False):
+        return augmentation(image, number, index)  # type: ignore[call-arg]
+    return augmentation(image, number)  # type: ignore[call-arg]
+
+
 def check_augmentation(name: str, augmentation: Any) -> None:
     """Raise UserError if an object is not a usable `Augmentation`.
 

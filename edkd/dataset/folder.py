@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from edkd.dataset._base import REPLACE, SKIP, STOP, DataSet, Loader, single_view
+from edkd.dataset._base import (
+    REPLACE,
+    SKIP,
+    STOP,
+    WEAK,
+    DataSet,
+    Loader,
+    known_views,
+    single_view,
+)
 from edkd.dataset.augment import Normalize
 from edkd.dataset.cores import workers_for, workers_note
 from edkd.dataset.folder_checks import (
@@ -26,10 +35,11 @@ from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
 from edkd.dataset.skipping import leave_out_bad
+from edkd.dataset.strong import STRONG, strengthened
 from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
-from edkd.types import Batch, DataInfo
+from edkd.types import Batch, DataInfo, View
 
 Transform = Callable[[Any], Tensor]
 """PIL image -> uint8 (3,H,W); draws from torch's global generator on the CPU."""
@@ -66,6 +76,7 @@ class ReadImage(NamedTuple):
     """An image that was read."""
 
     image: Tensor
+    """(3,H,W), uint8; (V,3,H,W) of V views."""
     target: int
     number: int
     replaced: BadImage | None
@@ -89,6 +100,8 @@ class FolderImages(TorchDataset):
         self.samples = samples
         self.transform = transform
         self.on_bad = on_bad
+        self.strong_form = ""
+        """Of a second, strong view, see `randaugment.draw`; "": there is none."""
 
     def __getitem__(self, item: Item) -> ReadImage | BadImage:
         image = self._read(item.number, item.seed)
@@ -113,9 +126,16 @@ class FolderImages(TorchDataset):
                 return bad_image(path, error)
 
             try:
-                return self.transform(image)
+                return self._views(image, seed)
             except Exception as error:  # as for an image that is smaller than the crop
                 return not_transformed(path, image.size, error)
+
+    def _views(self, image: Any, seed: int | None) -> Tensor:
+        """The weak view, or both: the strong one has a crop of its own."""
+        weak = self.transform(image)
+        if not self.strong_form or seed is None:
+            return weak
+        return torch.stack([weak, strengthened(self.transform(image), seed, self.strong_form)])
 
     def _instead_of(self, item: Item, bad: BadImage) -> ReadImage | BadImage:
         """The next readable image of the same class, after the last one the first."""
@@ -182,6 +202,7 @@ class FolderLoader(Loader):
         num_workers: processes that read; 0: this process reads.
         timeout: in seconds, after which a worker counts as hanging.
         paths: of all images of the data set, which are checked when one cannot be read.
+        strong_form: of the strong views, if they are needed; "": there are none.
     """
 
     def __init__(
@@ -192,8 +213,10 @@ class FolderLoader(Loader):
         num_workers: int,
         timeout: float,
         paths: Sequence[str],
+        strong_form: str = "",
     ) -> None:
         self.images = images
+        self.strong_form = strong_form
         self.paths = paths
         self.replaced: set[BadImage] = set()
         self.num_images = len(batches.members)
@@ -234,9 +257,20 @@ class FolderLoader(Loader):
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
     ) -> Batch:
-        """Normalise the images."""
-        image = self.normalize(image)
-        return Batch(image, target, index, views=single_view(image))
+        """Normalise the images, (N,3,H,W); (N,V,3,H,W) of V views."""
+        if image.dim() == 4:
+            image = self.normalize(image)
+            return Batch(image, target, index, views=single_view(image))
+
+        images = [self.normalize(view) for view in image.unbind(1)]
+        by_name = dict(zip((WEAK, STRONG), images, strict=True))
+        views = {name: View(by_name[name], None) for name in self.views}
+        return Batch(views[self.views[0]].image, target, index, views=views)
+
+    def use_views(self, names: Sequence[str]) -> None:
+        """See `Loader.use_views`."""
+        self.views = known_views(names, [WEAK, STRONG] if self.strong_form else [WEAK])
+        self.images.strong_form = self.strong_form if STRONG in self.views else ""
 
     def leave_out(self, numbers: Tensor) -> None:
         """Let images take no part, by their numbers (K,)."""
@@ -339,7 +373,9 @@ def streamed_dataset(
         images = FolderImages(part.samples, transform, on_bad)
         batches = Batches(index, len(part.samples), size, seed)
         workers = workers_for(cfg.DATASET.NUM_WORKERS)
-        return FolderLoader(images, batches, normalize, workers, cfg.DATASET.WORKER_TIMEOUT, paths)
+        timeout = cfg.DATASET.WORKER_TIMEOUT
+        strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
+        return FolderLoader(images, batches, normalize, workers, timeout, paths, strong_form)
 
     def evaluated(part: Listing, index: Tensor) -> FolderLoader:
         size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE

@@ -17,11 +17,12 @@ from edkd.dataset._base import (
     large_batch,
     single_view,
 )
-from edkd.dataset.augment import Augmentation, Normalize, check_augmentation
+from edkd.dataset.augment import Augmentation, Normalize, check_augmentation, make_views
 from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, split_batches
+from edkd.dataset.strong import with_strong
 from edkd.errors import UserError
 from edkd.types import Batch, DataInfo, View
 
@@ -168,7 +169,7 @@ class TrainLoader(NumberedLoader):
     def show(self, index: Tensor, number: Tensor, view: str = WEAK) -> Tensor:
         """Images (N,3,H,W) in their views, normalised."""
         image = self.images.image[index]
-        return self.normalize(self.augmentations[view](image, number))
+        return self.normalize(make_views(self.augmentations[view], image, number, index))
 
     def fingerprint(self, view: str = WEAK) -> str:
         """A SHA-256 of the images, the augmentation and the normalisation."""
@@ -234,11 +235,12 @@ def resident_dataset(
     """Copy images to the device and make the loaders.
 
     Args:
-        cfg: DATASET.VAL_SPLIT, RANDAUGMENT and TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and SEED are
-            read.
+        cfg: DATASET.VAL_SPLIT, STRONG_*, RANDAUGMENT and TEST.BATCH_SIZE, SOLVER.BATCH_SIZE and
+            SEED are read.
         train: for gray images, see `Images.from_gray`.
         test: as `train`.
-        augmentations: the training views by name, "weak" among them; or that one alone.
+        augmentations: the training views by name, "weak" among them; or that one alone. Without
+            a view "strong", `StrongViews` makes it of the weak one.
         mean: one number for each channel, of pixels in [0, 1].
         std: the same.
         class_names: by class number; if empty, the classes are counted.
@@ -254,6 +256,7 @@ def resident_dataset(
     """
     if not isinstance(augmentations, Mapping):
         augmentations = {WEAK: augmentations}
+    augmentations = with_strong(augmentations, train.image.shape[1], cfg)
     check_randaugment(None, cfg)
 
     parts = {"training images": train, "test images": test}

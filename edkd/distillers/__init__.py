@@ -20,6 +20,7 @@ from edkd.distillers._combined import SEPARATOR, Combined, combine
 from edkd.distillers._contract import explained
 from edkd.distillers._head import find_classifier
 from edkd.distillers._layout import to_channels_last
+from edkd.distillers._split import Split
 from edkd.distillers.dkd import dkd_loss
 from edkd.distillers.dml import dml_loss
 from edkd.distillers.edkd import edkd_loss
@@ -61,6 +62,7 @@ def _combined(methods: tuple[tuple[str, type[Distiller]], ...]) -> type[Distille
 __all__ = [
     "Combined",
     "Distiller",
+    "Split",
     "canonical_name",
     "check_first_terms",
     "check_switches",

@@ -20,6 +20,7 @@ from edkd.distillers._groups import as_groups, owner_of
 from edkd.distillers._head import Heads, classifier_of, heads_of, with_heads
 from edkd.distillers._layout import contiguous_batch, contiguous_features, contiguous_output
 from edkd.distillers._math import mean_prediction
+from edkd.distillers._split import Split
 from edkd.distillers._switches import (
     Switches,
     check_shuffling,
@@ -73,6 +74,10 @@ class Distiller(nn.Module):
     """Whether `losses` needs the class of each image, and cannot use class probabilities."""
     has_loss_per_image: ClassVar[bool] = False
     """Whether `losses` returns terms (N,) where `self.reduction` is "none"."""
+    standardizes_itself: ClassVar[bool] = False
+    """Whether `losses` gets logits as they are, and standardises them with `standardized`."""
+    can_split: ClassVar[bool] = False
+    """Whether `losses` returns loss_kd_target and loss_kd_other where `self.split` is given."""
     collects: ClassVar[bool] = False
     """Whether `collect` sees the teacher's outputs for all training images before training."""
     is_cohort: ClassVar[bool] = False
@@ -90,6 +95,8 @@ class Distiller(nn.Module):
     switches: Switches = Switches()
     reduction: str = "mean"
     """How `losses` reduces its terms over the images: "mean"; or "none", as EAKD needs it."""
+    split: Split | None = None
+    """How the distillation loss is split, where the update rule needs its parts."""
     notes: Sequence[str] = ()
     """Lines about its networks, for the log."""
     student: nn.Module
@@ -180,15 +187,17 @@ class Distiller(nn.Module):
 
     def _terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         """The scalars of `losses`, with the switches of DISTILLER."""
-        if not self.switches.lskd:
-            terms = self.losses(student, teacher, batch)
-        else:
-            terms = self.losses(with_standardized(student), with_standardized(teacher), batch)
-
+        terms = self.losses(self.prepared(student), self.prepared(teacher), batch)
         check_losses(type(self), terms, only_scalars=not self.switches.eakd)
         if self.switches.eakd:
             terms = weighted_means(terms, student, teacher, self.switches.temperature)
         return terms
+
+    def prepared(self, outputs: Any) -> Any:
+        """Outputs as `losses` gets them: with standardised logits if DISTILLER.LSKD is set."""
+        if not self.switches.lskd or self.standardizes_itself:
+            return outputs
+        return with_standardized(outputs)
 
     def _published_arguments(self, batch: Batch, turn: int) -> dict[str, Any]:
         """Those arguments of `forward_train` that the method's own takes."""
@@ -318,7 +327,8 @@ class Distiller(nn.Module):
     def standardized(self, logits: Tensor) -> Tensor:
         """Logits that a method computes itself, (N,C), standardised if DISTILLER.LSKD is set.
 
-        Those of the Outputs that `losses` gets are standardised already.
+        Those of the Outputs that `losses` gets are standardised already, unless the method
+        `standardizes_itself`.
         """
         return standardize(logits) if self.switches.lskd else logits
 

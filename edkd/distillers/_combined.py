@@ -33,6 +33,7 @@ class Combined(Distiller):
     """
 
     methods: ClassVar[dict[str, type[Distiller]]] = {}
+    standardizes_itself = True  # each method gets its logits as it needs them
 
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels, added once", low=0.0),
@@ -70,7 +71,8 @@ class Combined(Distiller):
         parts: Any = self.parts
         for name, weight, part in zip(self.methods, self.weights, parts, strict=True):
             own = part.merge(teacher) if isinstance(teacher, list) else teacher
-            for term, loss in part.losses(student, own, batch).items():
+            losses_of_part = part.losses(part.prepared(student), part.prepared(own), batch)
+            for term, loss in losses_of_part.items():
                 losses[_term_name(term, name)] = weight * loss
         return losses
 

@@ -163,6 +163,7 @@ def decoupled_kl(
     logits_teacher: Tensor,
     target: Tensor,
     temperature: float | Tensor,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two parts of KL(teacher || student) that DKD weighs separately, for each sample.
 
@@ -171,6 +172,7 @@ def decoupled_kl(
         logits_teacher: (N,C).
         target: (N,), class numbers.
         temperature: T > 0.
+        kept: (N,C), bool, the other classes that NCKD compares; None: all.
 
     Returns:
         TCKD (N,): the divergence of the binary distributions target / not target.
@@ -178,8 +180,8 @@ def decoupled_kl(
         The teacher's margin m (N,): its softened probability of the target is sigmoid(m).
     """
     check_class_numbers(target)
-    margin_s, log_p_s = decouple(logits_student, target, temperature)
-    margin_t, log_p_t = decouple(logits_teacher, target, temperature)
+    margin_s, log_p_s = decouple(logits_student, target, temperature, kept)
+    margin_t, log_p_t = decouple(logits_teacher, target, temperature, kept)
     return binary_kl(margin_t, margin_s), kl_divergence(log_p_t, log_p_s), margin_t
 
 
@@ -209,8 +211,10 @@ def scaled_gradient(tensor: Tensor, factor: float | Tensor) -> Tensor:
     return constant + factor * (tensor - constant)
 
 
-def decouple(logits: Tensor, target: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The margin (N,) of the target, and log-probabilities over the other classes (N,C).
+def decouple(
+    logits: Tensor, target: Tensor, temperature: float | Tensor, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The margin (N,) of the target, and log-probabilities over the other kept classes (N,C).
 
     With z = logits / temperature and the margin m = z_target - logsumexp(z_others), the softened
     probability of the target is sigmoid(m). So nothing that can overflow is exponentiated, and
@@ -223,6 +227,8 @@ def decouple(logits: Tensor, target: Tensor, temperature: float | Tensor) -> tup
 
     z_target = torch.where(is_target, z, 0.0).sum(1)
     margin = z_target - others.logsumexp(1)
+    if kept is not None:
+        others = others.masked_fill(~kept, torch.finfo(z.dtype).min)
     return margin, F.log_softmax(others, 1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import decoupled_kl, reduced, warmup_factor
+from edkd.distillers._split import Parts, split_terms
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -45,8 +46,29 @@ def dkd_loss(
         >>> dkd_loss(logits, logits, torch.tensor([0]), alpha=1.0, beta=8.0, temperature=4.0).item()
         0.0
     """
-    tckd, nckd, _ = decoupled_kl(logits_student, logits_teacher, target, temperature)
-    return temperature**2 * reduced(alpha * tckd + beta * nckd, reduction)
+    of_target, of_others = dkd_parts(
+        logits_student, logits_teacher, target, alpha, beta, temperature
+    )
+    return reduced(of_target + of_others, reduction)
+
+
+def dkd_parts(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    target: Tensor,
+    alpha: float,
+    beta: float,
+    temperature: float,
+    kept: Tensor | None = None,
+) -> Parts:
+    """T^2 * alpha * TCKD_i and T^2 * beta * NCKD_i, (N,) each.
+
+    Args:
+        logits_student: see `dkd_loss`, as the others.
+        kept: (N,C), bool, the other classes that NCKD compares; None: all.
+    """
+    tckd, nckd, _ = decoupled_kl(logits_student, logits_teacher, target, temperature, kept)
+    return temperature**2 * alpha * tckd, temperature**2 * beta * nckd
 
 
 @METHODS.register("DKD")
@@ -55,6 +77,7 @@ class DKD(Distiller):
 
     needs_class_numbers = True
     has_loss_per_image = True
+    can_split = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
@@ -66,13 +89,12 @@ class DKD(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
         hp = self.hp
-        loss_dkd = dkd_loss(
-            student.logits,
-            teacher.logits,
-            batch.target,
-            hp.ALPHA,
-            hp.BETA,
-            hp.T,
-            self.reduction,
-        )
-        return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_dkd}
+        logits = (student.logits, teacher.logits, batch.target)
+        factor = warmup_factor(batch.epoch, hp.WARMUP)
+        if self.split:
+            kept = self.split.kept(teacher.logits, batch)
+            parts = dkd_parts(*logits, hp.ALPHA, hp.BETA, hp.T, kept)
+            return split_terms(parts, factor, self.reduction)
+
+        loss_dkd = dkd_loss(*logits, hp.ALPHA, hp.BETA, hp.T, self.reduction)
+        return {"loss_kd": factor * loss_dkd}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import decoupled_kl, reduced, warmup_factor
+from edkd.distillers._split import Parts, split_terms
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
@@ -59,19 +60,44 @@ def edkd_loss(
         >>> round(loss.item(), 4)
         0.1241
     """
+    of_target, of_others = edkd_parts(
+        logits_student, logits_teacher, target, alpha, beta, temperature, form
+    )
+    return reduced(of_target + of_others, reduction)
+
+
+def edkd_parts(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    target: Tensor,
+    alpha: float,
+    beta: float,
+    temperature: float,
+    form: str = "paper",
+    kept: Tensor | None = None,
+) -> Parts:
+    """T^2 * alpha * TCKD_i and T^2 * beta_i * NCKD_i, (N,) each.
+
+    Args:
+        logits_student: see `edkd_loss`, as the others.
+        kept: (N,C), bool, the other classes that NCKD compares; None: all.
+
+    Raises:
+        UserError: another value of `form`.
+    """
     if form not in FORMS:
         raise UserError(
             f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
         )
 
-    tckd, nckd, margin_t = decoupled_kl(logits_student, logits_teacher, target, temperature)
+    tckd, nckd, margin_t = decoupled_kl(logits_student, logits_teacher, target, temperature, kept)
     if form == "reference":
         margin_t = margin_t.abs()
         nckd = nckd.mean()
 
     # 1 - sigmoid(m) = sigmoid(-m), without cancellation.
     beta_i = beta * torch.exp(-torch.sigmoid(-margin_t))
-    return temperature**2 * reduced(alpha * tckd + beta_i * nckd, reduction)
+    return temperature**2 * alpha * tckd, temperature**2 * beta_i * nckd
 
 
 @METHODS.register("EDKD")
@@ -80,6 +106,7 @@ class EDKD(Distiller):
 
     needs_class_numbers = True
     has_loss_per_image = True
+    can_split = True
     defaults = dict(
         CE_WEIGHT=Key(1.0, "weight of the cross-entropy with the labels", low=0.0),
         ALPHA=Key(1.0, "weight of the target-class term", low=0.0),
@@ -103,14 +130,12 @@ class EDKD(Distiller):
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
         hp = self.hp
-        loss_edkd = edkd_loss(
-            student.logits,
-            teacher.logits,
-            batch.target,
-            hp.ALPHA,
-            hp.BETA,
-            hp.T,
-            hp.FORM,
-            self.reduction,
-        )
-        return {"loss_kd": warmup_factor(batch.epoch, hp.WARMUP) * loss_edkd}
+        logits = (student.logits, teacher.logits, batch.target)
+        factor = warmup_factor(batch.epoch, hp.WARMUP)
+        if self.split:
+            kept = self.split.kept(teacher.logits, batch)
+            parts = edkd_parts(*logits, hp.ALPHA, hp.BETA, hp.T, hp.FORM, kept)
+            return split_terms(parts, factor, self.reduction)
+
+        loss_edkd = edkd_loss(*logits, hp.ALPHA, hp.BETA, hp.T, hp.FORM, self.reduction)
+        return {"loss_kd": factor * loss_edkd}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import kl_divergence, log_softmax, reduced
+from edkd.distillers._split import split_terms
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -46,6 +47,7 @@ class KD(Distiller):
     """CE_WEIGHT * CE(student, target) + KD_WEIGHT * kd_loss(student, teacher)."""
 
     has_loss_per_image = True
+    can_split = True
     defaults = dict(
         TEMPERATURE=Key(4.0, "softens both predictions", low=1e-3),
         LOSS=dict(
@@ -56,5 +58,10 @@ class KD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
+        weight = self.hp.LOSS.KD_WEIGHT
+        if self.split:
+            parts = self.split.kd(student.logits, teacher.logits, self.hp.TEMPERATURE, batch)
+            return split_terms(parts, weight, self.reduction)
+
         loss_kd = kd_loss(student.logits, teacher.logits, self.hp.TEMPERATURE, self.reduction)
-        return {"loss_kd": self.hp.LOSS.KD_WEIGHT * loss_kd}
+        return {"loss_kd": weight * loss_kd}

@@ -145,6 +145,7 @@ def build_trainer(
     with hold():  # the optimizer imports modules, which a signal must not interrupt
         groups = split_decay(checked_groups(distiller), cfg)
         update = update_rule(groups, cfg, device, amp)
+        update.prepare(distiller)
         trainer = Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
     trainer.notes += distiller.notes
     return trainer

@@ -18,13 +18,16 @@ from edkd.keys import Key
 from edkd.registry import UPDATES, place
 
 KEYS = {
-    "SOLVER.TRAINER": Key("base", "update rule; crd and crd_dot mean base and dot"),
+    "SOLVER.TRAINER": Key(
+        "base", "update rule; crd, ours and crld mean base, crd_dot dot, deepkd_aug deepkd"
+    ),
     "SOLVER.CLIP_GRAD_NORM": Key(
         0.0, "largest norm of the gradient of all parameters together; 0: not clipped", low=0.0
     ),
 }
 
-PUBLISHED_NAMES = {"crd": "base", "crd_dot": "dot"}
+PUBLISHED_NAMES = {"crd": "base", "crd_dot": "dot", "deepkd_aug": "deepkd"}
+PUBLISHED_NAMES |= {"ours": "base", "crld": "base"}  # two views, of MLKD and CRLD
 """Published values of SOLVER.TRAINER, whose own loaders and loops are not needed here."""
 
 Losses = dict[str, Tensor]
@@ -63,6 +66,9 @@ class Update:
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> optim.Optimizer:
         """The optimizer that SOLVER names."""
         return make_optimizer(groups, self.cfg)
+
+    def prepare(self, distiller: Any) -> None:
+        """Adjust a method before its first step; UserError if the rule cannot train it."""
 
     def backward(self, losses: Losses) -> None:
         """Compute the gradients of a forward pass; those of a batch's parts add up."""

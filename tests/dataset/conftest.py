@@ -8,8 +8,10 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from edkd.dataset._base import KEYS
+from edkd.dataset._base import KEYS as SHARED
+from edkd.dataset.strong import KEYS as STRONG
 
+KEYS = SHARED | STRONG
 SOLVER = {"SOLVER.BATCH_SIZE": 64, "SOLVER.SEED": 1}
 
 

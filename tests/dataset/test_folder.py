@@ -115,8 +115,8 @@ def test_facts(load, pristine_folder, kind, size):
     assert info.image_shape == tuple(batch.image.shape[1:]) == (3, size, size)
     assert batch.views["weak"].image is batch.image
     assert batch.views["weak"].number is None
-    with pytest.raises(UserError, match="no view 'strong'"):
-        data.train.use_views(("weak", "strong"))
+    with pytest.raises(UserError, match="no view 'stronger'"):
+        data.train.use_views(("weak", "stronger"))
 
 
 def test_held_out_images_are_not_augmented(load, pristine_folder):

@@ -67,6 +67,8 @@ CASES = {
     "ND": ["ND"],
     "SIMKD": ["SIMKD"],
     "RSD": ["RSD"],
+    "MLKD": ["MLKD"],
+    "CRLD": ["CRLD", "CRLD.TAU_W", "0.2"],
 }
 
 
@@ -103,7 +105,11 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         for inputs in data.train.inputs(epoch):
             if len(rows) < steps:
                 batch = data.train.batch(*inputs)
-                batch = replace(batch, image=batch.image.double(), epoch=epoch)
+                views = {
+                    name: view._replace(image=view.image.double())
+                    for name, view in batch.views.items()
+                }
+                batch = replace(batch, image=batch.image.double(), epoch=epoch, views=views)
                 rows.append(one_step(trainer, batch))
     return rows
 

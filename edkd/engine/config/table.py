@@ -22,6 +22,7 @@ OWNERS = (
     "edkd.engine.config.shared",
     "edkd.dataset._base",
     "edkd.dataset.image_folder",
+    "edkd.dataset.strong",
     "edkd.engine.update",
     "edkd.engine.trainer",
     "edkd.engine.schedule",

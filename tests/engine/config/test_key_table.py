@@ -78,7 +78,7 @@ def test_help(capsys):
     assert "  SOLVER.LR: 0.05\n      learning rate at its highest (at least 0)\n" in text
     assert "KD.LOSS.KD_WEIGHT: 0.9" in text
     assert "SOLVER.SEED" not in text
-    assert "one of base, dot" in help_text(["SOLVER.TRAINER"])
+    assert "one of base, deepkd, dot" in help_text(["SOLVER.TRAINER"])
     assert "may change on --resume" in help_text(["LOG.KEEP"])
     assert set(help_text().split()) > {f"{name}:" for name in table()}
     with pytest.raises(UserError, match="no key or group SOLVR, did you mean 'SOLVER'"):
