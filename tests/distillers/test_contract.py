@@ -96,12 +96,24 @@ CHANGES = [
     ("ONE", "ONE.WARMUP", 5),
     ("KDCL", "KDCL.ENSEMBLE", "naive"),
     ("KDCL", "KDCL.ENSEMBLE", "linear"),
+    ("DEIT", "DEIT.FORM", "soft"),
+    ("DEIT", "DEIT.ALPHA", 0.2),
+    ("DEIT", "DEIT.T", 3),
+    ("OFAKD", "OFAKD.CE_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.KD_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.STAGE_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.STAGES", "[4]"),
+    ("OFAKD", "OFAKD.EPS", "[1.5]"),
+    ("OFAKD", "OFAKD.T", 2),
 ]
+SURROUNDINGS = {"DEIT.T": ("DEIT.FORM", "soft")}
 
 
 @pytest.mark.parametrize(("name", "key", "value"), CHANGES)
 def test_every_hyper_parameter_changes_the_loss(name, key, value):
-    assert total(make_distiller(name, key, value)) != total(make_distiller(name))
+    around = SURROUNDINGS.get(key, ())
+    changed = make_distiller(name, *around, key, value)
+    assert total(changed) != total(make_distiller(name, *around))
 
 
 def test_all_hyper_parameters_are_tested_above():

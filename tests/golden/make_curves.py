@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from edkd.engine.build import build_data, build_distiller, build_trainer
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.models import get_model
+from edkd.registry import MODELS
 
 CURVES = Path(__file__).parent / "curves"
 STEPS = 20
@@ -34,11 +36,42 @@ CASES = {
     "KDCL": ["KDCL"],
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
+    "OFAKD": ["OFAKD", "OFAKD.EPS", "[1.0,1.0,1.0,1.0,1.5]"],
+    "DEIT": ["DEIT", "DISTILLER.STUDENT", "token_net"],
+    "DEIT_soft": ["DEIT", "DISTILLER.STUDENT", "token_net", "DEIT.FORM", "soft", "DEIT.T", 3],
 }
+
+
+class TokenNet(nn.Module):
+    """A resnet8 with a second head, as that of a distillation token."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.network = get_model("cifar", "resnet8", num_classes)
+        self.head_dist = nn.Linear(64, num_classes)
+        self.distilled_training = False
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        self.distilled_training = enable
+
+    def forward(self, x):
+        logits, features = self.network(x)
+        logits_dist = self.head_dist(features["pooled_feat"])
+        if self.distilled_training and self.training:
+            return logits, features | {"logits_dist": logits_dist}
+        return (logits + logits_dist) / 2, features
 
 
 def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
     """The terms of the loss in each of the first steps."""
+    MODELS.add("token_net", TokenNet, family="cifar")
+    try:
+        return _curve(case, steps)
+    finally:
+        MODELS.remove("token_net")
+
+
+def _curve(case: str, steps: int) -> list[dict[str, float]]:
     method, *opts = CASES[case]
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,8 +80,8 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         save_checkpoint({"model": get_model("cifar", "resnet14", 10).state_dict()}, weights)
         words = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", method]
         words += ["DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8"]
-        words += ["DISTILLER.TEACHER_CKPT", str(weights), "SOLVER.AMP", "off", *opts]
-        cfg = load_config(opts=words)
+        words += ["DISTILLER.TEACHER_CKPT", str(weights), "SOLVER.AMP", "off"]
+        cfg = load_config(opts=[*words, *map(str, opts)])
         data = build_data(cfg, device)
         distiller = build_distiller(cfg, data).double()
         trainer = build_trainer(cfg, data, distiller, Path(folder), device)
