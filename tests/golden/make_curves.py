@@ -68,7 +68,7 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
     try:
         return _curve(case, steps)
     finally:
-        MODELS.remove("token_net")
+        MODELS.remove("token_net", "cifar")
 
 
 def _curve(case: str, steps: int) -> list[dict[str, float]]:
