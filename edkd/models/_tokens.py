@@ -39,7 +39,7 @@ def token_stages(blocks: Sequence[Block], patches: Tensor) -> list[Block]:
     """The blocks that end a stage.
 
     Blocks are the outermost modules of a kind that runs several times and returns tokens, each on
-    the output of the one before. Where the number of patches falls from block to block, as in
+    the output of the one before, or on fewer patches. Where the number of patches falls from block to block, as in
     Swin, a stage ends with the last block at each. Otherwise there are four stages, which end
     after 1/6, 1/3, 5/6 and all of the blocks, as for a ViT in OFA-KD.
 
@@ -56,7 +56,7 @@ def token_stages(blocks: Sequence[Block], patches: Tensor) -> list[Block]:
 
     names = {each.call.name for each in repeated}
     trunk = [each for each in repeated if not names.intersection(_parents(each.call.name))]
-    if any(b.input is not a.output for a, b in itertools.pairwise(trunk)):
+    if not all(_follows(b, a) for a, b in itertools.pairwise(trunk)):
         return []
 
     last_of_size = {each.output.shape[1:-1]: each for each in trunk}
@@ -91,6 +91,12 @@ def _are_tokens(output: Tensor, patches: Tensor) -> bool:
         rows, columns = output.shape[1:3]
         return rows <= height and abs(columns * height - rows * width) <= max(height, width) / 2
     return False
+
+
+def _follows(block: Block, before: Block) -> bool:
+    """Whether a block runs on the output of the one before it, or on another number of patches."""
+    is_new_size = block.output.shape[1:-1] != before.output.shape[1:-1]
+    return is_new_size or block.input is before.output
 
 
 def _parents(name: str) -> list[str]:
