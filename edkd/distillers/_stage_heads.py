@@ -25,14 +25,21 @@ def map_head(stage: int, channels: int, width: int, num_classes: int) -> nn.Sequ
         width: channels before the pooling.
         num_classes: C, of its logits (N,C).
     """
-    number = STAGES - stage
-    widths = [channels * 2**step for step in range(number)] + [width]
+    layers: list[nn.Module] = []
+    inputs = channels
+    for later in range(stage + 1, STAGES + 1):
+        outputs = width if later == STAGES else 2 * inputs
+        layers.append(_separable(inputs, outputs))
+        inputs = outputs
+    if not layers:
+        layers.append(nn.Conv2d(channels, width, 1))
 
-    layers: list[nn.Module] = [
-        _separable(widths[step], widths[step + 1]) for step in range(number)
-    ] or [nn.Conv2d(channels, width, 1)]
-    pooling = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    head = nn.Sequential(*layers, *pooling, nn.Linear(width, num_classes))
+    head = nn.Sequential(
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, num_classes),
+    )
     _initialise(head)
     return head
 
@@ -56,15 +63,18 @@ class TokenHead(nn.Module):
         super().__init__()
         self.grid = grid
         number = max(int(math.log2(min(grid) / _FINAL_GRID)), 0)
-        dims = [dim] + [width] * number
 
-        self.class_project = nn.Identity() if dim == width else nn.Linear(dim, width)
-        self.patch_project = nn.Identity() if number or dim == width else nn.Linear(dim, width)
-        self.merges = nn.ModuleList(
-            PatchMerging(dims[step], width, ends_in_gelu=step == 0 or step < number - 1)
-            for step in range(number)
-        )
-        self.blocks = nn.Sequential(*(_block(width) for _ in range(max(STAGES - stage, 1))))
+        # Tokens get the width of the blocks; where patches are merged, the first merge does it.
+        self.class_project = _projection(dim, width)
+        self.patch_project = nn.Identity() if number else _projection(dim, width)
+        self.merges = nn.ModuleList()
+        for step in range(number):
+            inputs = dim if step == 0 else width
+            is_inner = step == 0 or step < number - 1
+            self.merges.append(PatchMerging(inputs, width, ends_in_gelu=is_inner))
+
+        depth = max(STAGES - stage, 1)
+        self.blocks = nn.Sequential(*(_block(width) for _ in range(depth)))
         self.classifier = nn.Linear(width, num_classes)
         _initialise(self)
 
@@ -106,18 +116,31 @@ class PatchMerging(nn.Module):
         return self.activate(self.reduce(self.norm(joined)))
 
 
+def _projection(dim: int, width: int) -> nn.Module:
+    return nn.Identity() if dim == width else nn.Linear(dim, width)
+
+
 def _separable(channels: int, width: int) -> nn.Sequential:
     """Two separable 3x3 convolutions; the first halves the resolution."""
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
-        nn.Conv2d(channels, width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
+        *_depthwise(channels, channels, stride=2),
+        *_depthwise(channels, width, stride=1),
     )
+
+
+def _depthwise(channels: int, width: int, stride: int) -> list[nn.Module]:
+    """A 3x3 convolution of each channel, and one that mixes the channels."""
+    each = nn.Conv2d(
+        channels,
+        channels,
+        kernel_size=3,
+        stride=stride,
+        padding=1,
+        groups=channels,
+        bias=False,
+    )
+    mix = nn.Conv2d(channels, width, kernel_size=1, bias=False)
+    return [each, mix, nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def _block(width: int) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from edkd.models._tokens import Block, Call, Grid, as_map, as_tokens, token_stages
+from edkd.models._tokens import Block, Call, Grid, features_of, token_stages
 
 _FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 """Their outputs do not follow the size of the image, and need not be smaller than their inputs."""
@@ -53,7 +53,7 @@ class Recorder:
 
     def features(self) -> dict[str, Any]:
         """The features of this pass."""
-        return _features(self.maps, self.pooled, self.plan.grid)
+        return features_of(self.maps, self.pooled, self.plan.grid)
 
 
 class _Map(NamedTuple):
@@ -107,22 +107,26 @@ class Search:
             self._push(call, output, module)
             self._restore(before, output)
         elif _may_be_block(module, inputs, output):
-            self._blocks.append(Block(call, type(module), inputs[0], output))
+            block = Block(call, type(module), inputs[0], output)
+            self._blocks.append(block)
 
     def plan(self) -> Plan:
         """What later passes need to observe."""
         stages, grid = self._stages()
-        return Plan(tuple(each.call for each in stages), self.head, grid)
+        calls = tuple(each.call for each in stages)
+        return Plan(calls, self.head, grid)
 
     def features(self) -> dict[str, Any]:
         """The features of this pass."""
         stages, grid = self._stages()
-        return _features([each.output for each in stages], self.pooled, grid)
+        outputs = [each.output for each in stages]
+        return features_of(outputs, self.pooled, grid)
 
     def _stages(self) -> tuple[Sequence[_Map | Block], Grid | None]:
         """The calls whose outputs are features; the grid of the patches where they are tokens."""
         stages = [each for each in self.maps if each.is_stage]
-        if len(stages) != 1 or not stages[0].is_patches:
+        are_patches = [each.is_patches for each in stages]
+        if are_patches != [True]:
             return stages, None
 
         patches = stages[0].output
@@ -135,7 +139,9 @@ class Search:
         if output.shape[0] != self.image.shape[0]:
             return False
         if isinstance(module, _KEEPS_SHAPE):
-            return bool(self.maps) and output.shape == self.maps[-1].output.shape
+            if not self.maps:
+                return False
+            return output.shape == self.maps[-1].output.shape
         if isinstance(module, _FIXED_SIZE) and self.maps:
             if _area(output) >= _area(self.maps[-1].output):
                 return False
@@ -202,27 +208,12 @@ def hooks(
             handle.remove()
 
 
-def _features(
-    outputs: Sequence[Tensor], pooled: Tensor | None, grid: Grid | None
-) -> dict[str, Any]:
-    """`feats`, those of transformers also as `tokens`; `pooled_feat` if there is one."""
-    feats = list(outputs)
-    features: dict[str, Any] = {"feats": feats}
-    if grid and outputs:
-        feats[:] = [as_map(output, grid) for output in outputs]
-        features["tokens"] = [as_tokens(output) for output in outputs]
-
-    if pooled is not None:
-        features["pooled_feat"] = pooled.flatten(1)
-    elif feats:
-        features["pooled_feat"] = feats[-1].mean((2, 3))
-    return features
-
-
 def _may_be_block(module: nn.Module, inputs: Any, output: Any) -> bool:
     """Whether a module is more than a layer, and no mere row of modules."""
-    has_parts = any(True for _ in module.children()) and not isinstance(module, nn.Sequential)
-    return has_parts and bool(inputs) and isinstance(output, Tensor)
+    if isinstance(module, nn.Sequential) or not inputs:
+        return False
+    has_parts = any(True for _ in module.children())
+    return has_parts and isinstance(output, Tensor)
 
 
 def _cuts_patches(module: nn.Module) -> bool:

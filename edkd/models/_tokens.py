@@ -6,7 +6,7 @@ Tokens are (N,T,D), with tokens for classes and the like before those of the pat
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -39,9 +39,9 @@ def token_stages(blocks: Sequence[Block], patches: Tensor) -> list[Block]:
     """The blocks that end a stage.
 
     Blocks are the outermost modules of a kind that runs several times and returns tokens, each on
-    the output of the one before, or on fewer patches. Where the number of patches falls from block to block, as in
-    Swin, a stage ends with the last block at each. Otherwise there are four stages, which end
-    after 1/6, 1/3, 5/6 and all of the blocks, as for a ViT in OFA-KD.
+    the output of the one before, or on fewer patches. Where the number of patches falls, as in
+    Swin, a stage ends with the last block at each number. Otherwise there are four stages, which
+    end after 1/6, 1/3, 5/6 and all of the blocks, as for a ViT in OFA-KD.
 
     Args:
         blocks: in the order in which they ended.
@@ -65,6 +65,24 @@ def token_stages(blocks: Sequence[Block], patches: Tensor) -> list[Block]:
     return [trunk[position - 1] for position in _ends(len(trunk))]
 
 
+def features_of(
+    outputs: Sequence[Tensor], pooled: Tensor | None, grid: Grid | None
+) -> dict[str, Any]:
+    """`feats`, those of transformers also as `tokens`; `pooled_feat` if there is one."""
+    feats = list(outputs)
+    features: dict[str, Any] = {}
+    if grid and outputs:
+        feats = [as_map(output, grid) for output in outputs]
+        features["tokens"] = [as_tokens(output) for output in outputs]
+    features["feats"] = feats
+
+    if pooled is not None:
+        features["pooled_feat"] = pooled.flatten(1)
+    elif feats:
+        features["pooled_feat"] = feats[-1].mean((2, 3))
+    return features
+
+
 def as_tokens(output: Tensor) -> Tensor:
     """(N,T,D)."""
     return output.flatten(1, 2) if output.dim() == 4 else output
@@ -75,7 +93,8 @@ def as_map(output: Tensor, grid: Grid) -> Tensor:
     if output.dim() == 4:
         return output.permute(0, 3, 1, 2)
     height, width = grid
-    of_patches = output[:, output.shape[1] - height * width :]
+    number = height * width
+    of_patches = output[:, output.shape[1] - number :]
     return of_patches.transpose(1, 2).unflatten(2, grid)
 
 
@@ -86,10 +105,12 @@ def _are_tokens(output: Tensor, patches: Tensor) -> bool:
         return False
 
     if output.dim() == 3:
-        return 0 <= output.shape[1] - height * width <= _MOST_CLASS_TOKENS
+        of_classes = output.shape[1] - height * width
+        return 0 <= of_classes <= _MOST_CLASS_TOKENS
     if output.dim() == 4:
         rows, columns = output.shape[1:3]
-        return rows <= height and abs(columns * height - rows * width) <= max(height, width) / 2
+        difference = abs(columns * height - rows * width)
+        return rows <= height and difference <= max(height, width) / 2
     return False
 
 
