@@ -7,7 +7,6 @@ Heterogeneous Architectures in Knowledge Distillation", NeurIPS 2023, arXiv:2310
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
@@ -28,13 +27,13 @@ def ofakd_loss(
     temperature: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """-mean_i sum_c ((p_t + 1_y)^eps - 1_y) log p_s with p = softmax(z / T) (equation 6).
+    """-mean_i sum_c ((p_t + 1_y)^eps - 1_y) log p_s with p = softmax(z / T).
 
     1_y is 1 for the target class and 0 for the others. With eps 1 this is the cross-entropy with
     p_t; a larger eps enhances the target class where the teacher is confident.
 
-    Differs from the published code: log p_s there is log(softmax(z)), which is infinite for a
-    margin of 104 and NaN in the gradient; here it is finite for logits up to +-1e4.
+    Differs from the published code: log p_s there is log(softmax(z)), which makes the gradient NaN
+    at a margin of 120; here it is finite for logits up to +-1e4.
 
     Args:
         logits_student: (N,C); computed in float32 or better.
@@ -56,7 +55,8 @@ def ofakd_loss(
     classes = target.argmax(1) if target.dim() > 1 else target
     log_p_s = log_softmax(logits_student, temperature)
     p_t = log_softmax(logits_teacher, temperature).exp()
-    of_target = F.one_hot(classes, p_t.shape[1]).to(p_t.dtype)
+    numbers = torch.arange(p_t.shape[1], device=classes.device)
+    of_target = (numbers == classes[:, None]).to(p_t.dtype)
 
     enhanced = (p_t + of_target) ** eps - of_target
     return reduced(-(enhanced * log_p_s).sum(1), reduction)
@@ -70,8 +70,8 @@ class OFAKD(Distiller):
     a ViT for the tokens of a transformer. The student's last four stages are 1 to 4. The heads are
     for training alone.
 
-    Differs from the published code: a stage is that of `Output.features`, for any network, where
-    the code has a table of 17 architectures; attention in the heads has biases, as in a ViT.
+    Differs from the published code: a stage is one of `Output.features`, for any network, where the
+    code has a table of architectures; attention in the heads has biases, as in a ViT.
     """
 
     student_needs = ("logits", "feats")

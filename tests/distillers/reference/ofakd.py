@@ -1,4 +1,4 @@
-"""Equations 6 of OFA-KD (arXiv:2310.19444) and 2, 3 of DeiT (arXiv:2012.12877), in plain loops."""
+"""The losses of OFA-KD (arXiv:2310.19444) and of DeiT (arXiv:2012.12877), in plain loops."""
 
 import math
 
