@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from edkd.engine.build import build_data, build_distiller, build_trainer
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.models import get_model
-from edkd.registry import MODELS
 
 CURVES = Path(__file__).parent / "curves"
 STEPS = 20
@@ -37,41 +35,13 @@ CASES = {
     "KDCL_naive": ["KDCL", "KDCL.ENSEMBLE", "naive"],
     "KDCL_linear": ["KDCL", "KDCL.ENSEMBLE", "linear"],
     "OFAKD": ["OFAKD", "OFAKD.EPS", "[1.0,1.0,1.0,1.0,1.5]"],
-    "DEIT": ["DEIT", "DISTILLER.STUDENT", "token_net"],
-    "DEIT_soft": ["DEIT", "DISTILLER.STUDENT", "token_net", "DEIT.FORM", "soft", "DEIT.T", 3],
+    "DEIT": ["DEIT", "DISTILLER.STUDENT", "deit_micro_p8"],
+    "DEIT_soft": ["DEIT", "DISTILLER.STUDENT", "deit_micro_p8", "DEIT.FORM", "soft", "DEIT.T", 3],
 }
-
-
-class TokenNet(nn.Module):
-    """A resnet8 with a second head, as that of a distillation token."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.network = get_model("cifar", "resnet8", num_classes)
-        self.head_dist = nn.Linear(64, num_classes)
-        self.distilled_training = False
-
-    def set_distilled_training(self, enable: bool = True) -> None:
-        self.distilled_training = enable
-
-    def forward(self, x):
-        logits, features = self.network(x)
-        logits_dist = self.head_dist(features["pooled_feat"])
-        if self.distilled_training and self.training:
-            return logits, features | {"logits_dist": logits_dist}
-        return (logits + logits_dist) / 2, features
 
 
 def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
     """The terms of the loss in each of the first steps."""
-    MODELS.add("token_net", TokenNet, family="cifar")
-    try:
-        return _curve(case, steps)
-    finally:
-        MODELS.remove("token_net", "cifar")
-
-
-def _curve(case: str, steps: int) -> list[dict[str, float]]:
     method, *opts = CASES[case]
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:

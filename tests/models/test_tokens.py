@@ -178,3 +178,23 @@ def test_a_network_of_one_size_resizes_its_images(name):
 
 def test_networks_of_any_size_are_left_alone():
     assert not hasattr(Torchvision().build("resnet18", 5), "fixed_size")
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "parameters"),
+    [("deit_tiny_p4", 8, 5_382_344), ("deit_micro_p8", 4, 214_996)],
+)
+def test_own_networks_with_a_distillation_token(name, patches, parameters):
+    network = get_model("cifar", name, 10).eval()
+    logits, features = network(X)
+    width = features["pooled_feat"].shape[1]
+    assert [each.shape for each in features["feats"]] == [(2, width, patches, patches)] * 4
+    assert sum(each.numel() for each in network.parameters()) == parameters
+
+    module = network.module
+    network.set_distilled_training()
+    of_class, features = network.train()(X)
+    torch.testing.assert_close((of_class + features["logits_dist"]) / 2, logits)
+    with torch.no_grad():
+        other = torch.cat([X[:1], torch.randn(1, 3, 32, 32)])
+        torch.testing.assert_close(module.eval()(other)[0], logits[0])
