@@ -102,8 +102,8 @@ class DEIT(Distiller):
             own = getattr(student, "module", student)
             raise UserError(
                 f"DEIT needs a student with a distillation token, which {type(own).__name__} does "
-                "not have; set DISTILLER.STUDENT to timm/deit_tiny_distilled_patch16_224, to another "
-                "of timm's models with 'distilled' in its name, or to cifar/deit_tiny_p4"
+                "not have; set DISTILLER.STUDENT to timm/deit_tiny_distilled_patch16_224, another "
+                "of timm's models with 'distilled' in its name, or cifar/deit_tiny_p4"
             )
         enable(True)
 
