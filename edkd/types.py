@@ -38,7 +38,9 @@ class Output(NamedTuple):
     logits: Tensor
     """(N,C)."""
     features: Mapping[str, Any]
-    """`feats` and `preact_feats`, lists of (N,D,H,W), stem first; `pooled_feat`, (N,D)."""
+    """`feats` and `preact_feats`, lists of (N,D,H,W), stem first; `pooled_feat`, (N,D). Of
+    transformers also `tokens`, the list `feats` as (N,T,D) with class tokens first; of a network
+    with a distillation token, in training, its `logits_dist` (N,C)."""
 
 
 class LazyFeatures(Mapping[str, Any]):

@@ -75,6 +75,25 @@ class StagedNet(nn.Module):
         return list(self.bns)[1:]
 
 
+class TokenNet(TinyNet):
+    """A TinyNet with a second head, as that of a distillation token."""
+
+    def __init__(self, channels: int = 6, num_classes: int = CLASSES) -> None:
+        super().__init__(channels, num_classes)
+        self.fc_dist = nn.Linear(channels, num_classes)
+        self.distilled_training = False
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        self.distilled_training = enable
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict]:
+        logits, features = super().forward(x)
+        logits_dist = self.fc_dist(features["pooled_feat"])
+        if self.distilled_training and self.training:
+            return logits, features | {"logits_dist": logits_dist}
+        return (logits + logits_dist) / 2, features
+
+
 def tiny_images(number: int = 40, seed: int = 0) -> Images:
     """Images whose class shows in the brightness of a channel."""
     generator = torch.Generator().manual_seed(seed)
@@ -153,6 +172,8 @@ def make_distiller(method: str | type[Distiller], *opts: object) -> Distiller:
 def network_for(cls: type[Distiller]) -> type[nn.Module]:
     """A tiny network with the features that a method reads."""
     needs = {*cls.student_needs, *cls.teacher_needs}
+    if "logits_dist" in needs:
+        return TokenNet
     return StagedNet if needs & {"feats", "preact_feats"} else TinyNet
 
 

@@ -1,5 +1,6 @@
 """Shapes of features, found by running a network on fake tensors."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ class FeatureShapes(NamedTuple):
     preact_feats: list[tuple[int, ...]]
     pooled_feat: tuple[int, ...]
     """(1,D)."""
+    tokens: Sequence[tuple[int, ...]] = ()
+    """(1,T,D) each, of transformers: the entries of `feats` with their class tokens."""
 
 
 def feature_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> FeatureShapes:
@@ -38,4 +41,5 @@ def feature_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> Fea
         feats=[tuple(feature.shape) for feature in features["feats"]],
         preact_feats=[tuple(feature.shape) for feature in features["preact_feats"]],
         pooled_feat=tuple(features["pooled_feat"].shape),
+        tokens=[tuple(feature.shape) for feature in features.get("tokens", ())],
     )

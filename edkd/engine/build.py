@@ -26,7 +26,12 @@ from edkd.engine.device import amp_dtype
 from edkd.engine.given_optimizers import GivenOptimizers
 from edkd.engine.log.logger import Record
 from edkd.engine.network_checks import check_networks
-from edkd.engine.networks import build_students, load_students, load_teachers
+from edkd.engine.networks import (
+    build_students,
+    load_students,
+    load_teachers,
+    notes_on_sizes,
+)
 from edkd.engine.optimizer import split_decay
 from edkd.engine.trainer import Trainer
 from edkd.engine.update import Update
@@ -85,6 +90,8 @@ def build_distiller(
     notes: list[str] = []
     torch.manual_seed(seed_for(cfg.SOLVER.SEED, 0))
     students = networks.students if networks else build_students(cfg, data)
+    if networks is None:
+        notes += notes_on_sizes(cfg, data, students)
     if networks is None and not is_resumed:
         load_students(cfg, data, students, notes)
 

@@ -19,7 +19,7 @@ from edkd.engine.weight_source import (
 )
 from edkd.engine.weights import load_first_weights, load_weights
 from edkd.errors import UserError
-from edkd.models import OwnInput, get_model, preparation, prepared_alike
+from edkd.models import OwnInput, get_model, preparation, prepared_alike, size_of
 from edkd.types import DataInfo, InputSpec
 
 Notes = list[str]
@@ -32,6 +32,22 @@ def build_students(cfg: CfgNode, data: DataSet) -> list[nn.Module]:
     family = dataset_dict[cfg.DATASET.TYPE].family
     names = method.student_names(cfg)
     return [get_model(family, name, data.num_classes, cfg) for name in names]
+
+
+def notes_on_sizes(cfg: CfgNode, data: DataSet, students: Sequence[nn.Module]) -> Notes:
+    """A line for the log for each student that resizes the images of the data to its own size."""
+    names = find_method(cfg.DISTILLER.TYPE).student_names(cfg)
+    channels, *size = data.info.image_shape
+
+    notes = []
+    for name, student in zip(names, students, strict=True):
+        own = getattr(student, "fixed_size", None)
+        if own is not None and list(own) != size:
+            resized = size_of((channels, *own))
+            notes.append(
+                f"{name} resizes the images from {size_of(data.info.image_shape)} to {resized}"
+            )
+    return notes
 
 
 def load_students(cfg: CfgNode, data: DataSet, students: Sequence[nn.Module], notes: Notes) -> None:

@@ -32,7 +32,7 @@ from edkd.models._libraries import (
     library_of,
     library_weights,
 )
-from edkd.models._own_input import OwnInput, preparation, prepared_alike
+from edkd.models._own_input import OwnInput, preparation, prepared_alike, size_of
 from edkd.models._wrapping import unwrapped
 from edkd.registry import MODELS, Entry, PublishedDict, import_files, place
 from edkd.reused_classifier import ReusedClassifier, parts_of
@@ -276,6 +276,7 @@ __all__ = [
     "prepared_alike",
     "published_weights",
     "registered_name",
+    "size_of",
     "tiny_imagenet_model_dict",
     "unwrapped",
 ]

@@ -36,12 +36,15 @@ class HookedNetwork(Wrapper):
     """A classifier whose features are recorded while it runs.
 
     `forward(x: (N,3,H,W)) -> (logits (N,C), features)`, where features is a dictionary:
-        feats: list of (N,D,H,W), the last feature map at each spatial resolution, in order; a
-            network without stages, as a vision transformer, has none, and reading one raises
-            UserError;
+        feats: list of (N,D,H,W), the last feature map at each spatial resolution, in order. Those
+            of a transformer are the tokens of its patches, see `token_stages`. A network without
+            stages has none, and reading one raises UserError;
+        tokens: of transformers alone, the same as lists of (N,T,D), class tokens first;
         preact_feats: empty;
         pooled_feat: (N,D), the input of the last `nn.Linear` that runs; without one, the mean over
-            H and W of the last feature map.
+            H and W of the last feature map;
+        logits_dist: (N,C), those of the distillation token, where the module returns both in
+            training, as timm's do after `set_distilled_training(True)`.
 
     If the module itself returns (logits, features), they are passed through. Attributes and the
     state dict are the module's own, so saved weights have its keys. Hooks exist only during a
@@ -71,7 +74,8 @@ class HookedNetwork(Wrapper):
             modules = self.module.named_modules() if _takes_hooks(self.module) else ()
             with hooks(modules, search.finished, search.started):
                 output = self.module(x)
-            plan = search.plan() if isinstance(output, Tensor) else Plan((), None)
+            is_plain = isinstance(output, Tensor) or _has_both_logits(self.module, output)
+            plan = search.plan() if is_plain else Plan((), None)
             self._plans[case] = plan
             return self._checked(output, search.features())
 
@@ -92,6 +96,9 @@ class HookedNetwork(Wrapper):
 
         if isinstance(output, Tensor) and output.dim() == 2:
             return output, _Features(name, recorded)
+        if _has_both_logits(self.module, output):
+            logits, logits_dist = output
+            return logits, _Features(name, recorded | {"logits_dist": logits_dist})
         raise UserError(
             f"{name} returned {_describe(output)}, but a network must return logits (N,C) or "
             "(logits, features); wrap it in a module that does"
@@ -134,6 +141,15 @@ def _takes_hooks(module: nn.Module) -> bool:
     """False for TorchScript and `torch.compile`, whose inner modules do not run hooks."""
     is_compiled = "_orig_mod" in module._modules
     return not (is_compiled or isinstance(module, torch.jit.ScriptModule))
+
+
+def _has_both_logits(module: nn.Module, output: Any) -> bool:
+    """Whether an output is the logits of the class token and of the distillation token."""
+    if not isinstance(output, tuple) or len(output) != 2:
+        return False
+    if not all(isinstance(each, Tensor) and each.dim() == 2 for each in output):
+        return False
+    return any(getattr(part, "distilled_training", False) for part in module.modules())
 
 
 def _describe(output: Any) -> str:

@@ -8,17 +8,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from edkd.models._tokens import Block, Call, Grid, features_of, token_stages
+
 _FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 """Their outputs do not follow the size of the image, and need not be smaller than their inputs."""
 
-
-class Call(NamedTuple):
-    """A call of a module during a forward pass."""
-
-    name: str
-    """Of the module."""
-    number: int
-    """From 1: a module may run several times."""
+_KEEPS_SHAPE = (nn.Dropout, nn.Softmax, nn.Identity)
+"""They begin no stage, but run on attention (N,heads,T,T), which looks like a map."""
 
 
 class Plan(NamedTuple):
@@ -28,6 +24,8 @@ class Plan(NamedTuple):
     """Their outputs are `feats`."""
     head: Call | None
     """Its input is `pooled_feat`."""
+    grid: Grid | None = None
+    """Of the patches, where these outputs are tokens."""
 
     def names(self) -> list[str]:
         """The modules to observe."""
@@ -55,7 +53,7 @@ class Recorder:
 
     def features(self) -> dict[str, Any]:
         """The features of this pass."""
-        return _features(self.maps, self.pooled)
+        return features_of(self.maps, self.pooled, self.plan.grid)
 
 
 class _Map(NamedTuple):
@@ -88,9 +86,12 @@ class Search:
         self.pooled: Tensor | None = None
         self._calls: Counter[str] = Counter()
         self._before: list[list[_Map]] = []
+        self._blocks: list[Block] = []
 
     def started(self, name: str, module: nn.Module, inputs: Any) -> None:
         """Hook before the call of a module."""
+        if not name and inputs:  # the network's own hook may have resized the image
+            self.image = inputs[0]
         self._before.append(list(self.maps))
 
     def finished(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -105,24 +106,42 @@ class Search:
         elif self._is_map(module, output):
             self._push(call, output, module)
             self._restore(before, output)
+        elif _may_be_block(module, inputs, output):
+            block = Block(call, type(module), inputs[0], output)
+            self._blocks.append(block)
 
     def plan(self) -> Plan:
         """What later passes need to observe."""
-        return Plan(tuple(each.call for each in self._stages()), self.head)
+        stages, grid = self._stages()
+        calls = tuple(each.call for each in stages)
+        return Plan(calls, self.head, grid)
 
     def features(self) -> dict[str, Any]:
         """The features of this pass."""
-        return _features([each.output for each in self._stages()], self.pooled)
+        stages, grid = self._stages()
+        outputs = [each.output for each in stages]
+        return features_of(outputs, self.pooled, grid)
 
-    def _stages(self) -> list[_Map]:
-        """The maps that are features. What transformers compute from patches are no maps."""
+    def _stages(self) -> tuple[Sequence[_Map | Block], Grid | None]:
+        """The calls whose outputs are features; the grid of the patches where they are tokens."""
         stages = [each for each in self.maps if each.is_stage]
-        return [] if len(stages) == 1 and stages[0].is_patches else stages
+        are_patches = [each.is_patches for each in stages]
+        if are_patches != [True]:
+            return stages, None
+
+        patches = stages[0].output
+        return token_stages(self._blocks, patches), _size(patches)
 
     def _is_map(self, module: nn.Module, output: Any) -> bool:
         """Whether an output is (N,D,H,W), with H and W in the proportion of the image."""
         if not isinstance(output, Tensor) or output.dim() != 4 or self.image.dim() != 4:
             return False
+        if output.shape[0] != self.image.shape[0]:
+            return False
+        if isinstance(module, _KEEPS_SHAPE):
+            if not self.maps:
+                return False
+            return output.shape == self.maps[-1].output.shape
         if isinstance(module, _FIXED_SIZE) and self.maps:
             if _area(output) >= _area(self.maps[-1].output):
                 return False
@@ -189,14 +208,12 @@ def hooks(
             handle.remove()
 
 
-def _features(maps: Sequence[Tensor], pooled: Tensor | None) -> dict[str, Any]:
-    """`feats` and `pooled_feat`; without the latter if there is nothing for it."""
-    feats = list(maps)
-    if pooled is not None:
-        return {"feats": feats, "pooled_feat": pooled.flatten(1)}
-    if feats:
-        return {"feats": feats, "pooled_feat": feats[-1].mean((2, 3))}
-    return {"feats": feats}
+def _may_be_block(module: nn.Module, inputs: Any, output: Any) -> bool:
+    """Whether a module is more than a layer, and no mere row of modules."""
+    if isinstance(module, nn.Sequential) or not inputs:
+        return False
+    has_parts = any(True for _ in module.children())
+    return has_parts and isinstance(output, Tensor)
 
 
 def _cuts_patches(module: nn.Module) -> bool:

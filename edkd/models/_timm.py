@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 from torch import Tensor, nn
 
 from edkd.errors import UserError, reason_of
+from edkd.models._fixed_size import with_fixed_size
 from edkd.models._libraries import Library, LibraryFacts, Unreachable, add_library
 from edkd.signals import hold
 from edkd.types import INTERPOLATIONS, InputSpec
@@ -31,8 +32,10 @@ class Timm(Library):
         return [*timm.list_models(), *timm.list_pretrained()]
 
     def build(self, name: str, num_classes: int) -> nn.Module:
-        """The network as timm draws it."""
-        return _timm().create_model(name, pretrained=False, num_classes=num_classes)
+        """The network as timm draws it; one of a fixed size resizes its images."""
+        model = _timm().create_model(name, pretrained=False, num_classes=num_classes)
+        cfg = model.default_cfg
+        return with_fixed_size(model, cfg["input_size"][1:] if cfg["fixed_input_size"] else None)
 
     def facts(self, name: str) -> LibraryFacts | None:
         """From the configuration of the weights."""

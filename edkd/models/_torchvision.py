@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edkd.archive import is_whole
 from edkd.download import Options, download
 from edkd.errors import UserError, reason_of
+from edkd.models._fixed_size import with_fixed_size
 from edkd.models._libraries import Library, LibraryFacts, Unreachable, add_library
 from edkd.signals import hold
 from edkd.types import InputSpec
@@ -43,7 +44,7 @@ class Torchvision(Library):
         return models.list_models(module=models)
 
     def build(self, name: str, num_classes: int) -> nn.Module:
-        """The network as torchvision draws it."""
+        """The network as torchvision draws it; one of a fixed size resizes its images."""
         options: dict[str, Any] = {}
         if name in _WITH_AUXILIARY:
             options = dict(aux_logits=False, transform_input=True, init_weights=True)
@@ -51,7 +52,8 @@ class Torchvision(Library):
 
         if name in _WITH_AUXILIARY:
             model.training_heads = _AUXILIARY
-        return model
+        side = getattr(model, "image_size", None)
+        return with_fixed_size(model, (side, side) if side else None)
 
     def facts(self, name: str) -> LibraryFacts | None:
         """From the enumeration of the weights."""

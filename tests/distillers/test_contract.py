@@ -221,6 +221,15 @@ CHANGES = [
     ("CRLD", "CRLD.TEMPERATURE", 2),
     ("CRLD", "CRLD.TAU_W", 0),
     ("CRLD", "CRLD.TAU_S", 1.0),
+    ("DEIT", "DEIT.FORM", "soft"),
+    ("DEIT", "DEIT.ALPHA", 0.2),
+    ("DEIT", "DEIT.T", 3, "DEIT.FORM", "soft"),
+    ("OFAKD", "OFAKD.CE_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.KD_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.STAGE_WEIGHT", 0.5),
+    ("OFAKD", "OFAKD.STAGES", "[4]"),
+    ("OFAKD", "OFAKD.EPS", "[1.5]"),
+    ("OFAKD", "OFAKD.T", 2),
 ]
 
 CHANGED_IN_TEST_CONNECTORS = [

@@ -69,6 +69,9 @@ CASES = {
     "RSD": ["RSD"],
     "MLKD": ["MLKD"],
     "CRLD": ["CRLD", "CRLD.TAU_W", "0.2"],
+    "OFAKD": ["OFAKD", "OFAKD.EPS", "[1.0,1.0,1.0,1.0,1.5]"],
+    "DEIT": ["DEIT", "DISTILLER.STUDENT", "deit_micro_p8"],
+    "DEIT_soft": ["DEIT", "DISTILLER.STUDENT", "deit_micro_p8", "DEIT.FORM", "soft", "DEIT.T", 3],
 }
 
 
@@ -82,8 +85,8 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         save_checkpoint({"model": get_model("cifar", "resnet14", 10).state_dict()}, weights)
         words = ["DATASET.TYPE", "digits", "DISTILLER.TYPE", method]
         words += ["DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8"]
-        words += ["DISTILLER.TEACHER_CKPT", str(weights), "SOLVER.AMP", "off", *opts]
-        cfg = load_config(opts=words)
+        words += ["DISTILLER.TEACHER_CKPT", str(weights), "SOLVER.AMP", "off"]
+        cfg = load_config(opts=[*words, *map(str, opts)])
         data = build_data(cfg, device)
         distiller = build_distiller(cfg, data).double()
         trainer = build_trainer(cfg, data, distiller, Path(folder), device)

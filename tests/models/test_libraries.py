@@ -7,11 +7,12 @@ import urllib.request
 
 import pytest
 import torch
+from torch import nn
 
 from edkd import models
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
-from edkd.models import get_model, library_facts, library_weights, unwrapped
+from edkd.models import as_network, get_model, library_facts, library_weights
 from edkd.models._libraries import LIBRARIES, Unreachable
 
 IMAGENET = (0.485, 0.456, 0.406)
@@ -36,26 +37,29 @@ def output(name, size=64, classes=7):
         ("torchvision/resnet18", 64, [64, 64, 128, 256, 512], 512),
         ("torchvision/efficientnet_b0", 64, [16, 24, 40, 112, 1280], 1280),
         ("torchvision/convnext_tiny", 64, [96, 192, 384, 768], 768),
-        ("torchvision/swin_t", 64, [], 768),
-        ("torchvision/vit_b_16", 224, [], 768),
+        ("torchvision/swin_t", 64, [96, 192, 384, 768], 768),
+        ("torchvision/vit_b_16", 224, [768] * 4, 768),
         ("timm/resnet18.a1_in1k", 64, [64, 64, 128, 256, 512], 512),
         ("timm/mobilenetv3_small_050", 64, [16, 8, 16, 24, 288], 1024),
         ("timm/convnext_atto", 64, [40, 80, 160, 320], 320),
         ("timm/tf_efficientnet_lite0", 64, [32, 24, 40, 112, 1280], 1280),
-        ("timm/vit_tiny_patch16_224", 224, [], 192),
-        ("timm/deit_tiny_distilled_patch16_224", 224, [], 192),
+        ("timm/vit_tiny_patch16_224", 224, [192] * 4, 192),
+        ("timm/deit_tiny_distilled_patch16_224", 224, [192] * 4, 192),
     ],
 )
 def test_features_where_there_are_stages(request, name, size, channels, pooled):
     if name.startswith("timm/"):
         request.getfixturevalue("timm")
-    network, features = output(name, size)
+    _, features = output(name, size)
     assert [feature.shape[1] for feature in features["feats"]] == channels
     assert features["pooled_feat"].shape == (1, pooled)
-    if not channels:
-        kind = type(unwrapped(network)).__name__
-        with pytest.raises(UserError, match=f"{kind} has no stages and so no feature maps"):
-            features["feats"][-1]
+
+
+def test_reading_a_stage_where_there_are_none():
+    network = as_network(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
+    _, features = network(torch.randn(2, 3, 4, 4))
+    with pytest.raises(UserError, match="Sequential has no stages and so no feature maps"):
+        features["feats"][-1]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -51,6 +51,8 @@ class DrawsAndRemembers(Distiller):
 
 
 METHODS = {name: [] for name in method_names()}
+METHODS |= {"OFAKD": ["OFAKD.STAGES", "[3,4]"]}
+METHODS |= {"DEIT": ["DISTILLER.STUDENT", "cifar/deit_micro_p8", "SOLVER.LR", "0.001"]}
 METHODS |= {"ODD": [], "KD+DKD": [], "KD by DOT": ["SOLVER.TRAINER", "dot"]}
 
 

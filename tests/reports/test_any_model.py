@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from edkd.dataset.augment import CropFlip
 from edkd.dataset.resident import Images, resident_dataset
-from edkd.engine.build import build_data, build_distiller
+from edkd.engine.build import Networks, build_data, build_distiller
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.engine.networks import load_teachers
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
 from edkd.keys import Key
-from edkd.models import get_model
+from edkd.models import as_network, get_model
 from edkd.registry import DATASETS, METHODS
 from tests.runs import assert_refused, outcome
 from tests.small import CPU, TinyNet, tiny_images
@@ -116,7 +117,7 @@ def test_a_file_of_another_script_is_prepared_as_its_library_says(tmp_path):
     assert "resized from 32x32 to 224x224 (bilinear) and normalised with its mean (0.48" in notes[1]
 
 
-def test_a_vision_transformer_for_a_method_that_reads_feature_maps(tmp_path):
+def test_a_network_without_stages_for_a_method_that_reads_feature_maps():
     from edkd.distillers import Distiller
 
     class Reads(Distiller):
@@ -125,33 +126,34 @@ def test_a_vision_transformer_for_a_method_that_reads_feature_maps(tmp_path):
         def losses(self, student, teacher, batch):
             raise AssertionError
 
-    pytest.importorskip("timm")
-    name = "timm/vit_tiny_patch16_224"
-    file = file_of(tmp_path / "t.pth", name)
     METHODS.add("TEST_FEATS", Reads)
     try:
-        words = [*DIGITS, *KD, name, "DISTILLER.TEACHER_CKPT", str(file)]
-        cfg = load_config(opts=[*words, "DISTILLER.TYPE", "TEST_FEATS"])
-        with pytest.raises(UserError, match="VisionTransformer has no stages and so no feature m"):
-            build_distiller(cfg, build_data(cfg, CPU))
+        cfg = load_config(opts=[*DIGITS, *KD, "resnet8", "DISTILLER.TYPE", "TEST_FEATS"])
+        flat = as_network(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
+        networks = Networks([get_model("cifar", "resnet8", 10)], [flat])
+        with pytest.raises(UserError, match="Sequential has no stages and so no feature maps"):
+            build_distiller(cfg, build_data(cfg, CPU), networks)
     finally:
         METHODS.remove("TEST_FEATS")
 
 
-def test_a_vision_transformer_that_gets_images_of_another_size(tool, tmp_path):
-    """As a teacher it gets its own size, as a student it is refused in one line."""
+def test_a_vision_transformer_that_gets_images_of_another_size(tmp_path):
+    """As a teacher and as a student it gets them in its own size, and the log says so."""
     pytest.importorskip("timm")
     name = "timm/vit_tiny_patch16_224"
-    done = tool("train", *DIGITS, "DISTILLER.STUDENT", name, "LOG.PREFIX", tmp_path)
-    assert_refused(done, r"VisionTransformer cannot run on the images of the data \(3x32x32\): In")
-
     file = file_of(tmp_path / "t.pth", name)
-    cfg = load_config(opts=[*DIGITS, *KD, name, "DISTILLER.TEACHER_CKPT", str(file)])
+    words = [*DIGITS, *KD, name, "DISTILLER.TEACHER_CKPT", str(file), "DISTILLER.STUDENT", name]
+    cfg = load_config(opts=words)
     data = build_data(cfg, CPU)
-    [teacher] = load_teachers(cfg, data)
+    distiller = build_distiller(cfg, data).eval()
+    assert distiller.notes[0] == f"{name} resizes the images from 32x32 to 224x224"
+    assert f"{name} gets the images resized from 32x32 to 224x224" in distiller.notes[2]
+
     image = data.test.batch(*next(data.test.inputs())).image[:2]
-    logits, features = teacher.eval()(image)
-    assert (logits.shape, features["pooled_feat"].shape) == ((2, 10), (2, 192))
+    for network in (distiller.student, distiller.teacher):
+        with torch.no_grad():
+            logits, features = network(image)
+        assert (logits.shape, features["pooled_feat"].shape) == ((2, 10), (2, 192))
 
 
 # Students that start from given weights.
