@@ -208,9 +208,7 @@ EDKD = {
     "wrn40_2_wrn_40_1": ("wrn_40_2", "wrn_40_1", BASELINES),
 }
 for name, (teacher, student, project) in EDKD.items():
-    FILES[f"cifar100/edkd/{name}.yaml"] = cifar(
-        "EDKD", (teacher, student), f"edkd,{name}", project
-    )
+    FILES[f"cifar100/edkd/{name}.yaml"] = cifar("EDKD", (teacher, student), f"edkd,{name}", project)
 
 # The nodes of the methods in mdistiller's CFG, with their default values.
 

@@ -1,0 +1,56 @@
+"""Every method trains, stops, resumes bit for bit, and leaves a student that can be evaluated.
+
+The short form of benchmarks/matrix.py, for all that is registered.
+"""
+
+import importlib
+import os
+
+import pytest
+import torch
+
+from tests.conftest import CHECKOUT, FORM
+
+SMALL = ("resnet14", "resnet8")
+UNLIKE = ("vgg8", "MobileNetV2")
+
+
+def cells_module():
+    """The module benchmarks/_CELLS.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+        return importlib.import_module("_cells")
+
+
+CELLS = cells_module()
+VARIANTS = CELLS.variants()
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    return tmp_path_factory.mktemp("teachers")
+
+
+@pytest.fixture
+def run(teachers, tmp_path, monkeypatch):
+    """run(variant, pair): the cell, on the CPU in float32."""
+    if FORM != "full":
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
+        monkeypatch.setattr(CELLS, "PER_CLASS", 1)
+        monkeypatch.setattr(CELLS, "BATCH_SIZE", 5)
+    place = CELLS.Place(tmp_path, teachers, torch.device("cpu"), exports=False)
+    return lambda variant, pair: CELLS.run_cell(variant, CELLS.Pair(*pair), place)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_networks_of_different_widths(run, variant):
+    cell = run(variant, SMALL)
+    assert (cell.status, cell.reason) == ("ok", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_networks_of_unlike_families(run, variant):
+    """A method works, or names in one line what it cannot use, before it writes a file."""
+    cell = run(variant, UNLIKE)
+    assert cell.status in ("ok", "refused"), cell.reason
