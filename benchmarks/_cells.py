@@ -4,14 +4,13 @@ import functools
 import json
 import math
 import re
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from _common import in_turn
 from torch import Tensor, nn
 
 from edkd.dataset import DataSet
@@ -315,34 +314,26 @@ def step_seconds(
 ) -> dict[str, float]:
     """Median seconds of a step of a variant, and of the student alone, measured in turn."""
     register_few_digits()
-    runs = {
-        name: _stepper(words_of(kind, pair, place), place)
-        for name, kind in (("alone", "NONE"), ("method", variant))
+    words = {"alone": words_of("NONE", pair, place), "method": words_of(variant, pair, place)}
+    steppers = {
+        name: stepper(_config(own), place.folder / "timed", place.device)
+        for name, own in words.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):  # the first round is a warm-up
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(steps)
-            if place.device.type == "cuda":
-                torch.cuda.synchronize(place.device)
-            seconds[name].append((time.perf_counter() - start) / steps)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    runs = {name: functools.partial(run, steps) for name, run in steppers.items()}
+    seconds = in_turn(runs, rounds, place.device)
+    return {name: value / steps for name, value in seconds.items()}
 
 
-def _stepper(words: Sequence[str], place: Place) -> Callable[[int], None]:
+def stepper(cfg: Any, folder: Path, device: torch.device) -> Callable[[int], None]:
     """A function that makes some steps, with a full teacher cache where there is one."""
-    cfg = _config(words)
-    data = build_data(cfg, place.device)
+    data = build_data(cfg, device)
     distiller = build_distiller(cfg, data)
-    trainer = build_trainer(cfg, data, distiller, place.folder / "timed", place.device)
-    trainer.cache = attach(
-        distiller, data.train, cfg, place.device, trainer.amp, range(1, 2), _ignore
-    )
+    trainer = build_trainer(cfg, data, distiller, folder, device)
+    trainer.cache = attach(distiller, data.train, cfg, device, trainer.amp, range(1, 2), _ignore)
     if trainer.cache:
         trainer.cache.prepare(1, _ignore)
     if distiller.collects:
-        collect(distiller, data.train, trainer.cache, trainer.amp, place.device, _ignore)
+        collect(distiller, data.train, trainer.cache, trainer.amp, device, _ignore)
 
     distiller.train()
     distiller.start_epoch(1)
