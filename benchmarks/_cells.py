@@ -4,37 +4,30 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from _common import in_turn
-from torch import Tensor, nn
+from _few_digits import NAME, register_few_digits, teacher_file
+from _stepping import ignore, stepper
+from torch import Tensor
 
-from edkd.dataset import DataSet
-from edkd.dataset.digits import digits
-from edkd.dataset.resident import Images, resident_dataset
 from edkd.distillers import find_method, method_names
-from edkd.engine.build import build_data, build_distiller, build_trainer
-from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
-from edkd.engine.collection import collect
+from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
-from edkd.engine.memo.cache import attach
 from edkd.engine.run import evaluate_checkpoint, train
 from edkd.engine.run_folder import run_folder
 from edkd.engine.saved_run import Request, find_trained
 from edkd.engine.trainer import Trainer
 from edkd.errors import UserError
 from edkd.export.exporting import Options, export
-from edkd.models import get_model
-from edkd.registry import DATASETS, UPDATES
+from edkd.registry import UPDATES
 from edkd.signals import Stopped
 
-DATASET = "few_digits"
-PER_CLASS = 2
 BATCH_SIZE = 10
 EPOCHS = 2
 STOP_AFTER = 3
@@ -105,7 +98,7 @@ def words_of(variant: str, pair: Pair, place: Place) -> list[str]:
     """The configuration of a variant, as KEY=VALUE."""
     method, *own = variant.split()
     words = [
-        f"DATASET.TYPE={DATASET}",
+        f"DATASET.TYPE={NAME}",
         f"DISTILLER.TYPE={method}",
         "DISTILLER.CHECK_TEACHER=False",
         f"SOLVER.EPOCHS={EPOCHS}",
@@ -129,54 +122,6 @@ def words_of(variant: str, pair: Pair, place: Place) -> list[str]:
     else:
         words.append(f"DISTILLER.STUDENT={pair.student}")
     return [*words, *own]
-
-
-def register_few_digits() -> None:
-    """Register the data set."""
-    DATASETS.add(DATASET, few_digits, family="cifar", image_shape=(3, 32, 32), num_classes=10)
-
-
-def few_digits(cfg: Any, device: torch.device) -> DataSet:
-    """Some images of each class, the same for training and testing, with the views of digits."""
-    whole = all_digits()
-    loader: Any = whole.train
-    images = loader.images
-    chosen = [torch.nonzero(images.target == c)[:PER_CLASS, 0] for c in range(whole.num_classes)]
-    index = torch.cat(chosen)
-    few = Images(images.image[index], images.target[index])
-    info = whole.info
-    return resident_dataset(
-        cfg, device, few, few, loader.augmentations, info.mean, info.std, info.class_names
-    )
-
-
-@functools.cache
-def all_digits() -> DataSet:
-    """All digits, on the CPU."""
-    cfg = load_config(opts=["DATASET.TYPE=digits", "SOLVER.BATCH_SIZE=64"])
-    return digits(cfg, torch.device("cpu"))
-
-
-def teacher_file(name: str, folder: Path) -> Path:
-    """Random weights of a network, with the batch statistics of digits; made where it is absent."""
-    path = folder / name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        network = get_model("cifar", name, 10)
-        _take_statistics(network)
-        save_checkpoint({"model": network.state_dict()}, path)
-    return path
-
-
-@torch.no_grad()
-def _take_statistics(network: nn.Module) -> None:
-    """Set the statistics of batch norms; the activations of random weights explode without them."""
-    batch = next(iter(all_digits().train.epoch(1)))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches, of which there is one
-    network.train()(batch.image)
 
 
 # What every run must do.
@@ -284,11 +229,11 @@ def check_student_file(folder: Path, place: Place) -> None:
     if place.exports:
         files.append(folder / "exported.safetensors")
         options = Options(to="safetensors", out=str(files[-1]))
-        export(Request(str(folder), "latest"), options, lambda known: known, _ignore)
+        export(Request(str(folder), "latest"), options, lambda known: known, ignore)
 
     for path in files:
         opts = ["SOLVER.AMP", place.amp]
-        found = find_trained(Request(str(path), dataset=DATASET, opts=opts))
+        found = find_trained(Request(str(path), dataset=NAME, opts=opts))
         loss = evaluate_checkpoint(found.cfg, str(path), place.device, found.content)["loss"]
         if not any(math.isclose(loss, other, rel_tol=1e-5) for other in stated):
             raise CellError(f"{path.name} has a loss of {loss}, but its run had {stated}")
@@ -322,37 +267,6 @@ def step_seconds(
     runs = {name: functools.partial(run, steps) for name, run in steppers.items()}
     seconds = in_turn(runs, rounds, place.device)
     return {name: value / steps for name, value in seconds.items()}
-
-
-def stepper(cfg: Any, folder: Path, device: torch.device) -> Callable[[int], None]:
-    """A function that makes some steps, with a full teacher cache where there is one."""
-    data = build_data(cfg, device)
-    distiller = build_distiller(cfg, data)
-    trainer = build_trainer(cfg, data, distiller, folder, device)
-    trainer.cache = attach(distiller, data.train, cfg, device, trainer.amp, range(1, 2), _ignore)
-    if trainer.cache:
-        trainer.cache.prepare(1, _ignore)
-    if distiller.collects:
-        collect(distiller, data.train, trainer.cache, trainer.amp, device, _ignore)
-
-    distiller.train()
-    distiller.start_epoch(1)
-    inputs = _forever(data)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            trainer.step(1, *next(inputs))
-
-    return run
-
-
-def _forever(data: DataSet) -> Iterator[tuple[Tensor, ...]]:
-    while True:
-        yield from data.train.inputs(1)
-
-
-def _ignore(line: str) -> None:
-    """Take a line of the log."""
 
 
 # Parts.

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _cells import served_by_cache, stepper, variants
+from _cells import served_by_cache, variants
 from _common import in_turn, machine, say
+from _stepping import stepper
 
 from edkd.commands._command_line import ArgumentParser, run_command
 from edkd.distillers import SEPARATOR
