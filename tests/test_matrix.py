@@ -1,6 +1,6 @@
 """Every method trains, stops, resumes bit for bit, and leaves a student that can be evaluated.
 
-The short form of benchmarks/matrix.py, for all that is registered.
+The short form of benchmarks/matrix.py, for all that is registered; and benchmarks/methods.py.
 """
 
 import importlib
@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 
+from edkd.engine.config.compare import long_warmups
 from tests.conftest import CHECKOUT, FORM
 
 SMALL = ("resnet14", "resnet8")
@@ -26,6 +27,7 @@ def module(name):
 
 CELLS = module("_cells")
 FEW_DIGITS = module("_few_digits")
+METHODS = module("methods")
 VARIANTS = CELLS.variants()
 
 
@@ -53,6 +55,16 @@ def test_on_networks_of_different_widths(run, variant):
         assert REFUSING[variant] in cell.reason
         return
     assert (cell.status, cell.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_short_protocol_has_a_configuration(variant, tmp_path):
+    """That of benchmarks/methods.py, with warm-ups that end within it."""
+    protocol = METHODS.Protocol("cifar100", "res56_res20", 5, str(tmp_path), [])
+    cfg = METHODS.config_of(variant, protocol)
+    solver = cfg.SOLVER
+    assert (solver.EPOCHS, solver.LR_DECAY_STAGES, solver.SEED) == (5, [3, 4], 1)
+    assert long_warmups(cfg) == []
 
 
 @pytest.mark.slow
