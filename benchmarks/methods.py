@@ -25,9 +25,8 @@ from _common import in_turn, machine, say
 from _stepping import stepper
 
 from edkd.commands._command_line import ArgumentParser, run_command
-from edkd.distillers import SEPARATOR
+from edkd.engine.config.compare import flatten, unused_groups
 from edkd.engine.config.load import load_config
-from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
@@ -148,8 +147,9 @@ def config_of(variant: str, protocol: Protocol, student: str = "") -> Any:
         "LOG.WANDB=False",
     ]
     words += [f"DISTILLER.STUDENT={student}"] if student else []
-    words += [f"{key}=1" for key in warmups(method)]
-    return load_config(str(file), [*words, *own, *protocol.words])
+    words += own
+    shorter = [f"{key}=1" for key in warmups(load_config(str(file), words))]
+    return load_config(str(file), [*words, *shorter, *protocol.words])
 
 
 def stages(epochs: int) -> list[int]:
@@ -157,11 +157,14 @@ def stages(epochs: int) -> list[int]:
     return sorted({epochs * 3 // 5, epochs * 4 // 5} - {0})
 
 
-def warmups(method: str) -> list[str]:
-    """The keys of a method, or of several as in "KD+DKD", that count epochs of a warm-up."""
-    parts = [name.upper() for name in method.split(SEPARATOR)]
-    nodes = [name for name in table() if name.split(".")[0].upper() in parts]
-    return [name for name in nodes if name.endswith((".WARMUP", ".WARMUP_EPOCHS"))]
+def warmups(cfg: Any) -> list[str]:
+    """The keys in use that count the epochs of a warm-up."""
+    unused = unused_groups(cfg)
+    return [
+        name
+        for name, value in flatten(cfg)
+        if value and "WARMUP" in name.rpartition(".")[2] and not name.startswith(unused)
+    ]
 
 
 # The table.
