@@ -7,67 +7,89 @@ from typing import NamedTuple
 
 
 class _Elsewhere(NamedTuple):
-    """A name of another system."""
+    """A name of another system, for what edkd does not have."""
 
     system: str
     instead: str = ""
     """What serves the same purpose here, or one near it; "" for nothing."""
 
 
-_PLUGIN = "a file in mdistiller's style works with --plugin FILE"
+class _Synonym(NamedTuple):
+    """The name in another system for what edkd has."""
+
+    system: str
+    here: str
+    """A key and its value."""
+
+
+_PAPER = "the code of its paper"
 
 METHODS = {
     "AB": _Elsewhere("RepDistiller and torchdistill"),
+    "ABKD": _Elsewhere(_PAPER),
+    "ABOUND": _Elsewhere("RepDistiller"),
     "AFD": _Elsewhere("torchdistill"),
-    "AT": _Elsewhere("mdistiller", _PLUGIN),
     "BANN": _Elsewhere("KD_Lib"),
-    "CC": _Elsewhere("RepDistiller"),
-    "CCKD": _Elsewhere("torchdistill"),
-    "CRD": _Elsewhere("mdistiller"),
-    "CTKD": _Elsewhere("the code of its paper"),
+    "CATKD": _Elsewhere(_PAPER),
     "CWD": _Elsewhere("mmrazor"),
-    "DIST": _Elsewhere("torchdistill"),
-    "DOT": _Elsewhere("mdistiller", "use SOLVER.TRAINER dot, with any method"),
+    "DHKD": _Elsewhere(_PAPER),
+    "DIFFKD": _Elsewhere(_PAPER),
     "FACTOR": _Elsewhere("RepDistiller"),
-    "FITNET": _Elsewhere("mdistiller", _PLUGIN),
-    "FITNETS": _Elsewhere("torchdistill", _PLUGIN),
+    "FCFD": _Elsewhere(_PAPER),
     "FSP": _Elsewhere("RepDistiller and torchdistill"),
     "FT": _Elsewhere("torchdistill"),
-    "HINT": _Elsewhere("RepDistiller"),
     "HND": _Elsewhere("torchdistill"),
-    "KDSVD": _Elsewhere("mdistiller", _PLUGIN),
-    "LSKD": _Elsewhere("the code of its paper"),
+    "HSAKD": _Elsewhere(_PAPER),
+    "ICKD": _Elsewhere("torchdistill"),
+    "ITRD": _Elsewhere(_PAPER),
+    "LDRLD": _Elsewhere(_PAPER),
     "MEANTEACHER": _Elsewhere("KD_Lib"),
     "MGD": _Elsewhere("mmrazor"),
-    "MLKD": _Elsewhere("forks of mdistiller", _PLUGIN),
-    "NKD": _Elsewhere("mmrazor"),
+    "MRKD": _Elsewhere(_PAPER),
     "NOISYTEACHER": _Elsewhere("KD_Lib"),
-    "NST": _Elsewhere("mdistiller", _PLUGIN),
-    "OFD": _Elsewhere("mdistiller", _PLUGIN),
     "PAD": _Elsewhere("torchdistill"),
     "PKD": _Elsewhere("torchdistill"),
-    "PKT": _Elsewhere("mdistiller", _PLUGIN),
     "RCO": _Elsewhere("KD_Lib"),
-    "REVIEWKD": _Elsewhere("mdistiller", _PLUGIN),
-    "RKD": _Elsewhere("mdistiller", _PLUGIN),
     "SELFTRAINING": _Elsewhere("KD_Lib"),
     "SEMCKD": _Elsewhere("SimKD"),
-    "SIMILARITY": _Elsewhere("RepDistiller"),
-    "SIMKD": _Elsewhere("the code of its paper"),
-    "SONLY": _Elsewhere("mdistiller", "use DISTILLER.TYPE NONE"),
-    "SP": _Elsewhere("mdistiller", _PLUGIN),
-    "SPKD": _Elsewhere("torchdistill"),
     "SRD": _Elsewhere("torchdistill"),
-    "SRRL": _Elsewhere("the code of its paper"),
     "SSKD": _Elsewhere("torchdistill"),
     "TAKD": _Elsewhere("KD_Lib", "make two runs; the first one's student is the teacher"),
-    "TFKD": _Elsewhere("KD_Lib"),
-    "VANILLA": _Elsewhere("mdistiller", "use DISTILLER.TYPE NONE"),
-    "VANILLAKD": _Elsewhere("KD_Lib", "use DISTILLER.TYPE KD"),
-    "VID": _Elsewhere("mdistiller", _PLUGIN),
-    "WSLD": _Elsewhere("the code of its paper"),
+    "TEKAP": _Elsewhere(_PAPER),
+    "TFKD": _Elsewhere("KD_Lib", "use SOLVER.LABEL_SMOOTHING, or DISTILLER.TYPE USKD"),
+    "VITKD": _Elsewhere(_PAPER),
+    "WSLD": _Elsewhere(_PAPER),
 }
 """By their names in upper case, without "_" and "-"."""
+
+SYNONYMS = {
+    "ATTENTION": _Synonym("RepDistiller", "DISTILLER.TYPE AT"),
+    "CCKD": _Synonym("torchdistill", "DISTILLER.TYPE CC"),
+    "CORRELATION": _Synonym("RepDistiller", "DISTILLER.TYPE CC"),
+    "DEEPKD": _Synonym(_PAPER, "SOLVER.TRAINER deepkd"),
+    "DIST++": _Synonym("KD++", "DISTILLER.TYPE DIST+ND"),
+    "DKD++": _Synonym("KD++", "DISTILLER.TYPE DKD+ND"),
+    "DOT": _Synonym("mdistiller", "SOLVER.TRAINER dot"),
+    "EAKD": _Synonym(_PAPER, "DISTILLER.EAKD True"),
+    "FITNETS": _Synonym("torchdistill", "DISTILLER.TYPE FITNET"),
+    "HINT": _Synonym("RepDistiller", "DISTILLER.TYPE FITNET"),
+    "KD++": _Synonym(_PAPER, "DISTILLER.TYPE KD+ND"),
+    "KR": _Synonym("torchdistill", "DISTILLER.TYPE REVIEWKD"),
+    "LOGITSTAND": _Synonym(_PAPER, "DISTILLER.LSKD True"),
+    "LSKD": _Synonym(_PAPER, "DISTILLER.LSKD True"),
+    "MLLD": _Synonym(_PAPER, "DISTILLER.TYPE MLKD"),
+    "OFA": _Synonym(_PAPER, "DISTILLER.TYPE OFAKD"),
+    "REVIEWKD++": _Synonym("KD++", "DISTILLER.TYPE REVIEWKD+ND"),
+    "SDDDKD": _Synonym(_PAPER, "DISTILLER.TYPE SDD"),
+    "SDDKD": _Synonym(_PAPER, "DISTILLER.TYPE SDD"),
+    "SDDNKD": _Synonym(_PAPER, "DISTILLER.TYPE SDD"),
+    "SIMILARITY": _Synonym("RepDistiller", "DISTILLER.TYPE SP"),
+    "SONLY": _Synonym("mdistiller", "DISTILLER.TYPE NONE"),
+    "SPKD": _Synonym("torchdistill", "DISTILLER.TYPE SP"),
+    "VANILLA": _Synonym("mdistiller", "DISTILLER.TYPE NONE"),
+    "VANILLAKD": _Synonym("KD_Lib", "DISTILLER.TYPE KD"),
+}
+"""The same."""
 
 KEYS = {
     "AA": _Elsewhere("timm", "use DATASET.RANDAUGMENT"),
@@ -84,7 +106,8 @@ KEYS = {
     "GRAD_ACCUM_STEPS": _Elsewhere("timm", "use SOLVER.ACCUMULATE"),
     "GRAD_CLIP": _Elsewhere("Lightning", "use SOLVER.CLIP_GRAD_NORM"),
     "LAYER_DECAY": _Elsewhere("timm"),
-    "LOGIT_STAND": _Elsewhere("the code of logit standardization"),
+    "LOGIT_STAND": _Elsewhere("the code of logit standardization", "use DISTILLER.LSKD"),
+    "LR_COS": _Elsewhere("the code of DeepKD", "use SOLVER.SCHEDULE cosine"),
     "LR_SCHEDULER": _Elsewhere("torchdistill", "use SOLVER.SCHEDULE"),
     "MIN_LR": _Elsewhere("timm"),
     "MIXUP_PROB": _Elsewhere("timm", "use SOLVER.MIX_PROB"),
@@ -113,9 +136,12 @@ RENAMED = {
 
 
 def method_note(name: str) -> str:
-    """Return "; X is known from mdistiller; edkd does not have it", or "" for another name."""
-    found = METHODS.get(name.upper().replace("_", "").replace("-", ""))
-    return _note(name, found) if found else ""
+    """Return "; X is known from ...", with what edkd has instead, or "" for another name."""
+    plain = name.upper().replace("_", "").replace("-", "")
+    if plain in SYNONYMS:
+        found = SYNONYMS[plain]
+        return f"; {name} is known from {found.system}; here it is {found.here}"
+    return _note(name, METHODS[plain]) if plain in METHODS else ""
 
 
 def key_note(name: str) -> str:

@@ -4,9 +4,12 @@ import pytest
 
 from edkd import known_elsewhere
 from edkd.distillers import method_names
+from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
+from edkd.errors import UserError
 from edkd.hints import closest, distance, hint
 from edkd.known_elsewhere import key_note, method_note
+from edkd.registry import UPDATES
 
 
 @pytest.mark.parametrize(
@@ -55,19 +58,42 @@ def test_only_what_is_close_is_suggested(word, known, meant):
 
 
 def test_names_of_other_systems():
-    assert method_note("ReviewKD").startswith("; ReviewKD is known from mdistiller; edkd does not")
-    assert method_note("kd-svd") != ""
-    assert "SOLVER.TRAINER dot" in method_note("DOT")
+    assert method_note("SemCKD").startswith("; SemCKD is known from SimKD; edkd does not have it")
+    assert method_note("cat-kd") != ""
+    assert method_note("DOT").endswith(
+        "; DOT is known from mdistiller; here it is SOLVER.TRAINER dot"
+    )
+    assert method_note("EA-KD").endswith("here it is DISTILLER.EAKD True")
+    assert method_note("logit_stand").endswith("here it is DISTILLER.LSKD True")
+    assert method_note("KD++").endswith("here it is DISTILLER.TYPE KD+ND")
     assert method_note("MYKD") == ""
     assert key_note("SOLVER.SYNC_BN").endswith("; edkd does not have it")
     assert key_note("SOLVER.OPT").endswith("; use SOLVER.TYPE")
-    assert key_note("CRD") != ""
-    assert key_note("CRD.MODE") == key_note("SOLVER.LRR") == ""
+    assert key_note("FSP") != ""
+    assert key_note("FSP.MODE") == key_note("SOLVER.LRR") == ""
 
 
 def test_the_names_of_other_systems_are_none_of_ours():
     """When a method or a key arrives, its line in known_elsewhere.py goes."""
     own = {name.upper() for name in method_names()}
-    assert own & set(known_elsewhere.METHODS) == set()
+    assert own & {*known_elsewhere.METHODS, *known_elsewhere.SYNONYMS} == set()
     last_parts = {name.rpartition(".")[2] for name in table()}
     assert last_parts & set(known_elsewhere.KEYS) == set()
+
+
+@pytest.mark.parametrize("name", known_elsewhere.SYNONYMS)
+def test_what_a_synonym_stands_for_is_here(name):
+    key, value = known_elsewhere.SYNONYMS[name].here.split()
+    registered = {"DISTILLER.TYPE": method_names(), "SOLVER.TRAINER": UPDATES.names()}
+    absent = set(value.split("+")) - set(registered.get(key, [value]))
+    if absent:
+        pytest.skip(f"no {', '.join(absent)}")
+    assert key in table()
+
+
+def test_a_name_that_ends_with_a_sign_is_read_as_a_whole():
+    """KD++ would be KD and two methods without a name."""
+    with pytest.raises(UserError, match=r"'KD\+\+'.*here it is DISTILLER.TYPE KD\+ND"):
+        load_config(opts=["DISTILLER.TYPE", "KD++"])
+    with pytest.raises(UserError, match=r"DISTILLER.TYPE is 'KD\+', not one of"):
+        load_config(opts=["DISTILLER.TYPE", "KD+"])

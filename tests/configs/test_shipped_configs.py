@@ -86,6 +86,8 @@ def test_every_file_belongs_to_its_folder(loaded):
         if path.parent.name == RECIPES:
             continue
         method = "vanilla" if cfg.DISTILLER.TYPE == "NONE" else cfg.DISTILLER.TYPE.lower()
+        if cfg.SOLVER.TRAINER != "base":
+            method = cfg.SOLVER.TRAINER
         if path.stem == "finetune":  # a network alone, too
             method = "finetune"
         methods = {method, *method.split("+")}  # a combination is in the folder of one of them
@@ -97,7 +99,10 @@ def test_every_file_belongs_to_its_folder(loaded):
 def test_every_tag_is_the_method_and_the_pair(loaded):
     for path in PUBLISHED:
         cfg = loaded[path]
-        method, *networks = cfg.EXPERIMENT.TAG.split(",")
+        words = cfg.EXPERIMENT.TAG.split(",")
+        if cfg.SOLVER.TRAINER in words:  # as "kd,dot,res32x4,res8x4"
+            words = words[words.index(cfg.SOLVER.TRAINER) :]
+        method, *networks = words
         folder, _, form = method.partition("_")  # lskd_kd is lskd/kd_<pair>.yaml
         assert path.parent.name in (method, folder) or method == path.stem, path
 
@@ -228,6 +233,8 @@ def test_every_published_model_can_be_trained_alone(loaded, dataset):
         ("cifar10/kd/ResNet18_res20.yaml", "KD.LOSS.CE_WEIGHT", 0.9),
         ("cifar10/kd/ResNet18_res20.yaml", "DISTILLER.TEACHER", "ResNet18"),
         ("digits/edkd/res20_res8.yaml", "EDKD.WARMUP", 2),
+        ("cifar100/dot/res32x4_res8x4.yaml", "SOLVER.DOT.DELTA", 0.075),
+        ("imagenet/r34_r18/dot.yaml", "SOLVER.DOT.DELTA", 0.09),
         ("tiny_imagenet/kd/r18_mv2.yaml", "SOLVER.LR_DECAY_STAGES", [60, 120, 160]),
     ],
 )

@@ -223,11 +223,10 @@ def test_files_that_are_given_by_option(tmp_path, monkeypatch):
 # Names.
 
 FOREIGN = [
-    (["DISTILLER.TYPE", "REVIEWKD"], "known from mdistiller"),
-    (["DISTILLER.TYPE", "RKD"], "known from mdistiller"),
-    (["DISTILLER.TYPE", "KD+RKD"], "RKD is known from mdistiller"),
-    (["DISTILLER.TYPE", "DOT"], "use SOLVER.TRAINER dot"),
-    (["REVIEWKD.REVIEWKD_WEIGHT", "1"], "known from mdistiller"),
+    (["DISTILLER.TYPE", "SEMCKD"], "known from SimKD"),
+    (["DISTILLER.TYPE", "PKD"], "known from torchdistill"),
+    (["DISTILLER.TYPE", "KD+PKD"], "PKD is known from torchdistill"),
+    (["SEMCKD.WEIGHT", "1"], "known from SimKD"),
     (["SOLVER.LAYER_DECAY", "0.1"], "known from timm"),
     (["SOLVER.SMOOTHING", "0.1"], "use SOLVER.LABEL_SMOOTHING"),
     (["DATASET.COLOR_JITTER", "1"], "known from timm"),
@@ -237,17 +236,31 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("opts", "message"), FOREIGN)
 def test_names_of_other_systems_are_no_typing_errors(opts, message):
-    """A kind of report: REVIEWKD gets "did you mean EDKD?"."""
+    """A kind of report: SEMCKD gets "did you mean EDKD?"."""
     with pytest.raises(UserError, match=message) as caught:
         load_config(opts=opts)
     assert "edkd does not have it" in str(caught.value)
     assert "did you mean" not in str(caught.value)
 
 
+SYNONYMS = [
+    (["DISTILLER.TYPE", "DOT"], "here it is SOLVER.TRAINER dot"),
+    (["DISTILLER.TYPE", "LSKD"], "here it is DISTILLER.LSKD True"),
+    (["DISTILLER.TYPE", "hint"], "here it is DISTILLER.TYPE FITNET"),
+]
+
+
+@pytest.mark.parametrize(("opts", "message"), SYNONYMS)
+def test_other_names_for_what_is_here(opts, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(opts=opts)
+    assert "did you mean" not in str(caught.value)
+
+
 def test_names_of_other_systems_in_python():
-    """The same through `edkd.distill(method="RKD")`."""
-    with pytest.raises(UserError, match="RKD is known from mdistiller"):
-        METHODS.find("RKD")
+    """The same through `edkd.distill(method="PKD")`."""
+    with pytest.raises(UserError, match="PKD is known from torchdistill"):
+        METHODS.find("PKD")
 
 
 @pytest.mark.parametrize(

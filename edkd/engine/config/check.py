@@ -78,7 +78,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     """
     method = values["DISTILLER.TYPE"]
     for part in method.split(SEPARATOR):
-        _find_name("DISTILLER.TYPE", part, METHODS)
+        _find_name("DISTILLER.TYPE", part or method, METHODS)  # as KD++
 
     rule = values["SOLVER.TRAINER"]
     rule = PUBLISHED_NAMES.get(rule.lower(), rule)

@@ -241,7 +241,7 @@ def test_bad_options_are_named(opts, message):
 
 
 @pytest.mark.parametrize(
-    "key", ["REVIEWKD.X", "SOLVER.LAYER_DECAY", "DATASET.COLOR_JITTER", "SOLVER.GRADIENT_PENALTY"]
+    "key", ["SEMCKD.X", "SOLVER.LAYER_DECAY", "DATASET.COLOR_JITTER", "SOLVER.GRADIENT_PENALTY"]
 )
 def test_nothing_is_suggested_for_a_key_that_is_close_to_none(key):
     with pytest.raises(UserError) as caught:

@@ -1,0 +1,75 @@
+"""Every method trains, stops, resumes bit for bit, and leaves a student that can be evaluated.
+
+The short form of benchmarks/matrix.py, for all that is registered; and benchmarks/methods.py.
+"""
+
+import importlib
+import os
+
+import pytest
+import torch
+
+from edkd.engine.config.compare import long_warmups
+from tests.conftest import CHECKOUT, FORM
+
+SMALL = ("resnet14", "resnet8")
+UNLIKE = ("resnet14", "MobileNetV2")
+REFUSING = {"DEIT": "a distillation token"}
+"""Methods that need other students, and what those have."""
+
+
+def module(name):
+    """A module of benchmarks/, which is no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+        return importlib.import_module(name)
+
+
+CELLS = module("_cells")
+FEW_DIGITS = module("_few_digits")
+METHODS = module("methods")
+VARIANTS = CELLS.variants()
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    return tmp_path_factory.mktemp("teachers")
+
+
+@pytest.fixture
+def run(teachers, tmp_path, monkeypatch):
+    """run(variant, pair): the cell, on the CPU in float32."""
+    if FORM != "full":
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
+        monkeypatch.setattr(FEW_DIGITS, "PER_CLASS", 1)
+        monkeypatch.setattr(CELLS, "BATCH_SIZE", 5)
+    place = CELLS.Place(tmp_path, teachers, torch.device("cpu"), exports=False)
+    return lambda variant, pair: CELLS.run_cell(variant, CELLS.Pair(*pair), place)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_networks_of_different_widths(run, variant):
+    cell = run(variant, SMALL)
+    if variant in REFUSING:
+        assert cell.status == "refused"
+        assert REFUSING[variant] in cell.reason
+        return
+    assert (cell.status, cell.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_short_protocol_has_a_configuration(variant, tmp_path):
+    """That of benchmarks/methods.py, with warm-ups that end within it."""
+    protocol = METHODS.Protocol("cifar100", "res56_res20", 5, str(tmp_path), [])
+    cfg = METHODS.config_of(variant, protocol)
+    solver = cfg.SOLVER
+    assert (solver.EPOCHS, solver.LR_DECAY_STAGES, solver.SEED) == (5, [3, 4], 1)
+    assert long_warmups(cfg) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_networks_of_unlike_families(run, variant):
+    """A method works, or names in one line what it cannot use, before it writes a file."""
+    cell = run(variant, UNLIKE)
+    assert cell.status in ("ok", "refused"), cell.reason
