@@ -44,6 +44,8 @@ class MemoryBank(nn.Module):
             index: (N,M), numbers of rows.
         """
         rows = self.rows.clone()
+
+        # A row that is chosen twice gets equal gradients, whose sum has no order.
         if len(rows) <= DENSE_RATIO * index.shape[1]:
             return (anchor @ rows.T).gather(1, index)
 

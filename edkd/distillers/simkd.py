@@ -72,6 +72,7 @@ class SIMKD(Distiller):
         super().__init__(student, teacher, cfg, data)
         assert teacher is not None
         assert data is not None
+        _check_solver(cfg.SOLVER)
         classifier = self.classifier(teacher)
         self.kind = find_pooled_map(teacher, data.image_shape)
         self.teacher_needs = (self.kind,)
@@ -110,3 +111,13 @@ class SIMKD(Distiller):
         if self.kind == NONE:
             return *shapes.pooled_feat, 1, 1
         return getattr(shapes, self.kind)[-1]
+
+
+def _check_solver(solver: Any) -> None:
+    """Refuse keys of the head, which is not trained."""
+    for key, usual in (("TRAIN_ONLY", "all"), ("HEAD_LR_FACTOR", 1.0)):
+        if solver[key] != usual:
+            raise UserError(
+                f"SOLVER.{key} {solver[key]} trains the head in another way, but SIMKD does not "
+                f"train it; set it to {usual}"
+            )

@@ -103,6 +103,12 @@ def test_simkd_is_not_combined():
         find_method("KD+SIMKD")
 
 
+@pytest.mark.parametrize(("key", "value"), [("TRAIN_ONLY", "head"), ("HEAD_LR_FACTOR", 2.0)])
+def test_keys_of_the_head_are_refused(key, value):
+    with pytest.raises(UserError, match=f"SOLVER.{key} {value} .* SIMKD does not train it"):
+        make_distiller("SIMKD", f"SOLVER.{key}", value)
+
+
 def test_networks_of_the_caller(tmp_path):
     images = torch.randn(16, 3, 8, 8)
     data = torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
