@@ -86,8 +86,8 @@ def with_strong(
         channels: of the images; RandAugment is for three.
         cfg: DATASET.STRONG_VIEWS and STRONG_FORM are read.
     """
-    views = dict(augmentations)
-    weak = views.get(WEAK)
+    views: dict[str, Any] = dict(augmentations)
+    weak: Any = views.get(WEAK)
     is_usual = isinstance(weak, Augmentation) and not getattr(weak, "per_image", False)
     if STRONG not in views and is_usual and channels == 3:
         views[STRONG] = StrongViews(weak, cfg.DATASET.STRONG_VIEWS, cfg.DATASET.STRONG_FORM)
