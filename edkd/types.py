@@ -68,6 +68,9 @@ class LazyFeatures(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._all())
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._all()
+
 
 @dataclass(frozen=True)
 class InputSpec:

@@ -1,17 +1,10 @@
 """Logits of the cells of a grid over the map that a network averages for its classifier."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from edkd.distillers._pooled_map import last_map
 from edkd.errors import UserError
-
-
-def last_map(features: Mapping[str, Any]) -> Tensor:
-    """The map (N,D,H,W) that is averaged for the classifier: `last_map`, or the last of `feats`."""
-    return features["last_map"] if "last_map" in features else features["feats"][-1]
 
 
 def cell_logits(feature: Tensor, classifier: nn.Module, grid: int) -> Tensor:

@@ -64,6 +64,9 @@ class ContiguousFeatures(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.features)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.features
+
 
 @contextmanager
 def contiguous_features(networks: Sequence[nn.Module]) -> Iterator[None]:

@@ -1,26 +1,31 @@
 """The feature map whose mean over height and width is the pooled feature of a network."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from edkd.types import Output
 
-LAST = "feats"
-BEFORE_RELU = "preact_feats"
-NONE = "pooled_feat"
+Shape = tuple[int, ...]
+
+
+def last_map(features: Mapping[str, Any]) -> Tensor:
+    """The map (N,D,H,W) that is averaged for the classifier: `last_map`, or the last of `feats`."""
+    return features["last_map"] if "last_map" in features else features["feats"][-1]
 
 
 @torch.no_grad()
-def find_pooled_map(network: nn.Module, image_shape: tuple[int, int, int]) -> str:
-    """Which of a network's features gives the map, found by running it on two images.
+def shape_of_pooled_map(network: nn.Module, image_shape: tuple[int, int, int]) -> Shape | None:
+    """The shape of `last_map`, if its mean is the pooled feature. Runs the network on two images.
 
     Args:
         network: under the contract of a model; its weights, statistics and mode stay.
         image_shape: (channels, height, width).
 
     Returns:
-        "feats": the last feature map; "preact_feats": the last one before a ReLU, after that ReLU;
-        "pooled_feat": neither, so that the pooled feature is a map of 1x1.
+        (2,D,H,W); None where the pooled feature is another, or the network has no feature maps.
     """
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, *image_shape, generator=generator)
@@ -28,29 +33,26 @@ def find_pooled_map(network: nn.Module, image_shape: tuple[int, int, int]) -> st
 
     mode = network.training
     network.eval()
-    output = Output(*network(image.to(parameter)))
+    _, features = network(image.to(parameter))
     network.train(mode)
+    if not features["feats"]:
+        return None
 
-    pooled = output.features["pooled_feat"]
-    for kind in (LAST, BEFORE_RELU):
-        if not output.features[kind]:
-            continue
-        mean = pooled_map(output, kind).mean((2, 3))
-        if mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4):
-            return kind
-    return NONE
+    feature = last_map(features)
+    mean = feature.mean((2, 3))
+    pooled = features["pooled_feat"]
+    is_same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4)
+    return tuple(feature.shape) if is_same else None
 
 
-def pooled_map(output: Output, kind: str) -> Tensor:
+def pooled_map(output: Output, has_map: bool) -> Tensor:
     """The map (N,D,H,W).
 
     Args:
         output: of a network.
-        kind: from `find_pooled_map`.
+        has_map: whether `shape_of_pooled_map` found one; without it, the pooled feature is a map
+            of 1x1.
     """
-    features = output.features
-    if kind == LAST:
-        return features[LAST][-1]
-    if kind == BEFORE_RELU:
-        return features[BEFORE_RELU][-1].relu()
-    return features[NONE][:, :, None, None]
+    if has_map:
+        return last_map(output.features)
+    return output.features["pooled_feat"][:, :, None, None]

@@ -1,20 +1,23 @@
-"""The feature maps of two networks stage by stage: which ones belong together, at one size."""
+"""The feature maps of two networks stage by stage: which ones are compared, and at which size."""
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
+from edkd.distillers._features import FeatureShapes
 from edkd.distillers._math import at_least_float32
 from edkd.errors import UserError
 from edkd.types import DataInfo, Output
 
 Shape = Sequence[int]
+Size = tuple[int, int]
 Pair = tuple[int, int]
+T = TypeVar("T")
 
 
 class StageDistiller(Distiller):
@@ -92,6 +95,24 @@ def stage_pairs(shapes_student: Sequence[Shape], shapes_teacher: Sequence[Shape]
     return list(enumerate(best))
 
 
+def last_of_each(first: Sequence[T], second: Sequence[T]) -> tuple[list[T], list[T]]:
+    """The last entries of two sequences, as many as the shorter one has."""
+    number = min(len(first), len(second))
+    return list(first[len(first) - number :]), list(second[len(second) - number :])
+
+
+def maps_before_relu(features: Mapping[str, Any]) -> list[Any]:
+    """The feature maps before the last ReLU of each stage, or `feats` of a network without these.
+
+    Args:
+        features: of an Output; or shapes, as `FeatureShapes._asdict`.
+    """
+    return features["preact_feats"] or features["feats"]
+
+
+# Sizes.
+
+
 def at_one_size(feature_student: Tensor, feature_teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps at the smaller of their heights and widths, by average pooling.
 
@@ -99,18 +120,59 @@ def at_one_size(feature_student: Tensor, feature_teacher: Tensor) -> tuple[Tenso
         feature_student: (N,D,H,W); converted to float32 or better.
         feature_teacher: the same; D may differ.
     """
-    height = min(feature_student.shape[2], feature_teacher.shape[2])
-    width = min(feature_student.shape[3], feature_teacher.shape[3])
-    return _pooled(feature_student, height, width), _pooled(feature_teacher, height, width)
+    size = common_size(feature_student.shape, feature_teacher.shape)
+    maps = (at_least_float32(feature_student), at_least_float32(feature_teacher))
+    return pooled_to(maps[0], size), pooled_to(maps[1], size)
 
 
-def _pooled(feature: Tensor, height: int, width: int) -> Tensor:
-    feature = at_least_float32(feature)
+def common_size(first: Shape, second: Shape) -> Size:
+    """The smaller height and the smaller width of two maps (N,D,H,W)."""
+    return min(first[2], second[2]), min(first[3], second[3])
+
+
+def pooled_to(feature: Tensor, size: Size) -> Tensor:
+    """A map (N,D,H,W) averaged over cells to another height and width; unchanged if it has both."""
+    height, width = size
     old_height, old_width = feature.shape[2:]
-    if (old_height, old_width) == (height, width):
+    if (old_height, old_width) == size:
         return feature
 
     # The same result; on a GPU, only this one is deterministic.
     if old_height % height == 0 and old_width % width == 0:
         return F.avg_pool2d(feature, (old_height // height, old_width // width))
-    return F.adaptive_avg_pool2d(feature, (height, width))
+    return F.adaptive_avg_pool2d(feature, size)
+
+
+# Checks.
+
+
+def check_stages(method: str, role: str, shapes: FeatureShapes) -> None:
+    """Raise UserError where a network has no feature map besides its first, the stem.
+
+    Args:
+        method: that reads the stages, for messages.
+        role: "student" or "teacher".
+        shapes: of the network.
+    """
+    if len(shapes.feats) < 2:
+        raise UserError(
+            f"{method} compares the feature maps of stages, but the {role} has "
+            f"{len(shapes.feats)} feature map(s), the first of which is its stem; choose another "
+            f"{role}, or another DISTILLER.TYPE"
+        )
+
+
+def check_input_size(key: str, given: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError where a published key for the size of images contradicts the data.
+
+    Args:
+        key: for messages.
+        given: (height, width); empty: that of the data.
+        image_shape: (channels, height, width) of an image of a batch.
+    """
+    size = image_shape[1:]
+    if given and tuple(given) != size:
+        raise UserError(
+            f"{key} is {tuple(given)}, but the images of the data are {size}; leave it out, the "
+            "size is found from the data"
+        )

@@ -58,7 +58,7 @@ def dkd_parts(
     target: Tensor,
     alpha: float,
     beta: float,
-    temperature: float,
+    temperature: float | Tensor,
     kept: Tensor | None = None,
 ) -> Parts:
     """T^2 * alpha * TCKD_i and T^2 * beta * NCKD_i, (N,) each.

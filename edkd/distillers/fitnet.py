@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from edkd.distillers._base import Distiller
 from edkd.distillers._combined import SEPARATOR
 from edkd.distillers._common import ConvReg, Shape
-from edkd.distillers._connectors import check_input_size, check_stages, pooled_to
 from edkd.distillers._math import at_least_float32
+from edkd.distillers._stages import check_input_size, check_stages, pooled_to
 from edkd.distillers.kd import kd_loss
 from edkd.errors import UserError
 from edkd.keys import Key

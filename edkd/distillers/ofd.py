@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._connectors import check_stages, last_of_each, maps_before_relu, pooled_to
 from edkd.distillers._math import at_least_float32
+from edkd.distillers._stages import check_stages, last_of_each, maps_before_relu, pooled_to
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._connectors import (
+from edkd.distillers._math import at_least_float32, warmup_factor
+from edkd.distillers._stages import (
     Shape,
     Size,
     check_stages,
     last_of_each,
     maps_before_relu,
 )
-from edkd.distillers._math import at_least_float32, warmup_factor
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS

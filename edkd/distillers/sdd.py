@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._cells import cell_logits, check_cells, last_map
+from edkd.distillers._cells import cell_logits, check_cells
 from edkd.distillers._math import check_class_numbers, reduced, warmup_factor
+from edkd.distillers._pooled_map import last_map
 from edkd.distillers.dkd import dkd_loss
 from edkd.distillers.kd import kd_loss
+from edkd.distillers.nkd import nkd_loss
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, DataInfo, Output
 
-BASES = ("kd", "dkd")
+BASES = ("kd", "dkd", "nkd")
 
 Base = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits of the student and of the teacher (N,C) and targets (N,) -> the loss of each, (N,)."""
@@ -94,14 +96,17 @@ class SDD(Distiller):
     defaults = dict(
         BASE=Key("kd", "the loss of logits that is applied to each cell", choices=BASES),
         M=Key([1, 2, 4], "grids of M x M cells; 1 is the whole image", low=1),
-        CE_WEIGHT=Key(0.1, "weight of the cross-entropy with the labels; 1 for dkd", low=0.0),
-        KD_WEIGHT=Key(0.9, "weight of the loss of the cells; 1 for dkd", low=0.0),
+        CE_WEIGHT=Key(
+            0.1, "weight of the cross-entropy with the labels; 1 for dkd and nkd", low=0.0
+        ),
+        KD_WEIGHT=Key(0.9, "weight of the loss of the cells; 1 for dkd and nkd", low=0.0),
         COMPLEMENTARY=Key(
             2.0, "weight of cells about which the teacher judges otherwise than the image", low=0.0
         ),
         T=Key(4.0, "softens both predictions", low=1e-3),
         ALPHA=Key(1.0, "weight of the target-class term of dkd", low=0.0),
         BETA=Key(8.0, "weight of the non-target-class term of dkd", low=0.0),
+        GAMMA=Key(1.5, "weight of the non-target-class term of nkd", low=0.0),
         WARMUP=Key(30, "the distillation term grows over these epochs", unit="epochs", low=0),
     )
 
@@ -156,4 +161,6 @@ class SDD(Distiller):
         logits = (logits_student, logits_teacher)
         if hp.BASE == "dkd":
             return dkd_loss(*logits, target, hp.ALPHA, hp.BETA, hp.T, reduction="none")
+        if hp.BASE == "nkd":
+            return nkd_loss(*logits, target, hp.GAMMA, hp.T, reduction="none")
         return kd_loss(*logits, hp.T, reduction="none")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32
-from edkd.distillers._pooled_map import NONE, find_pooled_map, pooled_map
+from edkd.distillers._pooled_map import pooled_map, shape_of_pooled_map
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -74,12 +74,14 @@ class SIMKD(Distiller):
         assert data is not None
         _check_solver(cfg.SOLVER)
         classifier = self.classifier(teacher)
-        self.kind = find_pooled_map(teacher, data.image_shape)
-        self.teacher_needs = (self.kind,)
+        shape_teacher = shape_of_pooled_map(teacher, data.image_shape)
+        self.has_map = shape_teacher is not None
+        self.teacher_needs = ("feats",) if self.has_map else ("pooled_feat",)
 
         # The smaller of both heights and widths.
         _, in_channels, *size_student = self.feature_shapes(student).feats[-1]
-        _, out_channels, *size_teacher = self._shape_of_map(teacher)
+        pooled = self.feature_shapes(teacher).pooled_feat
+        _, out_channels, *size_teacher = shape_teacher or (*pooled, 1, 1)
         height, width = map(min, size_student, size_teacher)
         projection = Projection(in_channels, out_channels, height, width, self.hp.FACTOR)
         if classifier.in_features != out_channels:
@@ -97,20 +99,13 @@ class SIMKD(Distiller):
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
-        feature_teacher = pooled_map(teacher, self.kind)
+        feature_teacher = pooled_map(teacher, self.has_map)
         loss_feat = simkd_loss(student.features["feats"][-1], feature_teacher)
         return {"loss_kd": self.hp.FEAT_WEIGHT * loss_feat}
 
     def architectures(self, cfg: Any) -> list[str]:
         """The student with its projector."""
         return [name_with(cfg.DISTILLER.STUDENT, self.student.projection)]
-
-    def _shape_of_map(self, teacher: nn.Module) -> tuple[int, ...]:
-        """(1,D,H,W) of the teacher's map."""
-        shapes = self.feature_shapes(teacher)
-        if self.kind == NONE:
-            return *shapes.pooled_feat, 1, 1
-        return getattr(shapes, self.kind)[-1]
 
 
 def _check_solver(solver: Any) -> None:

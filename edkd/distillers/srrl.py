@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32, reduced
-from edkd.distillers._pooled_map import find_pooled_map, pooled_map
+from edkd.distillers._pooled_map import pooled_map, shape_of_pooled_map
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -80,14 +80,14 @@ class SRRL(Distiller):
             )
         self.frozen = (classifier,)
 
-        self.kind = find_pooled_map(student, data.image_shape)
+        self.has_map = shape_of_pooled_map(student, data.image_shape) is not None
         convolution = nn.Conv2d(width_student, width_teacher, 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.connector = nn.Sequential(convolution, nn.BatchNorm2d(width_teacher), nn.ReLU())
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""
-        feature = self.connector(pooled_map(student, self.kind)).mean((2, 3))
+        feature = self.connector(pooled_map(student, self.has_map)).mean((2, 3))
         (classifier,) = self.frozen
         logits = self.standardized(F.linear(feature, classifier.weight, classifier.bias))
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._connectors import (
+from edkd.distillers._math import at_least_float32
+from edkd.distillers._stages import (
     check_input_size,
     check_stages,
     common_size,
     last_of_each,
     pooled_to,
 )
-from edkd.distillers._math import at_least_float32
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS

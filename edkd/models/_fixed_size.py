@@ -42,6 +42,6 @@ def with_fixed_size(network: nn.Module, size: Size | None) -> nn.Module:
         size: (height, width); None where it takes any.
     """
     if size is not None:
-        network.fixed_size = size  # type: ignore[assignment]
+        network.fixed_size = size
         network.register_forward_pre_hook(Resize(size))
     return network

@@ -9,9 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edkd.distillers import find_method
-from edkd.distillers._cells import cell_logits, check_cells, last_map
+from edkd.distillers._cells import cell_logits, check_cells
 from edkd.distillers._class_samples import ClassSamples
 from edkd.distillers._math import cosine_decay
+from edkd.distillers._pooled_map import last_map
 from edkd.distillers.dist import dist_loss
 from edkd.distillers.dkd import dkd_loss
 from edkd.distillers.kd import kd_loss

@@ -64,6 +64,9 @@ class CachedFeatures(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.others)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.cached or name in self.others
+
 
 class PassThrough(nn.Module):
     """A module in the teacher's place; the teacher's other attributes are reached through it."""
