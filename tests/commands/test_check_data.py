@@ -162,7 +162,7 @@ def test_ctrl_c_ends_it(server, tmp_path):
     start = time.monotonic()
     running.kill_group(signal.SIGINT)
     assert running.wait() == 130
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 20
     assert running.err == "edkd: stopped\n"
     assert running.out == ""
 

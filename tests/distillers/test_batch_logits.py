@@ -382,11 +382,11 @@ def test_one_cell_is_the_base_loss(base):
     torch.testing.assert_close(loss, 0.9 * expected)
 
 
-@pytest.mark.parametrize("key", ["SDD.ALPHA", "SDD.BETA"])
-def test_the_weights_of_dkd_are_live(key):
+@pytest.mark.parametrize(("base", "key"), [("dkd", "ALPHA"), ("dkd", "BETA"), ("nkd", "GAMMA")])
+def test_the_weights_of_a_base_are_live(base, key):
     losses = []
     for weight in (1.0, 3.0):
-        distiller = make_distiller("SDD", "SDD.BASE", "dkd", key, weight).train()
+        distiller = make_distiller("SDD", "SDD.BASE", base, f"SDD.{key}", weight).train()
         losses.append(distiller.training_step(batch())[1]["loss_kd"].item())
     assert losses[0] < losses[1]
 
