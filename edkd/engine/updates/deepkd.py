@@ -31,8 +31,9 @@ class DeepKD(SeveralMomenta):
     SOLVER.WEIGHT_DECAY. It takes three backward passes through one graph.
 
     Differs from the published code: there the buffer of the task has the momentum of the target
-    class, mu + DELTA_TCG, and DELTA_TOG has no effect; weight decay is added to v_target; and 1 -
-    p_t of each image multiplies the mean of the batch.
+    class, mu + DELTA_TCG, and DELTA_TOG has no effect; weight decay is added to v_target; 1 - p_t
+    of each image multiplies the mean of the batch; and TOPK, the same in all epochs, counts the
+    target class where it is among the likeliest.
     """
 
     title = "deepkd"
