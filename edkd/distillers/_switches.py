@@ -84,6 +84,7 @@ def entropy_weights(logits_student: Tensor, logits_teacher: Tensor, temperature:
 
     Differs from the published code: there KD and DKD on CIFAR-100 divide by 100 instead of log 100.
     With LSKD the entropies are those of the logits as they are; the code does so for MLKD alone.
+    With two views those of the weak one weigh all terms; there each view has its own.
 
     Args:
         logits_student: (N,C), C >= 2.

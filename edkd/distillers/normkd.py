@@ -17,6 +17,7 @@ from edkd.distillers._math import (
     reduced,
     warmup_factor,
 )
+from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, DataInfo, Output
@@ -138,6 +139,11 @@ class NORMKD(Distiller):
     ) -> None:
         super().__init__(student, teacher, cfg, data)
         self.is_decoupled = self.hp is not None and self.hp.BASE == "dkd"
+        if self.is_decoupled and (cfg.SOLVER.MIXUP or cfg.SOLVER.CUTMIX):
+            raise UserError(
+                "NORMKD.BASE dkd needs the class of each image, but SOLVER.MIXUP and SOLVER.CUTMIX "
+                "mix classes; set them to 0, or NORMKD.BASE to kd"
+            )
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""

@@ -87,6 +87,7 @@ class SDD(Distiller):
 
     Differs from the published code: grids are those of the map itself, not of its 4x4 means, which
     are the same where 4 divides its size; so the cell of M = 1 has the logits of the network.
+    There kd has no warm-up, and that of nkd is 20 epochs; WARMUP sets all of them.
     """
 
     needs_class_numbers = True
@@ -107,7 +108,9 @@ class SDD(Distiller):
         ALPHA=Key(1.0, "weight of the target-class term of dkd", low=0.0),
         BETA=Key(8.0, "weight of the non-target-class term of dkd", low=0.0),
         GAMMA=Key(1.5, "weight of the non-target-class term of nkd", low=0.0),
-        WARMUP=Key(30, "the distillation term grows over these epochs", unit="epochs", low=0),
+        WARMUP=Key(
+            30, "the distillation term grows over these epochs; 0 for kd", unit="epochs", low=0
+        ),
     )
 
     def __init__(

@@ -215,6 +215,8 @@ def test_every_published_model_can_be_trained_alone(loaded, dataset):
         ("cifar100/lskd/dkd_res32x4_res8x4.yaml", "DKD.BETA", 72.0),
         ("cifar100/normkd/dkd_res56_res20.yaml", "NORMKD.ALPHA", 7.0),
         ("cifar100/rld/res56_res20.yaml", "RLD.ALPHA_T", 4.0),
+        ("cifar100/dist/res32x4_res8x4.yaml", "DIST.KD_WEIGHT", 2.0),
+        ("cifar100/sdd/res32x4_res8x4.yaml", "SDD.WARMUP", 0),
         ("cifar100/controls/doubled_res20.yaml", "NONE.CE_WEIGHT", 2.0),
         ("cifar100/controls/shuffled_res56_res20.yaml", "DISTILLER.SHUFFLE_TEACHER", True),
         ("imagenet/r34_r18/eakd_kd.yaml", "DISTILLER.EAKD_TEMPERATURE", 2.0),

@@ -76,6 +76,13 @@ def test_soft_targets_are_refused_by_rld_and_by_normkd_with_dkd():
         normdkd_loss(student, teacher, soft, 1.0, 8.0, 2.0)
 
 
+@pytest.mark.parametrize("key", ["MIXUP", "CUTMIX"])
+def test_normkd_with_dkd_refuses_mixed_images_before_it_trains(key):
+    make_distiller("NORMKD", f"SOLVER.{key}", "0.2")
+    with pytest.raises(UserError, match="BASE dkd needs the class of each image, but SOLVER"):
+        make_distiller("NORMKD", f"SOLVER.{key}", "0.2", "NORMKD.BASE", "dkd")
+
+
 def test_normkd_does_not_depend_on_the_scale_of_the_student():
     student, teacher, _ = sample()
     expected = normkd_loss(student, teacher, 2.0)

@@ -116,6 +116,7 @@ def test_equal_momenta_are_sgd(tmp_path):
     [
         ("DML", [], "deepkd needs a method whose loss has a part for the target class"),
         ("KD+DKD", [], "deepkd needs a method whose loss"),
+        ("KD", ["SOLVER.MIXUP", "0.2"], "deepkd needs the class of each image, but SOLVER.MIXUP"),
         ("KD", ["SOLVER.TYPE", "AdamW"], "deepkd needs SOLVER.TYPE SGD, not AdamW"),
         ("KD", ["SOLVER.NESTEROV", "True"], "deepkd has no Nesterov momentum"),
         ("KD", ["SOLVER.DEEPKD.DELTA_TOG", "0.2"], r"momenta would be 1.1, 0.825 and 0.95"),

@@ -31,8 +31,9 @@ class DeepKD(SeveralMomenta):
     SOLVER.WEIGHT_DECAY. It takes three backward passes through one graph.
 
     Differs from the published code: there the buffer of the task has the momentum of the target
-    class, mu + DELTA_TCG, and DELTA_TOG has no effect; weight decay is added to v_target; and 1 -
-    p_t of each image multiplies the mean of the batch.
+    class, mu + DELTA_TCG, and DELTA_TOG has no effect; weight decay is added to v_target; 1 - p_t
+    of each image multiplies the mean of the batch; and TOPK, the same in all epochs, counts the
+    target class where it is among the likeliest.
     """
 
     title = "deepkd"
@@ -62,7 +63,6 @@ class DeepKD(SeveralMomenta):
     def own_momenta(self, solver: Any) -> list[float]:
         """Of the task, the target class and the other classes."""
         node = solver.DEEPKD
-
         return [solver.MOMENTUM + each for each in (node.DELTA_TOG, node.DELTA_TCG, node.DELTA_NCG)]
 
     def kind_of(self, name: str) -> int:
@@ -71,7 +71,7 @@ class DeepKD(SeveralMomenta):
         return matches[0] if matches else 0
 
     def prepare(self, distiller: Distiller) -> None:
-        """Make the method split its distillation loss; UserError if it cannot."""
+        """Make the method split its distillation loss; UserError if that is impossible."""
         if not distiller.can_split:
             raise UserError(
                 f"SOLVER.TRAINER {self.title} needs a method whose loss has a part for the target "
@@ -79,13 +79,19 @@ class DeepKD(SeveralMomenta):
                 "MLKD or CRLD, or set SOLVER.TRAINER base"
             )
 
-        node = self.cfg.SOLVER.DEEPKD
+        solver = self.cfg.SOLVER
+        if solver.MIXUP or solver.CUTMIX:
+            raise UserError(
+                f"SOLVER.TRAINER {self.title} needs the class of each image, but SOLVER.MIXUP and "
+                "SOLVER.CUTMIX mix classes; set them to 0, or SOLVER.TRAINER to base"
+            )
 
+        node = solver.DEEPKD
         distiller.split = Split(
             as_dkd=node.DKD,
             alpha=node.ALPHA,
             beta=node.BETA,
             warmup=node.WARMUP_FACTOR,
             top_k=node.TOPK,
-            epochs=self.cfg.SOLVER.EPOCHS if node.DYNAMIC_TOPK else 0,
+            epochs=solver.EPOCHS if node.DYNAMIC_TOPK else 0,
         )
