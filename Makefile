@@ -1,6 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Processes that run tests; each needs 2 GB.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
+
 .PHONY: install demo test test-all reliability lint
 
 install: .venv/ready
@@ -14,10 +18,10 @@ demo: install  ## on digits: a teacher, a student alone, a distilled student; a 
 	$(BIN)/python tools/demo.py
 
 test: install  ## the short tests, some minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: install  ## also the long ones
-	EDKD_RELIABILITY=all $(BIN)/python -m pytest -m ""
+	EDKD_RELIABILITY=all $(BIN)/python -m pytest $(PARALLEL) -m ""
 
 reliability: install  ## the figures of docs/reliability.md, half an hour
 	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 DEMO = ["scikit-learn>=1.3", "matplotlib>=3.7"]
-TOOLS = ["nbclient>=0.10", "pytest>=8", "hypothesis>=6", "ruff", "mypy"]
+TOOLS = ["nbclient>=0.10", "pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff", "mypy"]
 STUBS = ["types-PyYAML", "types-tqdm"]
 MODELS = ["timm>=1.0.20", "safetensors>=0.4.3"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]

@@ -80,6 +80,10 @@ class CellError(Exception):
     """A run did not do what every run must do."""
 
 
+class _StoppedHere(Stopped):
+    """The stop of `stopped_after`, not of a signal, which ends the benchmark."""
+
+
 # What is run.
 
 
@@ -186,7 +190,7 @@ def _train(words: Sequence[str], place: Place, resume: bool = False) -> dict[str
     """The result of a run; {} where it was stopped."""
     try:
         return train(_config(words), (), place.device, resume)
-    except Stopped:
+    except _StoppedHere:
         return {}
 
 
@@ -198,7 +202,7 @@ def stopped_after(steps: int) -> Iterator[None]:
     def after_step(self: Trainer, epoch: int, step: int) -> None:
         original(self, epoch, step)
         if step == steps:
-            raise Stopped
+            raise _StoppedHere
 
     Trainer.after_step = after_step  # type: ignore[method-assign]
     try:

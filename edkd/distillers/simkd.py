@@ -103,6 +103,10 @@ class SIMKD(Distiller):
         loss_feat = simkd_loss(student.features["feats"][-1], feature_teacher)
         return {"loss_kd": self.hp.FEAT_WEIGHT * loss_feat}
 
+    def get_extra_parameters(self) -> int:
+        """Those of the projector, which is part of the student that is saved."""
+        return sum(parameter.numel() for parameter in self.student.projector.parameters())
+
     def architectures(self, cfg: Any) -> list[str]:
         """The student with its projector."""
         return [name_with(cfg.DISTILLER.STUDENT, self.student.projection)]
