@@ -1,6 +1,7 @@
 """edkd.distill: networks and data of the caller, the whole engine behind it."""
 
 import copy
+import importlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import edkd
+from edkd import distillers
 from edkd.distillers import Distiller
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.errors import NonFiniteError, UserError
@@ -295,3 +297,18 @@ def test_the_public_names_are_there():
     assert set(edkd.__all__) <= set(dir(edkd))
     with pytest.raises(AttributeError, match="no attribute 'distil'"):
         edkd.distil  # noqa: B018
+
+
+def test_the_loss_of_each_method_is_public():
+    folder = Path(distillers.__file__).parent
+    modules = [
+        importlib.import_module(f"edkd.distillers.{file.stem}") for file in folder.glob("[a-z]*.py")
+    ]
+
+    losses = {f"{module.__name__.split('.')[-1]}_loss": module for module in modules}
+    own = {name: getattr(module, name) for name, module in losses.items() if hasattr(module, name)}
+    assert len(own) > 30
+    for name, loss in own.items():
+        assert name in edkd.__all__
+        assert name in distillers.__all__
+        assert getattr(edkd, name) is getattr(distillers, name) is loss

@@ -1,9 +1,9 @@
 """The operations of RandAugment for a batch on the device, each image with its own.
 
 The results equal those of torchvision.transforms.v2.functional for uint8 images on a CPU. On an
-accelerator nothing depends on which operations a batch has, so that no step waits for the device
+accelerator, the kernels do not depend on the operations in a batch, so no step waits for the device
 and a CUDA graph can contain them: all images pass through a geometric map, a table of pixel values
-and a blend, which change nothing in the images with another operation.
+and a blend, which leave images with another operation unchanged.
 """
 
 import functools
@@ -67,7 +67,7 @@ def _applied(
 ) -> Tensor:
     """Images after one kind of operations.
 
-    On a CPU the images that it leaves alone are not computed.
+    On a CPU, images that it would leave unchanged are skipped.
     """
     if image.device.type != "cpu":
         return change(image, operation, amount)
@@ -84,7 +84,7 @@ def _applied(
 
 
 def moved(image: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
-    """The nearest pixel of each place before the move; black from outside the image.
+    """Sheared, translated or rotated images: nearest pixels, black from outside the image.
 
     Args:
         image: (N,3,H,W), uint8.
@@ -218,7 +218,7 @@ def blended(image: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
     """f * image + (1 - f) * another image: black, grey, the mean grey, or blurred.
 
     torchvision computes this in float32 with fused multiplications, and drops the fraction of the
-    result. The sums of exact products in float64 below round alike.
+    result. The float64 sums of exact products below round to the same values.
 
     Args:
         image: (N,3,H,W), uint8.

@@ -99,11 +99,11 @@ def draw(form: str, index: Tensor, number: Tensor, height: int, width: int) -> D
 
     Example:
         >>> index = torch.tensor([7])
-        >>> drawn = draw(TORCHVISION, index, torch.tensor([3]), height=32, width=32)
+        >>> drawn = draw(TORCHVISION, index, torch.tensor([9]), height=32, width=32)
         >>> [OPERATIONS[place] for place in drawn.operation[0]]
-        ['Sharpness', 'Rotate']
+        ['ShearY', 'Color']
         >>> drawn.amount
-        tensor([[ 1.3000, 10.0000]])
+        tensor([[0.1000, 1.3000]])
     """
     random = uniforms(index, number, 2 * NUM_OPERATIONS + 3)
     operation = (random[:, :NUM_OPERATIONS] * len(OPERATIONS)).long()

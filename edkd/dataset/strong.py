@@ -1,7 +1,8 @@
 """Strong views: the weak view of an image after RandAugment.
 
 For methods with two views of each image. Images on the device have a finite, numbered set of them,
-so that the teacher's logits can be cached; images that are read for each batch have new ones.
+so that the teacher's logits can be cached; images that are read for each batch have new ones in
+each epoch.
 """
 
 import math
@@ -70,7 +71,7 @@ class StrongViews:
         Returns:
             (N,3,H,W), uint8.
         """
-        # View numbers below 0 are none of `draw`, so that the weak view is independent of it.
+        # `draw` gets no view numbers below 0, so the weak view is independent of the operations.
         share = uniforms(index, -1 - number, 1)[:, 0]
         weak = self.weak(image, (share * self.weak.num_views).long())
         return augmented(weak, draw(self.form, index, number, *image.shape[2:]))
@@ -83,7 +84,7 @@ def with_strong(
 
     Args:
         augmentations: the training views by name.
-        channels: of the images; RandAugment is for three.
+        channels: of the images; RandAugment needs three.
         cfg: DATASET.STRONG_VIEWS and STRONG_FORM are read.
     """
     views: dict[str, Any] = dict(augmentations)

@@ -62,10 +62,10 @@ class Distiller(nn.Module):
     teacher_needs: tuple[str, ...] = ("logits",)
     """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats.
 
-    A constructor may set what its method reads as it is configured.
+    The teacher cache serves the first two. A constructor may set this by the configuration.
     """
     student_needs: ClassVar[tuple[str, ...]] = ("logits",)
-    """The same for the student."""
+    """The same for the student; its features are checked before training."""
     views: ClassVar[tuple[str, ...]] = ("weak",)
     """Names of the augmented views of each image that `losses` reads."""
     needs_index: ClassVar[bool] = False
@@ -91,7 +91,7 @@ class Distiller(nn.Module):
     learning_rate_factors: Mapping[str, float] = {}
     """Factor of the learning rate of a child's parameters, by its name, as {"project": 10.0}."""
     heads: Heads | None = None
-    """Of the students, where SOLVER trains them in another way than the rest."""
+    """Of the students, where SOLVER trains them differently from the rest."""
     switches: Switches = Switches()
     reduction: str = "mean"
     """How `losses` reduces its terms over the images: "mean"; or "none", as EAKD needs it."""

@@ -28,7 +28,7 @@ KEYS = {
 
 
 class Heads(NamedTuple):
-    """The last layers of the students, where they are trained in another way than the rest."""
+    """The last layers of the students, where they are trained differently from the rest."""
 
     layers: tuple[nn.Module, ...]
     factor: float

@@ -16,7 +16,7 @@ from edkd.types import Batch, Output
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Convert the weights of a network, in place; those of three-dimensional layers have no such.
+    """Convert the weights of a network, in place; those of 3D layers stay.
 
     Args:
         network: any module.

@@ -165,7 +165,7 @@ def decoupled_kl(
     temperature: float | Tensor,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two parts of KL(teacher || student) that DKD weighs separately, for each sample.
+    """The two parts of KL(teacher || student) that DKD weights separately, for each sample.
 
     Args:
         logits_student: (N,C), C >= 2, any floating type; computed in float32 or better.

@@ -25,7 +25,7 @@ def shape_of_pooled_map(network: nn.Module, image_shape: tuple[int, int, int]) -
         image_shape: (channels, height, width).
 
     Returns:
-        (2,D,H,W); None where the pooled feature is another, or the network has no feature maps.
+        (2,D,H,W); None where the pooled feature is no such mean, or there are no feature maps.
     """
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, *image_shape, generator=generator)

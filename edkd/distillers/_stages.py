@@ -64,10 +64,10 @@ def after_stem(maps: Sequence[Any]) -> Sequence[Any]:
 
 
 def stage_pairs(shapes_student: Sequence[Shape], shapes_teacher: Sequence[Shape]) -> list[Pair]:
-    """Which map of the student belongs to which one of the teacher.
+    """Which map of the student is compared with which map of the teacher.
 
     Each map of the network with fewer maps gets one of the other network, in order. The choice has
-    the least sum of |log(height / height)|; of equal choices it has the deepest maps.
+    the least sum of |log(height / height)|; of equal choices, the deepest maps win.
 
     Args:
         shapes_student: (N,D,H,W) of each map.

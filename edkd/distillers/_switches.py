@@ -21,7 +21,7 @@ KEYS = {
     ),
     "DISTILLER.EAKD": Key(
         False,
-        "weigh each image's distillation loss by the entropies of both predictions",
+        "weight each image's distillation loss by the entropies of both predictions",
         source="Su et al., ICCV 2025",
     ),
     "DISTILLER.EAKD_TEMPERATURE": Key(

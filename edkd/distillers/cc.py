@@ -19,9 +19,9 @@ def cc_loss(embedding_student: Tensor, embedding_teacher: Tensor) -> Tensor:
     """mean_n sum_d |s_nd - t_nd| * |s_(n+1)d - t_(n+1)d| over neighbours in the batch.
 
     Differs from the paper, which compares the correlation matrices of the batch under a Gaussian
-    kernel. This is the loss of RepDistiller, whose figures are the published ones; its authors had
-    the code from the paper's. It depends on the order of the batch. It grows with the square of the
-    features, so that a weight does not fit all networks.
+    kernel. This is the loss of RepDistiller, whose figures are the published ones; the paper's
+    authors gave it the code. It depends on the order of the batch. It grows with the square of the
+    features, so one weight does not fit all networks.
 
     Args:
         embedding_student: (N,D); computed in float32 or better.

@@ -49,8 +49,8 @@ def crld_loss(
         reduction: "mean"; or "none", for the loss of each image.
 
     Returns:
-        Two scalars >= 0, or (N,); 0 where the student agrees with the teacher, for `across` if the
-        teacher predicts the same for both views.
+        Two scalars >= 0, or (N,); 0 where the student agrees with the teacher; `across` only if
+        the teacher also predicts the same for both views.
 
     Example:
         >>> import torch

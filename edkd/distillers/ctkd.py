@@ -1,4 +1,4 @@
-"""CTKD: a temperature that learns against the student (curriculum temperature).
+"""CTKD: a learned temperature that maximises the student's loss (curriculum temperature).
 
 Z. Li, X. Li, L. Yang, B. Zhao, R. Song, L. Luo, J. Li, J. Yang, "Curriculum Temperature for
 Knowledge Distillation", AAAI 2023, arXiv:2211.16231.
@@ -43,7 +43,7 @@ def learned_temperature(parameter: Tensor, start: float, span: float) -> Tensor:
     Args:
         parameter: any shape.
         start: lowest temperature, > 0.
-        span: what the temperature can grow by, >= 0.
+        span: the most that is added to it, >= 0.
 
     Example:
         >>> round(learned_temperature(torch.ones(1), start=1.0, span=20.0).item(), 4)
@@ -58,7 +58,7 @@ def ctkd_loss(
     temperature: Tensor,
     reduction: str = "mean",
 ) -> Tensor:
-    """T^2 * mean_i KL(p_t || p_s) as `kd_loss`, with gradient for the temperature T.
+    """T^2 * mean_i KL(p_t || p_s) as `kd_loss`, with a gradient for the temperature T.
 
     The gradient flows through the factor T^2, too. A curriculum reverses it, see `CTKD`.
 

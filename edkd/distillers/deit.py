@@ -36,9 +36,9 @@ def deit_loss(
 
     Args:
         logits_dist: (N,C); computed in float32 or better, finite for logits up to +-1e4.
-        logits_teacher: (N,C); of equal largest ones the first counts in "hard".
+        logits_teacher: (N,C); "hard" takes the first of several largest ones.
         form: "hard" or "soft".
-        temperature: T > 0; "hard" has none.
+        temperature: T > 0; "hard" ignores it.
         reduction: "mean"; or "none", for the loss of each image.
 
     Returns:
@@ -108,7 +108,7 @@ class DEIT(Distiller):
         enable(True)
 
     def train(self, mode: bool = True) -> "DEIT":
-        """As `Distiller.train`; where only the heads learn, both outputs are still returned."""
+        """As `Distiller.train`; if only the heads learn, the student still returns both outputs."""
         super().train(mode)
         for module in self.student.modules():
             if hasattr(module, "distilled_training"):

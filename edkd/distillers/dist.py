@@ -36,7 +36,7 @@ def dist_loss(
     batch of one image, whose second term is the constant gamma * T^2.
 
     Differs from the published code: a row or column that is constant but for rounding has no
-    gradient. There it has one of up to 1e8, which the logits 0 of a new network would get.
+    gradient. There it has one of up to 1e8, as for a new network, whose logits are 0.
 
     Args:
         logits_student: (N,C); computed in float32 or better, finite for logits up to +-1e4.
@@ -71,7 +71,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centred(rows: Tensor) -> Tensor:
-    """Rows minus their means; 0, without a gradient, where that is rounding."""
+    """Rows minus their means; 0, without a gradient, where only rounding is left."""
     centred = rows - rows.mean(1, keepdim=True)
     is_constant = centred.detach().norm(dim=1, keepdim=True) < CONSTANT
     return centred.masked_fill(is_constant, 0.0)

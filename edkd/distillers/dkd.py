@@ -64,7 +64,7 @@ def dkd_parts(
     """T^2 * alpha * TCKD_i and T^2 * beta * NCKD_i, (N,) each.
 
     Args:
-        logits_student: see `dkd_loss`, as the others.
+        logits_student: see `dkd_loss`, also for the others.
         kept: (N,C), bool, the other classes that NCKD compares; None: all.
     """
     tckd, nckd, _ = decoupled_kl(logits_student, logits_teacher, target, temperature, kept)

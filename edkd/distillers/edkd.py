@@ -79,7 +79,7 @@ def edkd_parts(
     """T^2 * alpha * TCKD_i and T^2 * beta_i * NCKD_i, (N,) each.
 
     Args:
-        logits_student: see `edkd_loss`, as the others.
+        logits_student: see `edkd_loss`, also for the others.
         kept: (N,C), bool, the other classes that NCKD compares; None: all.
 
     Raises:

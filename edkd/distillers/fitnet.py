@@ -159,7 +159,7 @@ class FitNet(Distiller):
 
 
 def _check_stages_of_training(hint_epochs: int, cfg: Any) -> None:
-    """Raise UserError where there can be no stage of the hint alone, or none after it."""
+    """Raise UserError where two stages are impossible: with other methods, or no epochs left."""
     if SEPARATOR in cfg.DISTILLER.TYPE:
         raise UserError(
             f"FITNET.HINT_EPOCHS needs epochs without other losses, which DISTILLER.TYPE "
@@ -174,7 +174,7 @@ def _check_stages_of_training(hint_epochs: int, cfg: Any) -> None:
 
 
 def _check_switch(kd_weight: float, cfg: Any) -> None:
-    """Raise UserError where logits are to be standardised, and none are compared."""
+    """Raise UserError where DISTILLER.LSKD is set and no logits are compared."""
     is_alone = SEPARATOR not in cfg.DISTILLER.TYPE
     if cfg.DISTILLER.LSKD and is_alone and not kd_weight:
         raise UserError(

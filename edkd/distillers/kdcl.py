@@ -34,8 +34,8 @@ def collaborative_logits(logits: Tensor, target: Tensor, ensemble: str) -> Tenso
         logits: (S,N,C); computed in float32 or better.
         target: (N,), class numbers.
         ensemble: `naive`: for each image, the logits of the student with the least cross-entropy.
-            `linear`: the sum of all logits with weights, >= 0 and of sum 1, that have about the
-            least cross-entropy in the batch. `minlogit`: for each class the least logit, after
+            `linear`: the sum of all logits with weights, >= 0 and of sum 1, that nearly minimise
+            the cross-entropy of the batch. `minlogit`: for each class the least logit, after
             each student's logit of the target is subtracted.
 
     Returns:
@@ -67,7 +67,7 @@ def _of_target(values: Tensor, target: Tensor) -> Tensor:
 
 
 def _best_weights(logits: Tensor, target: Tensor) -> Tensor:
-    """Weights (S,) of the logits (S,N,C) with about the least mean cross-entropy.
+    """Weights (S,) of the logits (S,N,C) that nearly minimise the mean cross-entropy.
 
     The loss is convex in the weights; its gradient is written out.
     """

@@ -73,7 +73,7 @@ def right_singular_vectors(feature: Tensor, number: int) -> Vectors:
 
 
 def aligned(vectors_student: Tensor, vectors_teacher: Tensor) -> Tensor:
-    """For each of the teacher's vectors the student's nearest one, with the sign that fits.
+    """For each of the teacher's vectors the student's nearest one, with the matching sign.
 
     Args:
         vectors_student: (N,W,M).
@@ -100,10 +100,10 @@ def kdsvd_loss(
 
     Differs from the paper, where the matrix of a map has H*W rows and D columns, so that both
     networks need the same channels, and where the gradient of the decomposition is cut to 5
-    vectors. This is the form of mdistiller, which publishes no result of it: D*H rows and W
+    vectors. This is the form of mdistiller, which publishes no result for it: D*H rows and W
     columns. Differs from that code: gradients are finite where singular values are equal, see
     `right_singular_vectors`, and the signs of the teacher's vectors, on which R_t depends, do not
-    come from the library that decomposes.
+    depend on the linear algebra library.
 
     Args:
         features_student: (N,D,H,W) for each stage, at least 2.
@@ -146,7 +146,7 @@ class KDSVD(StageDistiller):
     """CE_WEIGHT * CE(student, target) + FEAT_WEIGHT * kdsvd_loss(student, teacher).
 
     It reads the maps after the stem, paired as in `StageDistiller`. The decomposition waits for the
-    GPU, so that SOLVER.CUDA_GRAPH has no effect.
+    GPU, so SOLVER.CUDA_GRAPH has no effect.
     """
 
     defaults = dict(

@@ -30,7 +30,7 @@ def perception(logits: Tensor) -> Tensor:
         logits: (N,C); computed in float32 or better.
 
     Returns:
-        (N,C); 0 for a class that is constant over the batch, so for a batch of one image.
+        (N,C); 0 for a class that is constant over the batch, as in a batch of one image.
     """
     z = at_least_float32(logits)
     centred = z - z.mean(0, keepdim=True)

@@ -42,8 +42,8 @@ def mlkd_loss(
     batch = sum_ij m_j * (P_t P_t' - P_s P_s')_ij^2 / N, of the weak view
     class = sum_cd n_d * (P_t' P_t - P_s' P_s)_cd^2 / C, of the weak view
 
-    m marks the images, and n the classes, of which the teacher is not more confident than of the
-    median one, see `low_confidence`.
+    m marks the images, and n the classes, about which the teacher is not more confident than about
+    the median one, see `low_confidence`.
 
     Args:
         logits_student: (N,C) for each view; computed in float32 or better, finite for logits up to
@@ -57,7 +57,7 @@ def mlkd_loss(
         reduction: of `instance`, "mean"; or "none", for the loss of each image.
 
     Returns:
-        Three scalars >= 0, `instance` perhaps (N,); 0 where both predictions agree.
+        Three scalars >= 0, or (N,) for `instance`; 0 where both predictions agree.
 
     Raises:
         UserError: another value of `form`.
@@ -153,11 +153,11 @@ def gram_loss(rows_student: Tensor, rows_teacher: Tensor, factor: Tensor) -> Ten
 
 
 def low_confidence(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The images and classes of which a teacher is not more confident than of the median one.
+    """The images and classes about which a teacher is at most as confident as about the median.
 
     The confidence of an image is its largest probability at temperature 1, that of a class the sum
-    of its probabilities over the batch. Of an even number, the median is the mean of the two middle
-    ones.
+    of its probabilities over the batch. For an even number, the median is the mean of the two
+    middle ones.
 
     Args:
         logits_teacher: (N,C).
@@ -202,7 +202,7 @@ def _median(values: Tensor) -> Tensor:
 class MLKD(Distiller):
     """CE_WEIGHT * (CE(weak, target) + CE(strong, target)) + KD_WEIGHT * the sum of `mlkd_loss`.
 
-    With DISTILLER.LSKD the losses of the images alone compare standardised logits.
+    With DISTILLER.LSKD, only the losses of the images compare standardised logits.
     """
 
     views = ("weak", "strong")

@@ -26,7 +26,7 @@ def nd_loss(
     """mean_i [1 - s_i . e_i / max(|s_i|, |t_i|)] (equation 8).
 
     e_i is the direction of the teacher's mean feature for the class of the image. So the student's
-    feature is drawn into that direction, and to a norm that is not below the teacher's.
+    feature is pulled in that direction, and to a norm that is not below the teacher's.
 
     Args:
         feature_student: s (N,D); computed in float32 or better.

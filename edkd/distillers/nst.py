@@ -50,15 +50,15 @@ def _mean_kernel(first: Tensor, second: Tensor) -> Tensor:
 def nst_loss(features_student: Sequence[Tensor], features_teacher: Sequence[Tensor]) -> Tensor:
     """sum_stages mean_n MMD^2(student's channels, teacher's channels), see `selectivity_distance`.
 
-    Differs from the paper: there the weight is halved, and features of other sizes are
-    interpolated instead of pooled. As in the published code of RepDistiller and mdistiller.
+    Differs from the paper, as the published code of RepDistiller and mdistiller does: the paper
+    halves the weight, and interpolates features of other sizes instead of pooling them.
 
     Args:
         features_student: (N,D,H,W) for each stage; computed in float32 or better.
         features_teacher: as many; the larger of two maps is pooled to the size of the smaller.
 
     Returns:
-        A scalar >= 0 but for rounding; 0 where the features agree.
+        A scalar >= 0, up to rounding; 0 where the features agree.
 
     Example:
         >>> student = torch.tensor([[[[1.0, 0.0]]]])

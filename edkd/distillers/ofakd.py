@@ -40,7 +40,7 @@ def ofakd_loss(
         logits_teacher: (N,C).
         target: (N,), class numbers; (N,C), class probabilities, of which the largest counts.
         eps: exponent >= 1.
-        temperature: T > 0; as published, the loss is not multiplied by T^2.
+        temperature: T > 0; as in the published code, the loss is not multiplied by T^2.
         reduction: "mean"; or "none", for the loss of each image.
 
     Returns:
@@ -68,7 +68,7 @@ class OFAKD(Distiller):
 
     head_s maps stage s of the student to logits: separable convolutions for feature maps, blocks of
     a ViT for the tokens of a transformer. The student's last four stages are 1 to 4. The heads are
-    for training alone.
+    used in training only.
 
     Differs from the published code: a stage is one of `Output.features`, for any network, where the
     code has a table of architectures; attention in the heads has biases, as in a ViT.
@@ -147,7 +147,7 @@ class OFAKD(Distiller):
 
 
 def _position(stage: int) -> int:
-    """Of a stage in `feats`, from the end."""
+    """The place of a stage in `feats`, from the end."""
     return stage - STAGES - 1
 
 

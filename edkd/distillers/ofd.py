@@ -26,8 +26,8 @@ SMALLEST_SHARE = 1e-3
 def ofd_loss(feature_student: Tensor, feature_teacher: Tensor, margin: Tensor) -> Tensor:
     """mean_n sum_chw d(s, max(t, m)), the partial L2 distance after the margin ReLU (equation 3).
 
-    d(s, t) is 0 where s <= t <= 0, and (s - t)^2 elsewhere: where the teacher is silent, a student
-    below it is as silent after its ReLU.
+    d(s, t) is 0 where s <= t <= 0, and (s - t)^2 elsewhere: where the teacher is negative and the
+    student below it, both are 0 after a ReLU.
 
     Args:
         feature_student: s (N,D,H,W), before a ReLU; computed in float32 or better.
@@ -90,11 +90,12 @@ class OFD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * sum_k 2^-(K - k) * ofd_loss(connector_k(student), teacher).
 
     The stages k = 1..K are all maps before a ReLU but the stem; the last ones are paired where one
-    network has more. A student without maps before a ReLU, as MobileNetV2, gives its maps as they
-    are. The teacher's maps are average-pooled to the size of the student's.
+    network has more. If a student has no maps before a ReLU (MobileNetV2), its maps are used as
+    they are. The teacher's maps are average-pooled to the size of the student's.
 
     FEAT_WEIGHT 0.001 is that of CIFAR-100, 0.0001 that of ImageNet. The sum over all entries grows
-    with the maps: where a narrow student ends below its accuracy alone, as resnet20, use 0.0001.
+    with the maps: if a narrow student, such as resnet20, ends below its accuracy without a teacher,
+    use 0.0001.
 
     Differs from the published code: where the teacher has more stages than the student, each pair
     has the margins of its own stage, not those of the teacher's first stages.

@@ -23,7 +23,7 @@ PROJECTION_SIZE = 8
 
 @METHODS.register("OKDDip")
 class OKDDip(Cohort):
-    """S - 1 peers learn from own targets; the last student, the leader, from their mean.
+    """S - 1 peers learn from their own targets; the last student, the leader, from their mean.
 
     sum_i CE_WEIGHT * CE(z_i)
     + KD_WEIGHT * T^2 * [sum_a KL(t_a || p_a) + KL(mean_b p_b || p_leader)]

@@ -28,7 +28,7 @@ def neighbour_probabilities(feature: Tensor, epsilon: float = EPSILON) -> Tensor
         epsilon: added to each norm.
 
     Returns:
-        (N,N), rows that sum up to 1.
+        (N,N), rows that sum to 1.
 
     Example:
         >>> neighbour_probabilities(torch.eye(2), epsilon=0.0)
@@ -55,7 +55,7 @@ def pkt_loss(feature_student: Tensor, feature_teacher: Tensor, epsilon: float = 
         epsilon: eps.
 
     Returns:
-        A scalar >= 0 but for rounding; 0 where the probabilities agree, and for one image.
+        A scalar >= 0, up to rounding; 0 where the probabilities agree, and for one image.
 
     Example:
         >>> student = torch.eye(3)

@@ -77,7 +77,7 @@ def _context_loss(feature_student: Tensor, feature_teacher: Tensor) -> Tensor:
 
 
 class AttentionFusion(nn.Module):
-    """Fuses a map of the student with what was fused from its deeper maps (section 3.3, ABF).
+    """Fuses a map of the student with the fusion of its deeper maps (section 3.3, ABF).
 
     The children have the published names.
 
@@ -131,9 +131,9 @@ class ReviewKD(Distiller):
     """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * hcl_loss(fused, teacher).
 
     The teacher's maps are those before the last ReLU of each stage, without the stem, then its
-    pooled features as a map of 1x1. A teacher without maps before a ReLU gives its maps as they
-    are. The student has as many maps, its last ones; its stem is one of them only where the teacher
-    has more stages. Fused maps are resized to the teacher's by nearest neighbours.
+    pooled features as a map of 1x1. If a teacher has no maps before a ReLU, its maps are used as
+    they are. The student has as many maps, its last ones; its stem is one of them only where the
+    teacher has more stages. Fused maps are resized to the teacher's by nearest neighbours.
 
     Differs from the published code: numbers of channels and sizes are found from the networks; the
     published keys for them are compared with what was found. MAX_MID_CHANNEL has an effect.

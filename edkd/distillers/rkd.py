@@ -33,7 +33,7 @@ def relations(feature: Tensor, squared: bool = False, epsilon: float = EPSILON) 
     Args:
         feature: (N,D); computed in float32 or better.
         squared: whether distances are squared.
-        epsilon: > 0, the lowest squared distance of two different images. Where two are nearer,
+        epsilon: > 0, the lowest squared distance of two different images. Where two are closer,
             their distance has no gradient, and angles with their direction are 0.
 
     Example:

@@ -42,7 +42,7 @@ def sdd_loss(
     the reverse; otherwise 1 (equations 5 to 7).
 
     Differs from the paper: the mean over the cells, as in the published code, not their sum. That
-    code sets a loss that is not finite to 0; here no loss is.
+    code sets a loss that is not finite to 0; here every loss is finite.
 
     Args:
         cells_student: (N,K,C), logits of the cells.
@@ -85,8 +85,8 @@ class SDD(Distiller):
     The cells are those of grids over the last feature map; the network's own classifier, which
     learns from them too, gives their logits.
 
-    Differs from the published code: grids are those of the map itself, not of its 4x4 means, which
-    are the same where 4 divides its size; so the cell of M = 1 has the logits of the network.
+    Differs from the published code: grids divide the map itself, not its 4x4 means. Both are the
+    same where 4 divides the size of the map. So the cell of M = 1 has the logits of the network.
     There kd has no warm-up, and that of nkd is 20 epochs; WARMUP sets all of them.
     """
 

@@ -48,8 +48,8 @@ class SIMKD(Distiller):
     The network that is evaluated, saved and exported is a `ReusedClassifier`: student, projector
     and the teacher's classifier, which is not trained. The student's own classifier is left out.
 
-    The teacher's map is the one that it pools for its classifier. Where it has no such map, as a
-    vision transformer, its pooled feature is a map of 1x1.
+    The teacher's map is the one that it pools for its classifier. If it has no such map (a vision
+    transformer), its pooled feature is a map of 1x1.
     """
 
     teacher_needs = ("pooled_feat",)  # or the map, see the constructor

@@ -101,9 +101,9 @@ def zipf_labels(logits: Tensor, logits_weak: Tensor, is_label: Tensor) -> Tensor
     The rank is that among all classes by w / (1 - w_y) + p / (1 - p_y), with the probabilities w of
     the weak head and p of the student, w_y and p_y those of the labels of the image.
 
-    Differs from the published code: there the second summand is log p / (1 - log p_y), as a
-    variable is overwritten before, and 1e-6 is added to the denominators. Of an image with one
-    label in a batch of mixed images, one more class is left out there.
+    Differs from the published code: there the second summand is log p / (1 - log p_y), because a
+    variable is overwritten before that, and 1e-6 is added to the denominators. For an image with
+    one label in a batch of mixed images, one more class is left out there.
 
     Args:
         logits: (N,C).
@@ -129,7 +129,7 @@ class USKD(Distiller):
     """CE_WEIGHT * CE(student, target) + uskd_loss(student, weak head, target); without a teacher.
 
     The weak head is a linear layer on the mean of the feature map before the last one. It learns
-    with the student, and is left out of what is deployed.
+    with the student, and is not part of the deployed network.
     """
 
     needs_teacher = False

@@ -46,12 +46,12 @@ def class_relations(samples: Tensor, number: Tensor) -> Tensor:
     CKA_ij = <K_i, K_j> / (|K_i| |K_j|) in the Frobenius norm, with the kernel matrix
     K_i = X_i X_i^T (S,S) of the centred features X_i (S,D) of class i. Sample k of one class is
     compared with sample k of the other one, in the order of the data. A class that has fewer
-    samples than another one is filled up with its mean. Memory: that of the samples once more.
+    samples than another one is padded with its mean. Memory: as much again as the samples take.
 
     Args:
         samples: (C,S,D), features of up to S images of each class.
         number: (C,), how many of them there are; the rest is ignored. The relations of a class with
-            less than two are 0.
+            fewer than two are 0.
     """
     is_sample = torch.arange(samples.shape[1], device=samples.device) < number[:, None]
     weight = is_sample.to(samples.dtype) / number.clamp(min=1)[:, None]
@@ -91,7 +91,7 @@ def wkd_loss(
     sinkhorn: Sinkhorn = USUAL,
     reduction: str = "mean",
 ) -> Tensor:
-    """mean_i W(q_s_i, q_t_i) with q the softened predictions of the classes but the target.
+    """mean_i W(q_s_i, q_t_i) with q the softened predictions of all classes but the target.
 
     W = sum_jk P_jk c_jk for the plan P that Sinkhorn's iterations find for the cost
     c_jk + lambda * log P_jk (equations 4 and 6). They run in log space on vectors (N,C); the
@@ -151,7 +151,7 @@ def target_loss(
 
 
 def _without(logits: Tensor, is_target: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities over the other classes (N,C); that of the target is hugely negative."""
+    """Log-probabilities over the other classes (N,C); that of the target is a very low number."""
     z = at_least_float32(logits) / temperature
     return F.log_softmax(z.masked_fill(is_target, torch.finfo(z.dtype).min), 1)
 
@@ -194,9 +194,10 @@ class WKD(Distiller):
     The costs between classes come from the teacher's features for the augmented images of the
     first epoch. Until they are gathered all classes are equally far apart.
 
-    Differs from the published code: that takes features of the images without augmentation, and for
-    CIFAR-100 the last feature map, with each position as a sample; here, as in the paper, it is the
-    input of the classifier. Both networks run in the precision of SOLVER.AMP, not in float16.
+    Differs from the published code: there, the features are those of images without augmentation,
+    and for CIFAR-100 those of the last feature map, with each position as a sample; here, as in the
+    paper, it is the input of the classifier. Both networks run in the precision of SOLVER.AMP, not
+    in float16.
     """
 
     cost: Tensor

@@ -44,7 +44,7 @@ class DeepKD(SeveralMomenta):
         DELTA_NCG=Key(0.075, "the same for the other classes", low=-1, high=1),
         DKD=Key(
             False,
-            "weigh both parts of the distillation loss as DKD does; False: so that their sum is "
+            "weight both parts of the distillation loss as DKD does; False: so that their sum is "
             "that of KD. The methods DKD and EDKD have weights of their own",
         ),
         ALPHA=Key(1.0, "with DKD: weight of the target class", low=0.0),
