@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 
+from edkd.distillers import find_method, method_names
 from edkd.engine.config.compare import long_warmups
 from tests.conftest import CHECKOUT, FORM
 
@@ -25,10 +26,18 @@ def module(name):
         return importlib.import_module(name)
 
 
+def reads_maps(method):
+    """Whether a method compares or projects feature maps."""
+    needs = {*method.student_needs, *method.teacher_needs}
+    return bool(needs & {"feats", "preact_feats"})
+
+
 CELLS = module("_cells")
 FEW_DIGITS = module("_few_digits")
 METHODS = module("methods")
 VARIANTS = CELLS.variants()
+READ_MAPS = [name for name in method_names() if reads_maps(find_method(name))]
+"""Methods whose loss depends on the shapes of feature maps."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,7 @@ def test_the_short_protocol_has_a_configuration(variant, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", READ_MAPS)
 def test_on_networks_of_unlike_families(run, variant):
     """A method works, or names in one line what it cannot use, before it writes a file."""
     cell = run(variant, UNLIKE)

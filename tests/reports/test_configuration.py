@@ -271,7 +271,7 @@ def test_names_of_other_systems_in_python():
         (["KD.T", "1"], "did you mean 'KD.TEMPERATURE'"),
         (["SOLVER.T", "1"], "unknown key SOLVER.T .*; known here"),
         (["SOLVER.WARMUP", "1"], "did you mean 'SOLVER.WARMUP_EPOCHS'"),
-        (["WARMUP", "1"], "did you mean 'DKD.WARMUP' or 'EDKD.WARMUP' or 'ONE.WARMUP'"),
+        (["WARMUP", "1"], "did you mean 'DKD.WARMUP' or 'EDKD.WARMUP' or .*'ONE.WARMUP'"),
     ],
 )
 def test_hints_are_close_in_meaning(opts, message):
