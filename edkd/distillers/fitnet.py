@@ -48,8 +48,8 @@ class FitNet(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * fitnet_loss(regressor(student), teacher), in one stage.
 
     With HINT_EPOCHS, two stages, as in the paper. In the first, the hint alone trains the regressor
-    and the student up to the hint layer; the layers above do not change. In the second, there is no
-    hint: CE and, with KD_WEIGHT, the divergence from the teacher's logits train the student.
+    and the student up to the hint layer; the weights above do not change. In the second, there is
+    no hint: CE and, with KD_WEIGHT, the divergence from the teacher's logits train the student.
 
     Differs from the paper: by default one stage, as in the published code; KD_WEIGHT is constant,
     where the paper lowers it from 4 to 1; the learning rate follows SOLVER through both stages.
