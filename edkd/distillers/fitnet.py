@@ -171,6 +171,11 @@ def _check_stages_of_training(hint_epochs: int, cfg: Any) -> None:
             f"FITNET.HINT_EPOCHS is {hint_epochs}, which leaves none of SOLVER.EPOCHS "
             f"{cfg.SOLVER.EPOCHS} for the labels; set a smaller number"
         )
+    if cfg.SOLVER.TRAIN_ONLY != "all":
+        raise UserError(
+            f"FITNET.HINT_EPOCHS trains the layers up to the hint, which SOLVER.TRAIN_ONLY "
+            f"{cfg.SOLVER.TRAIN_ONLY} fixes; set it to 0, or SOLVER.TRAIN_ONLY to all"
+        )
 
 
 def _check_switch(kd_weight: float, cfg: Any) -> None:
