@@ -123,11 +123,20 @@ def _convolution(in_channels: int, out_channels: int, kernel: int) -> list[nn.Mo
 
 
 def _remove_classifier(network: nn.Module, num_classes: int) -> None:
-    """Replace the last linear layer with an output for each class, where there is one."""
-    found = [
-        name
+    """Replace the last linear layer with an output for each class, where there is one.
+
+    Layers of its shape beside it, as the head of a distillation token, are replaced with it.
+    """
+    found = {
+        name: module
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == num_classes
-    ]
-    if found:
-        network.set_submodule(found[-1], nn.Identity())
+    }
+    if not found:
+        return
+
+    last = list(found)[-1]
+    for name, module in found.items():
+        is_beside = name.rpartition(".")[0] == last.rpartition(".")[0]
+        if is_beside and module.in_features == found[last].in_features:
+            network.set_submodule(name, nn.Identity())

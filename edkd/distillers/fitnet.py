@@ -48,8 +48,8 @@ class FitNet(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * fitnet_loss(regressor(student), teacher), in one stage.
 
     With HINT_EPOCHS, two stages, as in the paper. In the first, the hint alone trains the regressor
-    and the student up to the hint layer; the layers above do not change. In the second, there is no
-    hint: CE and, with KD_WEIGHT, the divergence from the teacher's logits train the student.
+    and the student up to the hint layer; the weights above do not change. In the second, there is
+    no hint: CE and, with KD_WEIGHT, the divergence from the teacher's logits train the student.
 
     Differs from the paper: by default one stage, as in the published code; KD_WEIGHT is constant,
     where the paper lowers it from 4 to 1; the learning rate follows SOLVER through both stages.
@@ -170,6 +170,11 @@ def _check_stages_of_training(hint_epochs: int, cfg: Any) -> None:
         raise UserError(
             f"FITNET.HINT_EPOCHS is {hint_epochs}, which leaves none of SOLVER.EPOCHS "
             f"{cfg.SOLVER.EPOCHS} for the labels; set a smaller number"
+        )
+    if cfg.SOLVER.TRAIN_ONLY != "all":
+        raise UserError(
+            f"FITNET.HINT_EPOCHS trains the layers up to the hint, which SOLVER.TRAIN_ONLY "
+            f"{cfg.SOLVER.TRAIN_ONLY} fixes; set it to 0, or SOLVER.TRAIN_ONLY to all"
         )
 
 

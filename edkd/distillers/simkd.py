@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32
 from edkd.distillers._pooled_map import pooled_map, shape_of_pooled_map
+from edkd.distillers._stages import pooled_to
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
@@ -37,8 +38,7 @@ def simkd_loss(projected: Tensor, feature_teacher: Tensor) -> Tensor:
     """
     s = at_least_float32(projected)
     t = at_least_float32(feature_teacher)
-    size = (s.shape[2], s.shape[3])
-    return F.mse_loss(s, F.adaptive_avg_pool2d(t, size))
+    return F.mse_loss(s, pooled_to(t, (s.shape[2], s.shape[3])))
 
 
 @METHODS.register("SIMKD")

@@ -423,6 +423,7 @@ SHAPES = r"but the {} are {} for these networks; leave it out"
         ("FITNET", ["FITNET.HINT_LAYER", 4], "HINT_LAYER is 4, but the student has 4 feature maps"),
         ("FITNET", ["FITNET.INPUT_SIZE", "(32, 32)"], r"SIZE is \(32, 32\), but .* are \(8, 8\)"),
         ("FITNET", ["FITNET.HINT_EPOCHS", 2], "HINT_EPOCHS is 2, which leaves none of"),
+        ("FITNET", ["FITNET.HINT_EPOCHS", 1, "SOLVER.TRAIN_ONLY", "head"], "TRAIN_ONLY head fixes"),
         ("FITNET", ["DISTILLER.LSKD", True], "LSKD has no effect on FITNET without"),
         ("KD+FITNET", ["FITNET.HINT_EPOCHS", 1], "needs epochs without other losses"),
         ("VID", ["VID.INPUT_SIZE", "[32, 32]"], r"SIZE is \(32, 32\), but .* are \(8, 8\)"),

@@ -12,7 +12,7 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.errors import UserError
 from edkd.models import check_model, get_model, is_qualified, library_of, published_weights
 from edkd.reused_classifier import Projection, ReusedClassifier, name_with, parts_of
-from tests.small import TinyNet, batch, config, info, make_distiller
+from tests.small import TinyNet, TokenNet, batch, config, info, make_distiller
 
 PROJECTION = Projection(256, 128, 8, 4, 2)
 NAME = "timm/vit.x_y+simkd-256to128x8x4f2"
@@ -63,6 +63,13 @@ def test_the_classifier_stays_and_the_students_own_is_left_out():
     assert losses["loss_ce"] == 0
     assert torch.equal(reused.classifier.weight, before)
     assert torch.equal(before, distiller.teacher.fc.weight)
+
+
+def test_both_heads_of_a_student_with_a_distillation_token_are_left_out():
+    network = ReusedClassifier(TokenNet(6), Projection(6, 12, 8, 8, 2), 4).eval()
+    assert isinstance(network.student.fc, nn.Identity)
+    assert isinstance(network.student.fc_dist, nn.Identity)
+    assert network(torch.randn(2, 3, 8, 8))[0].shape == (2, 4)
 
 
 def test_maps_of_unequal_size_are_pooled_to_the_smaller():

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from edkd.dataset import Loader
-from edkd.distillers import Distiller
+from edkd.distillers import Distiller, construct, find_method
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.memo.cache import attach, detach
 from edkd.engine.memo.stand_in import StandIn
+from edkd.models import get_model
 from edkd.types import Batch
 from tests.engine.memo.parts import (
     HoldsTheTeacherTwice,
@@ -232,6 +233,24 @@ class Wrapped(torch.nn.Module):
 def test_hooks_of_the_teacher_itself_are_no_hindrance(tmp_path):
     cfg = config("DISTILLER.TYPE", "KD", "LOG.PREFIX", tmp_path)
     assert start(Preferred(TinyNet(), Wrapped(), cfg, info()), tmp_path) is not None
+
+
+@pytest.mark.parametrize("method", ["KD", "PKT"])
+def test_a_teacher_of_one_size_is_cached(tmp_path, method):
+    """It resizes its images in a hook."""
+    cfg = config("DISTILLER.TYPE", method, "LOG.PREFIX", tmp_path)
+    teacher = get_model("cifar", "deit_micro_p8", 4)
+    distiller = construct(find_method(method), TinyNet(), teacher, cfg, info()).train()
+    loader = make_loader()
+    batch = loader.batch(*next(loader.inputs(1)))
+    live = distiller.training_step(batch)[1]["loss_kd"]
+
+    cache = start(distiller, tmp_path, loader)
+    cache.prepare(1, quiet)
+    cache.expect(batch)
+    teacher.forward = None
+    cached = distiller.training_step(batch)[1]["loss_kd"]
+    torch.testing.assert_close(cached, live)
 
 
 # Several teachers and views.
