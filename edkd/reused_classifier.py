@@ -123,11 +123,18 @@ def _convolution(in_channels: int, out_channels: int, kernel: int) -> list[nn.Mo
 
 
 def _remove_classifier(network: nn.Module, num_classes: int) -> None:
-    """Replace the last linear layer with an output for each class, where there is one."""
-    found = [
-        name
+    """Replace the last linear layer with an output for each class, where there is one.
+
+    Others of its shape are classifiers, too: DeiT has one for each of its two tokens.
+    """
+    found = {
+        name: module
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == num_classes
-    ]
-    if found:
-        network.set_submodule(found[-1], nn.Identity())
+    }
+    if not found:
+        return
+    width = list(found.values())[-1].in_features
+    for name, module in found.items():
+        if module.in_features == width:
+            network.set_submodule(name, nn.Identity())
