@@ -22,6 +22,7 @@ from edkd.errors import UserError
 from edkd.hints import closest, hint
 from edkd.keys import Key
 from edkd.models import _timm, _torchvision  # noqa: F401  they add their libraries
+from edkd.models._fixed_size import Resize
 from edkd.models._hooked import as_network
 from edkd.models._libraries import (
     LIBRARIES,
@@ -261,6 +262,7 @@ __all__ = [
     "DOWNLOADS",
     "LibraryFacts",
     "OwnInput",
+    "Resize",
     "as_network",
     "check_model",
     "cifar_model_dict",

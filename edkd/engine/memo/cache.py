@@ -14,6 +14,7 @@ from edkd.engine.memo.probe import reason_against
 from edkd.engine.memo.rows import LOGITS, POOLED
 from edkd.engine.memo.stand_in import StandIn
 from edkd.engine.memo.store import MAX_KEYS
+from edkd.models import Resize
 from edkd.types import Batch
 
 
@@ -148,9 +149,13 @@ def features_used(distiller: Distiller) -> tuple[str, ...]:
 
 
 def has_foreign_hooks(teacher: nn.Module) -> bool:
-    """Whether there are forward hooks on a teacher besides methods of its own modules."""
+    """Whether there are forward hooks on a teacher that its network did not come with.
+
+    A network comes with methods of its own modules, and with `Resize`.
+    """
     own = {id(module) for module in teacher.modules()}
-    owners = [getattr(hook, "__self__", None) for hook in _hooks(teacher)]
+    hooks = [hook for hook in _hooks(teacher) if not isinstance(hook, Resize)]
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
     return any(id(owner) not in own for owner in owners)
 
 
