@@ -61,7 +61,8 @@ class Key:
 
     def upper_limit(self) -> str:
         """ "below 1", or "at most 1"."""
-        return f"at most {self.high:g}" if self.includes_high else f"below {self.high:g}"
+        word = "at most" if self.includes_high else "below"
+        return f"{word} {self.high:.10g}"
 
     def _allows(self, number: float) -> bool:
         if self.includes_high and number == self.high:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -70,6 +71,36 @@ class LazyFeatures(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._all()
+
+
+class ChangedFeatures(Mapping[str, Any]):
+    """Features of which each is changed when it is first looked at.
+
+    Args:
+        features: as they are.
+        change: from a feature, or a list of such, to what stands in its place.
+    """
+
+    def __init__(self, features: Mapping[str, Any], change: Callable[[Any], Any]) -> None:
+        self.features = features
+        self._change = change
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._found:
+            # The first look may be within no_grad, a later use outside it.
+            with torch.enable_grad():
+                self._found[name] = self._change(self.features[name])
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.features
 
 
 @dataclass(frozen=True)

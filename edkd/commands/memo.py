@@ -9,7 +9,7 @@ from edkd.engine.memo.files import stored_files
 from edkd.errors import UserError
 from edkd.invocation import command
 
-DESCRIPTION = """List, verify or delete cached teacher logits.
+DESCRIPTION = """List, verify or delete cached teacher outputs.
 
 list     a line for each teacher cache: teacher, data set, share of the logits, size; and a line
          for each stored accuracy of a teacher

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edkd.types import Batch, Output
+from edkd.types import Batch, ChangedFeatures, Output
 
 
 def to_channels_last(network: nn.Module) -> None:
@@ -41,31 +41,7 @@ def contiguous_output(output: Any) -> Any:
     logits, features = output
     if not isinstance(features, Mapping):
         return Output(logits, features)
-    return Output(logits, ContiguousFeatures(features))
-
-
-class ContiguousFeatures(Mapping[str, Any]):
-    """Features that become contiguous when they are first looked at, each on its own."""
-
-    def __init__(self, features: Mapping[str, Any]) -> None:
-        self.features = features
-        self._found: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._found:
-            # The first look may be within no_grad, a later use outside it.
-            with torch.enable_grad():
-                self._found[name] = _contiguous(self.features[name])
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.features)
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.features
+    return Output(logits, ChangedFeatures(features, _contiguous))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from edkd.distillers._math import at_least_float32, check_class_numbers, log_softmax
 from edkd.errors import UserError
 from edkd.keys import Key
-from edkd.types import LazyFeatures, Output
+from edkd.types import ChangedFeatures, Output
 
 KEYS = {
     "DISTILLER.LSKD": Key(
@@ -170,8 +170,7 @@ def taken_from(output: Any, source: Tensor) -> Any:
     if isinstance(output, list):
         return [taken_from(each, source) for each in output]
 
-    features = output.features
-    moved = LazyFeatures(lambda: {name: _moved(features[name], source) for name in features})
+    moved = ChangedFeatures(output.features, lambda feature: _moved(feature, source))
     return Output(output.logits[source], moved)
 
 

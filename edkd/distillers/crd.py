@@ -92,7 +92,7 @@ class CRD(Distiller):
             FEAT_WEIGHT=Key(0.8, "weight of the contrastive terms", low=0.0),
         ),
         NCE=dict(
-            K=Key(16384, "negatives for each image", low=1),
+            K=Key(16384, "negatives for each image", low=1, high=1_000_000),
             MOMENTUM=Key(
                 0.5, "share of the old feature that a memory bank keeps", low=0.0, high=1.0
             ),

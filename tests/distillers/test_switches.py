@@ -14,6 +14,7 @@ from edkd.distillers._switches import (
     standardize,
     taken_from,
 )
+from edkd.engine.memo.stand_in import CachedFeatures
 from edkd.errors import UserError
 from edkd.registry import METHODS
 from edkd.types import LazyFeatures, Output
@@ -214,6 +215,13 @@ def test_outputs_move_together():
         assert torch.equal(moved.logits, torch.eye(3)[source])
         assert torch.equal(moved.features["pooled_feat"], torch.eye(3)[source])
         assert [feat.flatten().tolist() for feat in moved.features["feats"]] == [[2, 0, 1]] * 2
+
+
+def test_moved_features_that_are_cached_need_no_teacher():
+    features = CachedFeatures({"pooled_feat": torch.eye(3)}, lambda: pytest.fail("the teacher ran"))
+    source = torch.tensor([2, 0, 1])
+    moved = taken_from(Output(torch.eye(3), features), source)
+    assert torch.equal(moved.features["pooled_feat"], torch.eye(3)[source])
 
 
 @pytest.mark.parametrize("name", ["KD", "KD+DKD", "two teachers"])

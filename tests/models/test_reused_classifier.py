@@ -29,7 +29,7 @@ def test_a_name_holds_the_projection():
         check_model("cifar", "resnt8+simkd-64to64x8x8f2")
 
 
-@pytest.mark.parametrize("student", ["resnet8", "torchvision/shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("student", ["resnet8", "deit_micro_p8", "torchvision/shufflenet_v2_x0_5"])
 def test_a_network_is_built_from_its_name(student):
     data = info()
     data = type(data)(10, 40, torch.arange(40) % 10, (3, 32, 32))

@@ -12,6 +12,7 @@ from edkd.engine.checkpoint import fingerprint
 from edkd.engine.memo.cache import attach, detach
 from edkd.engine.memo.stand_in import StandIn
 from edkd.models import get_model
+from edkd.models._fixed_size import with_fixed_size
 from edkd.types import Batch
 from tests.engine.memo.parts import (
     HoldsTheTeacherTwice,
@@ -232,7 +233,8 @@ class Wrapped(torch.nn.Module):
 
 def test_hooks_of_the_teacher_itself_are_no_hindrance(tmp_path):
     cfg = config("DISTILLER.TYPE", "KD", "LOG.PREFIX", tmp_path)
-    assert start(Preferred(TinyNet(), Wrapped(), cfg, info()), tmp_path) is not None
+    for teacher in (Wrapped(), with_fixed_size(TinyNet(), (12, 12))):
+        assert start(Preferred(TinyNet(), teacher, cfg, info()), tmp_path) is not None
 
 
 @pytest.mark.parametrize("method", ["KD", "PKT"])
