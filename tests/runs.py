@@ -16,6 +16,17 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]
 
 
+TINY_OPTIONS = {
+    "DEIT": ["DISTILLER.STUDENT", "cifar/deit_micro_p8", "SOLVER.LR", "0.001"],
+    "FITNET": ["FITNET.HINT_LAYER", "1"],
+    "OFAKD": ["OFAKD.STAGES", "[3,4]"],
+}
+"""Options with which methods run with `narrow` and `wide` of tests/tiny_data.py."""
+
+NEED_STAGES = ("KDSVD", "OFD")
+"""Methods that need more stages than these networks have; tests/test_matrix.py runs them."""
+
+
 def records(run: Path) -> list[Record]:
     """The lines of `metrics.jsonl`."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -195,6 +195,7 @@ def make_trainer(
     cfg = config("DISTILLER.TYPE", method, "LOG.PREFIX", folder, *opts)
     data = tiny_data(cfg, device=device)
     distiller = make_distiller(method, *opts)
+    data.train.use_views(distiller.views)
     change(distiller)
     trainer = build_trainer(cfg, data, distiller, folder, device, checkpoint)
     if cached and distiller.needs_teacher:

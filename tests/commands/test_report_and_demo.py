@@ -36,7 +36,7 @@ def test_memo_lists_verifies_and_deletes(train_tiny, tool, tmp_path):
     where = ["--folder", tmp_path / "teacher_memo"]
     listed = tool("memo", "list", *where)
     assert listed.code == 0
-    assert re.match(r"tiny_wide_[0-9a-f]{16}: wide on tiny, float32, 71 of \d+ logits", listed.out)
+    assert re.match(r"tiny_wide_[0-9a-f]{16}: wide on tiny, float32, 71 of \d+ views", listed.out)
     assert "all intact (1 file)" in tool("memo", "verify", *where).out
 
     (folder,) = (tmp_path / "teacher_memo").iterdir()

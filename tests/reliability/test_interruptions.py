@@ -20,7 +20,7 @@ from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.trainer import Trainer
 from edkd.signals import Stopped, exit_code, hold, listening
 from tests.reliability.faults import PLACES, STEPS, kill_at
-from tests.runs import CHECKOUT, outcome
+from tests.runs import CHECKOUT, NEED_STAGES, TINY_OPTIONS, outcome
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREQUENT = ["SOLVER.CHECKPOINT_MINUTES", "0.000001"]  # a checkpoint after each step
@@ -50,9 +50,7 @@ class DrawsAndRemembers(Distiller):
         return logits, {"loss_ce": loss_ce, "loss_kd": 1e-4 * loss_kd}
 
 
-METHODS = {name: [] for name in method_names()}
-METHODS |= {"OFAKD": ["OFAKD.STAGES", "[3,4]"]}
-METHODS |= {"DEIT": ["DISTILLER.STUDENT", "cifar/deit_micro_p8", "SOLVER.LR", "0.001"]}
+METHODS = {name: TINY_OPTIONS.get(name, []) for name in method_names() if name not in NEED_STAGES}
 METHODS |= {"ODD": [], "KD+DKD": [], "KD by DOT": ["SOLVER.TRAINER", "dot"]}
 
 

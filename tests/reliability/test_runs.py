@@ -21,9 +21,11 @@ from edkd.engine.log.background import Background
 from edkd.engine.trainer import Trainer
 from tests.conftest import FORM
 from tests.reliability.faults import STEPS
-from tests.runs import outcome
+from tests.runs import NEED_STAGES, TINY_OPTIONS, outcome
 
-NEEDS_TEACHER = [name for name, cls in distiller_dict.items() if cls.needs_teacher]
+NEEDS_TEACHER = [
+    name for name, cls in distiller_dict.items() if cls.needs_teacher and name not in NEED_STAGES
+]
 
 BATCH_SIZE = 100 if FORM == "full" else 8
 """Of the fixture `words`."""
@@ -367,7 +369,7 @@ def test_a_teacher_is_never_changed(train, words, monkeypatch, figure, method):
     monkeypatch.setattr(Trainer, "train", train_between)
     for i, memo in enumerate(("True", "False")):
         opts = ["DISTILLER.TYPE", method, "TEACHER_MEMO.ENABLED", memo]
-        assert train(f"run {i}", *opts).code == 0
+        assert train(f"run {i}", *opts, *TINY_OPTIONS.get(method, [])).code == 0
     values = len(set(prints))
     figure(
         "R14",

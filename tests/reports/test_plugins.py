@@ -217,9 +217,9 @@ def test_a_file_that_cannot_be_imported_costs_only_itself(folder_package, capsys
 @pytest.mark.slow
 def test_commands_go_on_with_a_broken_file_in_the_folder(tmp_path):
     shutil.copytree(CHECKOUT / "edkd", tmp_path / "edkd")
-    (tmp_path / "edkd" / "distillers" / "crd.py").write_text("from ._nowhere import CRDLoss\n")
+    (tmp_path / "edkd" / "distillers" / "mine.py").write_text("from ._nowhere import MyLoss\n")
     command = [sys.executable, "-m", "edkd", "keys", "KD"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0
     assert "KD.TEMPERATURE" in done.stdout
-    assert "edkd: warning: method unavailable: edkd/distillers/crd.py: " in done.stderr
+    assert "edkd: warning: method unavailable: edkd/distillers/mine.py: " in done.stderr
