@@ -97,7 +97,7 @@ def overview():
     ]
     for name in methods():
         cls = find_method(name)
-        reads = ", ".join(cls.teacher_needs) if cls.needs_teacher else ""
+        reads = ", ".join(tiny(name).teacher_needs) if cls.needs_teacher else ""
         cells = [link(name), TEXTS[name]["title"], reads, cached(name), str(len(cls.views))]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"Update rules: {', '.join(map(link, rules()))}."]
@@ -176,7 +176,7 @@ def costs(name):
     cls = find_method(name)
     parts = [TEXTS[name]["cost"]] if "cost" in TEXTS[name] else []
     if cls.needs_teacher:
-        parts.append(f"reads {', '.join(cls.teacher_needs)} of the teacher")
+        parts.append(f"reads {', '.join(tiny(name).teacher_needs)} of the teacher")
         parts.append(f"teacher cache: {cached(name)}")
     extra = extra_parameters(name)
     if extra:
