@@ -1,9 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Processes that run tests; each needs 2 GB.
+# Processes that run tests; each needs 2 GB. Threads of several processes wait for one another.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST += --no-loadscope-reorder
 
 .PHONY: install demo test test-all reliability lint
 
@@ -18,10 +19,10 @@ demo: install  ## on digits: a teacher, a student alone, a distilled student; a 
 	$(BIN)/python tools/demo.py
 
 test: install  ## the short tests, some minutes
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(PYTEST)
 
 test-all: install  ## also the long ones
-	EDKD_RELIABILITY=all $(BIN)/python -m pytest $(PARALLEL) -m ""
+	EDKD_RELIABILITY=all $(PYTEST) -m ""
 
 reliability: install  ## the figures of docs/reliability.md, half an hour
 	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""
