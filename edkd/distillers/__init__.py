@@ -4,21 +4,23 @@ import functools
 
 from edkd.distillers._base import (
     Distiller,
-    check_first_terms,
-    check_switches,
-    check_terms,
-    checked_groups,
-    construct,
     distiller_dict,
-    evaluation_logits,
     networks_of,
-    prepare_batch,
     register,
     uses_published_style,
 )
 from edkd.distillers._combined import SEPARATOR, Combined, combine
 from edkd.distillers._contract import explained
 from edkd.distillers._head import find_classifier
+from edkd.distillers._interface import (
+    check_first_terms,
+    check_switches,
+    check_terms,
+    checked_groups,
+    construct,
+    evaluation_logits,
+    prepare_batch,
+)
 from edkd.distillers._layout import to_channels_last
 from edkd.distillers._split import Split
 from edkd.distillers.at import at_loss

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from edkd.distillers._base import Distiller, Views, construct, uses_published_style
+from edkd.distillers._base import Distiller, Views, uses_published_style
+from edkd.distillers._interface import construct
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS

@@ -10,14 +10,14 @@ from torch.utils.checkpoint import checkpoint
 from edkd.errors import UserError
 
 DENSE_RATIO = 16
-"""Up to so many images for each compared one, a product with the whole bank is faster.
+"""Up to this number of images for each compared one, a product with the whole bank is used.
 
 On a CPU, copies of rows take five times as long at a ratio of 6, and as long at 40. The limit is
 lower, as the product needs memory for a number for each image of the batch and each row.
 """
 
 GATHERED_AT_ONCE = 2**25
-"""Numbers of a bank that are copied at once; 128 MiB in float32."""
+"""Largest number of elements of a bank in one copy; 128 MiB in float32."""
 
 
 class MemoryBank(nn.Module):

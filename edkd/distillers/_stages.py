@@ -12,7 +12,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._features import FeatureShapes
 from edkd.distillers._math import at_least_float32
 from edkd.errors import UserError
-from edkd.types import DataInfo, Output
+from edkd.types import Output
 
 Shape = Sequence[int]
 Size = tuple[int, int]
@@ -30,14 +30,8 @@ class StageDistiller(Distiller):
     teacher_needs = ("feats",)
     student_needs = ("feats",)
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         shapes_student, shapes_teacher = [
             after_stem(self.feature_shapes(network).feats) for network in (student, self.teacher)
         ]

@@ -12,7 +12,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def cc_loss(embedding_student: Tensor, embedding_teacher: Tensor) -> Tensor:
@@ -57,14 +57,8 @@ class CC(Distiller):
         EMBED_DIM=Key(128, "length of an embedding", low=1),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         size_student = self.feature_shapes(student).pooled_feat[1]
         size_teacher = self.feature_shapes(self.teacher).pooled_feat[1]
         self.embed_student = nn.Linear(size_student, self.hp.EMBED_DIM)

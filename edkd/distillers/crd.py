@@ -102,16 +102,9 @@ class CRD(Distiller):
 
     log_normalizers: Tensor
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        assert teacher is not None
-        assert data is not None
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
+        data = self.facts()
         feat = self.hp.FEAT
         nce = self.hp.NCE
         self.num_images = data.num_images

@@ -15,7 +15,7 @@ from edkd.distillers._math import scaled_gradient
 from edkd.distillers.kd import kd_loss
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def curriculum(epoch: int | Tensor, loops: int) -> Tensor:
@@ -104,14 +104,8 @@ class CTKD(Distiller):
         ),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         self.theta = nn.Parameter(torch.ones(1))
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:

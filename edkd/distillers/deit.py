@@ -15,7 +15,7 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 FORMS = ("hard", "soft")
 
@@ -89,14 +89,8 @@ class DEIT(Distiller):
         T=Key(1.0, "softens both predictions in the form soft", low=1e-3),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         enable = getattr(student, "set_distilled_training", None)
         if enable is None:
             own = getattr(student, "module", student)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edkd.distillers._cohort import COHORT_KEYS, Cohort
 from edkd.distillers._math import cross_entropy, log_softmax, soft_divergence
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def mutual_loss(
@@ -86,10 +86,8 @@ class DML(Cohort):
         ),
     )
 
-    def __init__(
-        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: Any, teacher: None, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         self.alternates = self.hp.UPDATE == "alternating"
         self.turns = len(student) if self.alternates else 1
         self.outputs: list[Output] = []  # of the present batch, between turns

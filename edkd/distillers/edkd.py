@@ -17,7 +17,7 @@ from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 FORMS = ("paper", "reference")
 
@@ -116,16 +116,10 @@ class EDKD(Distiller):
         FORM=Key("paper", "form of the published figure or of the published code", choices=FORMS),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         # The published code multiplies two means over the batch.
-        self.gathers_batch = self.hp is not None and self.hp.FORM == "reference"
+        self.gathers_batch = self.hp.FORM == "reference"
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""

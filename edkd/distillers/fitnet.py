@@ -19,7 +19,7 @@ from edkd.distillers.kd import kd_loss
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def fitnet_loss(feature_student: Tensor, feature_teacher: Tensor) -> Tensor:
@@ -72,14 +72,12 @@ class FitNet(Distiller):
         ),
     )
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         shape_student = self._shape_of_hint("student", student)
         shape_teacher = self._shape_of_hint("teacher", teacher)
         _check_switch(self.hp.LOSS.KD_WEIGHT, cfg)
-        assert data is not None
+        data = self.facts()
         check_input_size("FITNET.INPUT_SIZE", self.hp.INPUT_SIZE, data.image_shape)
 
         # A regressor enlarges maps to twice their size; the hint is pooled to what it gives.

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from edkd.distillers._cohort import COHORT_KEYS, Cohort, stack_logits
 from edkd.distillers._math import (
@@ -19,7 +19,7 @@ from edkd.distillers._math import (
 )
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 ENSEMBLES = ("naive", "linear", "minlogit")
 
@@ -111,10 +111,8 @@ class KDCL(Cohort):
         ENSEMBLE=Key("minlogit", "how the ensemble is formed", choices=ENSEMBLES),
     )
 
-    def __init__(
-        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: Any, teacher: None, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         # Its weights are fitted to the whole batch.
         self.gathers_batch = self.hp.ENSEMBLE == "linear"
 

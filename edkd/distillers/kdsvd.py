@@ -16,7 +16,7 @@ from edkd.distillers._stages import StageDistiller, at_one_size
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 SPARE = 3
 """Vectors of the student beyond k, as its order may differ from the teacher's."""
@@ -157,14 +157,9 @@ class KDSVD(StageDistiller):
         ),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
+        super().set_up(student, teacher, cfg)
         if len(self.pairs) < 2:
             raise UserError(
                 "KDSVD relates the feature maps of successive stages, but the networks have one "

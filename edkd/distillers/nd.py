@@ -14,7 +14,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32, check_class_numbers, reduced
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 EPSILON = 1e-4
 """The least norm that a product is divided by."""
@@ -79,16 +79,8 @@ class ND(Distiller):
 
     directions: Tensor
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        assert teacher is not None
-        assert data is not None
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         width_student = self.feature_shapes(student).pooled_feat[1]
         width_teacher = self.feature_shapes(teacher).pooled_feat[1]
 
@@ -99,7 +91,7 @@ class ND(Distiller):
                 nn.Dropout(self.hp.DROPOUT),
                 nn.Linear(width_student, width_teacher),
             )
-        self.register_buffer("directions", torch.zeros(data.num_classes, width_teacher))
+        self.register_buffer("directions", torch.zeros(self.facts().num_classes, width_teacher))
 
     def collect(self, teacher: Output, batch: Batch) -> None:
         """Add the features to the sums of their classes."""

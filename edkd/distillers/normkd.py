@@ -20,7 +20,7 @@ from edkd.distillers._math import (
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 BASES = ("kd", "dkd")
 
@@ -130,15 +130,9 @@ class NORMKD(Distiller):
         ),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        self.is_decoupled = self.hp is not None and self.hp.BASE == "dkd"
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
+        self.is_decoupled = self.hp.BASE == "dkd"
         if self.is_decoupled and (cfg.SOLVER.MIXUP or cfg.SOLVER.CUTMIX):
             raise UserError(
                 "NORMKD.BASE dkd needs the class of each image, but SOLVER.MIXUP and SOLVER.CUTMIX "

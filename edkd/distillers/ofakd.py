@@ -16,7 +16,7 @@ from edkd.distillers._stage_heads import STAGES, TokenHead, map_head
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def ofakd_loss(
@@ -92,14 +92,8 @@ class OFAKD(Distiller):
         T=Key(1.0, "softens both predictions", low=1e-3),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         self.stages = list(self.hp.STAGES)
         self.exponents = _exponents(list(self.hp.EPS), len(self.stages))
 
@@ -110,8 +104,7 @@ class OFAKD(Distiller):
 
     def _head(self, stage: int, shapes: FeatureShapes) -> nn.Module:
         """The head of a stage; its width is the published one."""
-        assert self.data is not None
-        number = self.data.num_classes
+        number = self.facts().num_classes
         _, channels, height, width = shapes.feats[_position(stage)]
         dim = shapes.pooled_feat[1]
         if shapes.tokens:

@@ -17,7 +17,7 @@ from edkd.distillers._stages import check_stages, last_of_each, maps_before_relu
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 SMALLEST_SHARE = 1e-3
 """Of negative values in a channel; below it the margin is a bound and not a mean."""
@@ -113,10 +113,8 @@ class OFD(Distiller):
         ),
     )
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         shapes_student = self.feature_shapes(student)
         shapes_teacher = self.feature_shapes(teacher)
         check_stages("OFD", "student", shapes_student)

@@ -15,7 +15,7 @@ from edkd.distillers._cohort import COHORT_KEYS, Cohort, pooled_features, stack_
 from edkd.distillers._math import at_least_float32, log_softmax, soft_divergence
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 PROJECTION_SIZE = 8
 """Of the attention's projections, as in the published code."""
@@ -43,10 +43,8 @@ class OKDDip(Cohort):
         T=Key(3.0, "softens the predictions", low=1e-3),
     )
 
-    def __init__(
-        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: Any, teacher: None, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         *sizes, _ = self.pooled_sizes()
         self.queries = _projections(sizes)
         self.keys = _projections(sizes)

@@ -13,7 +13,7 @@ from edkd.distillers._cohort import COHORT_KEYS, Cohort, pooled_features, stack_
 from edkd.distillers._math import at_least_float32, log_softmax, soft_divergence, warmup_factor
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 @METHODS.register("ONE")
@@ -36,10 +36,8 @@ class ONE(Cohort):
         WARMUP=Key(0, "the divergences grow over these epochs", unit="epochs", low=0),
     )
 
-    def __init__(
-        self, student: nn.ModuleList, teacher: None, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: Any, teacher: None, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         self.gate = nn.Linear(sum(self.pooled_sizes()), len(student))
 
     def losses(self, students: list[Output], teacher: None, batch: Batch) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from edkd.distillers._stages import (
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 LEVELS = (4, 2, 1)
 """Heights and widths to which maps are pooled."""
@@ -153,10 +153,8 @@ class ReviewKD(Distiller):
         STU_PREACT=Key(False, "whether the student's maps are those before the ReLUs"),
     )
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         found_student = self.feature_shapes(student)
         found_teacher = self.feature_shapes(teacher)
         check_stages("REVIEWKD", "student", found_student)

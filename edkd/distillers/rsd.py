@@ -14,7 +14,7 @@ from edkd.distillers._math import at_least_float32
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 EPSILON = 1e-5
 """Added to a standard deviation."""
@@ -85,15 +85,8 @@ class RSD(Distiller):
         GAMMA=Key(2, "width between the linear layers, in widths of the student's feature", low=1),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        assert teacher is not None
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         width_student = self.feature_shapes(student).pooled_feat[1]
         width_teacher = self.feature_shapes(teacher).pooled_feat[1]
         width = self.hp.GAMMA * width_student

@@ -19,7 +19,7 @@ from edkd.distillers.nkd import nkd_loss
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 BASES = ("kd", "dkd", "nkd")
 
@@ -113,16 +113,9 @@ class SDD(Distiller):
         ),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        if data is None:
-            raise UserError("SDD needs the shape of an image; give it `data`")
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
+        image_shape = self.facts().image_shape
         if not self.hp.M:
             raise UserError("SDD.M is empty; give it numbers of cells, as [1,2,4]")
 
@@ -130,7 +123,7 @@ class SDD(Distiller):
         (given,) = self.teachers()
         self.classifiers = (self.classifier(student), self.classifier(given))
         for network, classifier in zip((student, given), self.classifiers, strict=True):
-            check_cells(network, classifier, data.image_shape, "SDD")
+            check_cells(network, classifier, image_shape, "SDD")
 
     def losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""

@@ -17,7 +17,7 @@ from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.reused_classifier import Projection, ReusedClassifier, name_with
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def simkd_loss(projected: Tensor, feature_teacher: Tensor) -> Tensor:
@@ -62,16 +62,9 @@ class SIMKD(Distiller):
 
     student: ReusedClassifier
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        assert teacher is not None
-        assert data is not None
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
+        data = self.facts()
         _check_solver(cfg.SOLVER)
         classifier = self.classifier(teacher)
         shape_teacher = shape_of_pooled_map(teacher, data.image_shape)

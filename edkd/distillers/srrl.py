@@ -15,7 +15,7 @@ from edkd.distillers._pooled_map import pooled_map, shape_of_pooled_map
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def srrl_loss(student: Tensor, teacher: Tensor, reduction: str = "mean") -> Tensor:
@@ -58,16 +58,8 @@ class SRRL(Distiller):
         LOGIT_WEIGHT=Key(1.0, "weight of the difference of the teacher's logits", low=0.0),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        assert teacher is not None
-        assert data is not None
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         width_student = self.feature_shapes(student).pooled_feat[1]
         width_teacher = self.feature_shapes(teacher).pooled_feat[1]
 
@@ -80,7 +72,8 @@ class SRRL(Distiller):
             )
         self.frozen = (classifier,)
 
-        self.has_map = shape_of_pooled_map(student, data.image_shape) is not None
+        image_shape = self.facts().image_shape
+        self.has_map = shape_of_pooled_map(student, image_shape) is not None
         convolution = nn.Conv2d(width_student, width_teacher, 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.connector = nn.Sequential(convolution, nn.BatchNorm2d(width_teacher), nn.ReLU())

@@ -20,7 +20,7 @@ from edkd.distillers._math import (
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 SMOOTHING = 0.1
 """Of the labels of the weak head."""
@@ -143,14 +143,8 @@ class USKD(Distiller):
 
     gathers_batch = True
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         shapes = self.feature_shapes(student).feats
         if len(shapes) < 2:
             raise UserError(
@@ -158,8 +152,7 @@ class USKD(Distiller):
                 f"{type(student).__name__} has {len(shapes)}; choose a convolutional network as "
                 "DISTILLER.STUDENT"
             )
-        assert data is not None
-        self.weak_head = nn.Linear(shapes[-2][1], data.num_classes)
+        self.weak_head = nn.Linear(shapes[-2][1], self.facts().num_classes)
 
     def losses(self, student: Output, teacher: None, batch: Batch) -> dict[str, Tensor]:
         """See `Distiller.losses`."""

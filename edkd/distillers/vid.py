@@ -22,7 +22,7 @@ from edkd.distillers._stages import (
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 
 def vid_loss(mean: Tensor, feature_teacher: Tensor, log_scale: Tensor, eps: float = 1e-5) -> Tensor:
@@ -86,10 +86,8 @@ class VID(Distiller):
         ),
     )
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, cfg: Any, data: DataInfo | None = None
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         hp = self.hp
         if hp.INIT_PRED_VAR <= hp.EPS:
             raise UserError(
@@ -100,7 +98,7 @@ class VID(Distiller):
         shapes_teacher = self.feature_shapes(teacher)
         check_stages("VID", "student", shapes_student)
         check_stages("VID", "teacher", shapes_teacher)
-        assert data is not None
+        data = self.facts()
         check_input_size("VID.INPUT_SIZE", hp.INPUT_SIZE, data.image_shape)
 
         self.regressors = nn.ModuleList()

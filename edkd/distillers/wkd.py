@@ -20,10 +20,9 @@ from edkd.distillers._math import (
     log_softmax,
     reduced,
 )
-from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, DataInfo, Output
+from edkd.types import Batch, Output
 
 SHORTEST = 1e-12
 """Below the norm of a kernel matrix, which is 0 for a class with less than two samples."""
@@ -235,19 +234,10 @@ class WKD(Distiller):
         ),
     )
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        cfg: Any = None,
-        data: DataInfo | None = None,
-    ) -> None:
-        super().__init__(student, teacher, cfg, data)
-        if data is None:
-            raise UserError("WKD needs the number of classes; give it `data`")
-
+    def set_up(self, student: nn.Module, teacher: Any, cfg: Any) -> None:
+        """See `Distiller.set_up`."""
         self.epochs = cfg.SOLVER.EPOCHS
-        self.register_buffer("cost", 1 - torch.eye(data.num_classes))
+        self.register_buffer("cost", 1 - torch.eye(self.facts().num_classes))
         self.samples: ClassSamples | None = None
 
     def collect(self, teacher: Output, batch: Batch) -> None:

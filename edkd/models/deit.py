@@ -76,6 +76,11 @@ class DeiT(nn.Module):
         self.distilled_training = enable
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (N,C) for images (N,3,H,W): the mean of both tokens.
+
+        In training, after `set_distilled_training`, those of the class token and those of the
+        distillation token.
+        """
         patches = self.patch_embed(x).flatten(2).transpose(1, 2)
         number = x.shape[0]
         of_class = self.cls_token.expand(number, -1, -1)

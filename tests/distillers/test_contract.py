@@ -275,6 +275,25 @@ def test_all_hyper_parameters_are_tested_above():
     assert tested == declared - counted - elsewhere
 
 
+def test_a_method_without_keys_is_set_up():
+    """It has no node of the configuration."""
+
+    class Projects(Distiller):
+        def set_up(self, student, teacher, cfg):
+            size = self.feature_shapes(student).pooled_feat[1]
+            self.project = nn.Linear(size, self.facts().num_classes)
+
+        def losses(self, student, teacher, batch):
+            logits = self.project(student.features["pooled_feat"])
+            return {"loss_kd": (logits - teacher.logits).square().mean()}
+
+    distiller = make_distiller(Projects)
+    assert distiller.get_extra_parameters() == 6 * 4 + 4
+    assert distiller.train().training_step(batch())[1]["loss_kd"] > 0
+    with pytest.raises(UserError, match="Projects needs facts about the training set"):
+        Projects(TinyNet(), TinyNet(), config())
+
+
 def test_warmup():
     assert [warmup_factor(epoch, 4) for epoch in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
     assert warmup_factor(1, 0) == 1.0
