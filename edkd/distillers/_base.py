@@ -55,7 +55,7 @@ class Distiller(nn.Module):
     teacher_needs: tuple[str, ...] = ("logits",)
     """What `losses` reads of the teacher: logits, pooled_feat, feats, preact_feats.
 
-    The teacher cache serves the first two. A constructor may set this by the configuration.
+    The teacher cache serves the first two. `set_up` may set this by the networks.
     """
     student_needs: ClassVar[tuple[str, ...]] = ("logits",)
     """The same for the student; its features are checked before training."""

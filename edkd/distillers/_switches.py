@@ -57,8 +57,8 @@ def standardize(logits: Tensor) -> Tensor:
     S. Sun, W. Ren, J. Li, R. Wang, X. Cao, "Logit Standardization in Knowledge Distillation",
     CVPR 2024, arXiv:2403.01427, algorithm 1.
 
-    Differs from the paper: a constant row, as of a head of zeros, is not divided. There its
-    gradient is multiplied by 1e7, so that the first step ruins the student.
+    Differs from the paper: a constant row, as of a head of zeros, is not divided. In the paper its
+    gradient is multiplied by 1e7.
 
     Args:
         logits: (N,C), C >= 2; computed in float32 or better.

@@ -52,7 +52,7 @@ class SIMKD(Distiller):
     transformer), its pooled feature is a map of 1x1.
     """
 
-    teacher_needs = ("pooled_feat",)  # or the map, see the constructor
+    teacher_needs = ("pooled_feat",)  # or the map, see `set_up`
     student_needs = ("logits", "feats")
     defaults = dict(
         FACTOR=Key(2, "the projector has 1 / FACTOR of the teacher's channels inside", low=1),
