@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edkd import world
 from edkd.dataset import NumberedLoader, large_batch
 from edkd.distillers import find_classifier
 from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import autocast
+from edkd.engine.memo.exchange import exchange_rows
 from edkd.engine.memo.files import hash_of
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
 from edkd.engine.memo.keys import memo_folder
@@ -156,9 +158,10 @@ class TeacherMemo:
         keys = self.keys(epoch)
         self.store.refresh()
         rows, found = self.store.read(keys)
+        rows, found = exchange_rows(rows, found)
 
         if not found.all():
-            rows[~found] = self.fill(keys[~found], show)
+            rows[~found] = self.fill_together(keys[~found], show)
 
         values = {name: value.to(self.device) for name, value in self.rows.unpack(rows).items()}
         if not all(value.isfinite().all() for value in values.values()):
@@ -169,6 +172,17 @@ class TeacherMemo:
         index = torch.from_numpy(keys // self.num_views).to(self.device)
         for name, table in self.tables.items():
             table[index] = values[name].to(table.dtype)
+
+    def fill_together(self, keys: np.ndarray, show: Say) -> np.ndarray:
+        """As `fill`; of several processes, each computes and stores a share of the keys."""
+        places = [np.arange(each, len(keys), world.size()) for each in range(world.size())]
+        own = places[world.rank()]
+        rows = np.zeros((len(keys), self.rows.num_bytes), np.uint8)
+        found = np.zeros(len(keys), bool)
+        if len(own):
+            rows[own] = self.fill(keys[own], show)
+            found[own] = True
+        return exchange_rows(rows, found)[0]
 
     def fill(self, keys: np.ndarray, show: Say) -> np.ndarray:
         """Compute outputs in large batches and store them, in parts.
