@@ -24,7 +24,10 @@ BUCKET = 25 * 2**20
 Counts = tuple[int, ...]
 """Images of each process in a batch; empty where one process has all."""
 
-TORN = "another process of the run ended, or did not answer"
+TORN = (
+    "another process of the run ended or did not answer; its message, or the log of the system, "
+    "says why; --resume continues from the last checkpoint"
+)
 
 
 # Which process this is.
@@ -74,7 +77,9 @@ def start(device: torch.device, seconds: float) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     limit = timedelta(seconds=seconds)
     try:
-        dist.init_process_group(backend, timeout=limit)
+        dist.init_process_group(
+            backend, timeout=limit, store=_store(limit), rank=_own_number(), world_size=launched()
+        )
         dist.barrier()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -85,11 +90,8 @@ def is_first_report() -> bool:
     """Whether no process of the run has reported an error yet: one line is enough."""
     if launched() == 1:
         return True
-    host = os.environ.get("MASTER_ADDR", "localhost")
-    port = int(os.environ.get("MASTER_PORT") or 0)
     try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=3))
-        return store.add(f"edkd/reports/{restarts()}", 1) == 1
+        return _store(timedelta(seconds=3), may_serve=False).add("reports", 1) == 1
     except RuntimeError:  # the process that keeps the store is gone
         return True
 
@@ -245,6 +247,27 @@ def check_single_process(what: str) -> None:
         )
 
 
+def _own_number() -> int:
+    return int(os.environ.get("RANK") or 0)
+
+
+def _store(limit: timedelta, may_serve: bool = True) -> dist.Store:
+    """Where the processes find one another; each start of torchrun has keys of its own in it.
+
+    Args:
+        may_serve: whether the first process keeps it, if torchrun does not.
+    """
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ.get("MASTER_ADDR", "localhost"),
+        int(os.environ.get("MASTER_PORT") or 29500),
+        is_master=may_serve and not is_kept and _own_number() == 0,
+        timeout=limit,
+        wait_for_workers=False,
+    )
+    return dist.PrefixStore(f"edkd/{restarts()}", store)
+
+
 def _both(other: Mapping[str, Any], first: Mapping[str, Any], name: str) -> str:
     """Both values of a fact, where they are short."""
     texts = [" ".join(str(facts.get(name)).split()) for facts in (other, first)]
@@ -276,8 +299,7 @@ def _together(call: Callable[[], Any]) -> None:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise ProcessError(f"{TORN} ({reason})") from error
+        raise ProcessError(TORN) from error
 
 
 def _is_distributed() -> bool:

@@ -34,6 +34,7 @@ from edkd.engine.weight_source import Weights, find_weights, input_of, read_weig
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
+from edkd.signals import hold
 from edkd.streams import fill_missing_descriptors
 
 
@@ -76,6 +77,9 @@ def train(
 
     checkpoint: dict[str, Any] | None = None
     with ExitStack() as held:
+        # Several processes stop after the same step, see `Trainer.after_step`.
+        if world.size() > 1:
+            held.enter_context(hold())
         held.enter_context(deterministic(cfg.SOLVER.DETERMINISTIC))
 
         # Find or refuse the folder; the first of several processes does.

@@ -147,9 +147,7 @@ class Trainer:
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
 
-        # Several processes stop after the same step, see `after_step`.
-        waits = hold() if world.size() > 1 else nullcontext()
-        with waits, Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
+        with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
             facts = environment(self.device, self.cfg)
             self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
             for line in [*self.notes, self.headline(), *long_warmups(self.cfg)]:
