@@ -53,17 +53,35 @@ class Meter:
     def _totals(self) -> tuple[Tensor, int]:
         """The sums and the number of images of all processes."""
         assert isinstance(self.sums, Tensor), "no batch was added"
-        totals = torch.cat([self.sums.double(), self.sums.new_tensor([self.count]).double()])
-        world.add_up(totals)
-        return totals[:-1].to(self.sums.dtype), round(totals[-1].item())
+        sums = world.add_up(self.sums.clone())
+        return sums, sum(world.gather_objects(self.count))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for `load_state_dict`."""
-        sums, count = self._totals()
-        return {"names": self.names, "sums": sums, "count": count}
+        """The state for `load_state_dict`; the sums (F,) of each process, where there are several.
+
+        They are kept apart, so that a resumed run adds in the same order.
+        """
+        if world.size() == 1:
+            return {"names": self.names, "sums": self.sums, "count": self.count}
+        assert isinstance(self.sums, Tensor), "no batch was added"
+        counts = world.gather_objects(self.count)
+        return {"names": self.names, "sums": world.gather(self.sums), "count": counts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Continue with the sums of another meter, which the first process takes over."""
+        """Continue with the sums of another meter.
+
+        Where it was that of as many processes, each continues with its own; else the first one
+        continues with all.
+        """
+        sums = state["sums"].to(device)
+        counts = state["count"]
+        if sums.dim() == 1:
+            sums = sums[None]
+            counts = [counts]
+
+        rank = world.rank()
+        is_same_number = len(counts) == world.size()
+        own = [rank] if is_same_number else list(range(len(counts))) * world.is_first()
         self.names = state["names"]
-        self.sums = state["sums"].to(device) * world.is_first()
-        self.count = state["count"] * world.is_first()
+        self.sums = sums[own].sum(0)
+        self.count = sum(counts[each] for each in own)

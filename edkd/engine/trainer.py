@@ -221,6 +221,7 @@ class Trainer:
             if self.state.step_done and can_save:
                 self.check_update(epoch)
                 self.save_latest()
+                world.wait()
             raise
 
     def train_epoch(self, epoch: int) -> Record:
