@@ -178,7 +178,7 @@ class _SyncedBatchNorm(torch.autograd.Function):
         mean_part[ctx.count :] = 0
         of_input = (wide - mean_part) * _as_channels(scale, input)
 
-        of_parameters = (None, None)
+        of_parameters: tuple[Any, Any] = (None, None)
         if weight is not None:
             of_parameters = (of_weight.to(weight.dtype), of_bias.to(weight.dtype))
         return of_input.to(input.dtype), *of_parameters, None, None

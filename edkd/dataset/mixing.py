@@ -85,7 +85,7 @@ class Mixing:
         size: height and width of the images, in pixels; not needed without CutMix.
     """
 
-    per_image = (True, False)
+    per_image: tuple[bool, ...] = (True, False)
 
     def __init__(
         self,

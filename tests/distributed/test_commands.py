@@ -15,7 +15,9 @@ from tests.runs import CHECKOUT, outcome, records
 
 FAULTS = CHECKOUT / "tests" / "reliability" / "fault_plugin.py"
 FREQUENT = ["SOLVER.CHECKPOINT_MINUTES", "0.000001"]  # a checkpoint after each step
-PATIENCE = 60
+PATIENCE = 120
+SHORT_PATIENCE = 20
+"""Seconds, the second where another process has failed already."""
 
 
 @pytest.fixture
@@ -38,11 +40,22 @@ def launch(server):
             own |= (environment or {}).get(rank, {})
             commands.append(server.start("train", *words, *(of_rank or {}).get(rank, []), **own))
 
-        codes = [command.wait(PATIENCE) for command in commands]
+        codes = []
+        for command in commands:
+            codes.append(code_of(command, PATIENCE if not any(codes) else SHORT_PATIENCE))
         lines = [line for command in commands for line in command.err.splitlines()]
         return codes, [line for line in lines if line.startswith("edkd: ")]
 
     return launch
+
+
+def code_of(command, patience):
+    """The exit code; a process that hangs is killed."""
+    try:
+        return command.wait(patience)
+    except TimeoutError:
+        command.kill()
+        return -signal.SIGKILL
 
 
 @pytest.fixture
@@ -192,6 +205,26 @@ def test_mixed_images_have_partners_in_other_processes(train, tiny_folder):
         assert (codes, errors) == ([0] * number, [])
     own, other = (records(tiny_folder / name)[0] for name in ("one", "two"))
     assert other["train_loss"] == pytest.approx(own["train_loss"], rel=1e-4)
+
+
+def test_batch_norm_of_shares_gives_another_result(train, tiny_folder):
+    """SOLVER.SYNC_BATCH_NORM False; the processes still have the same weights."""
+    for name, words in (("synced", []), ("shares", ["SOLVER.SYNC_BATCH_NORM", "False"])):
+        codes, errors = train(2, name, *words)
+        assert (codes, errors) == ([0, 0], [])
+    synced, shares = (records(tiny_folder / name)[0] for name in ("synced", "shares"))
+    assert synced["train_loss"] != shares["train_loss"]
+
+
+def test_a_process_that_hangs_ends_the_others(train, tiny_folder):
+    """After SOLVER.PROCESS_TIMEOUT."""
+    fault = {1: ["--plugin", FAULTS]}
+    place = {1: {"PLACE": "step", "CALL": "4", "SIGNAL": str(int(signal.SIGSTOP))}}
+    words = ["SOLVER.PROCESS_TIMEOUT", "3"]
+    codes, errors = train(2, "run", *words, of_rank=fault, environment=place)
+    assert codes == [4, -signal.SIGKILL]
+    assert len(errors) == 1
+    assert "did not answer" in errors[0]
 
 
 def test_torchrun_starts_and_restarts_a_run(tiny, tiny_folder):

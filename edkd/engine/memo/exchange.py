@@ -22,17 +22,23 @@ def exchange_rows(rows: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.n
     if world.size() == 1:
         return rows, found
 
-    # A row comes from the first process that has it.
-    everywhere = world.gather(torch.from_numpy(found.astype(np.uint8))).numpy().astype(bool)
-    owner = everywhere.argmax(0)
-    is_missing = ~everywhere.all(0) & everywhere.any(0)
-    wanted = np.flatnonzero(is_missing)
+    # Which process has which row, (R,K).
+    own = torch.from_numpy(found.astype(np.uint8))
+    has = world.gather(own).numpy().astype(bool)
+    is_somewhere = np.any(has, axis=0, keepdims=True)[0]
+    is_missing = is_somewhere & ~has.all(0)
 
+    # A row comes from the first process that has it; the others add zeros.
     rows = rows.copy()
-    step = max(1, PART // rows.shape[1])
-    for first in range(0, len(wanted), step):
-        places = wanted[first : first + step]
-        is_own = owner[places] == world.rank()
-        part = torch.from_numpy(rows[places] * is_own[:, None])
+    is_sent = has.argmax(0) == world.rank()
+    for places in _parts(np.flatnonzero(is_missing), rows.shape[1]):
+        sent = is_sent[places]
+        part = torch.from_numpy(rows[places] * sent[:, None])
         rows[places] = world.add_up(part).numpy()
-    return rows, everywhere.any(0)
+    return rows, is_somewhere
+
+
+def _parts(places: np.ndarray, row_bytes: int) -> list[np.ndarray]:
+    """Places of rows, in parts of at most PART bytes."""
+    number = -(-len(places) * row_bytes // PART)
+    return np.array_split(places, number) if number else []
