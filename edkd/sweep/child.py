@@ -1,4 +1,4 @@
-"""The process of one run: `python -m edkd.sweep.child train --cfg ...` is `python -m edkd train ...`.
+"""The process of one run: `python -m edkd.sweep.child train ...` is `python -m edkd train ...`.
 
 It also watches its standard input, of which the sweep holds the other end. When the sweep closes
 it, or ends in any way, kill -9 included, the run is stopped as by SIGTERM: it saves a checkpoint.

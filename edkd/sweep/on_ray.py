@@ -5,6 +5,7 @@ Ray decides where and when a run starts, and starts it again where its machine o
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from edkd.engine.checkpoint import save_bytes
-from edkd.errors import UserError, warn
+from edkd.errors import UserError, reason_of, warn
 from edkd.results.runs import RESULT
 from edkd.signals import SIGNALS, Stopped, hold
 from edkd.sweep.file import Resources
@@ -112,22 +113,32 @@ def run_on_ray(progress: Progress) -> None:
 def _probe(address: str) -> None:
     """Connect from a process of its own; raise UserError where this fails."""
     command = [sys.executable, "-c", _PROBE, address]
-    reason = f"no answer within {CONNECT:.0f} s"
+    reason = f"no answer within {CONNECT:g} s"
     printed = ""
     try:
+        _check_port(address)
         done = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT)
         if done.returncode == 0:
             return
         printed = done.stderr
-        reason = printed.strip().splitlines()[-1].removeprefix("edkd: ") if printed else "?"
+        reason = (printed.strip().splitlines() or ["it ended"])[-1].removeprefix("edkd: ")
     except subprocess.TimeoutExpired as error:
         printed = (error.stderr or b"").decode(errors="replace")
+    except OSError as error:
+        reason = reason_of(error)
 
     token = _NO_TOKEN if "Unauthenticated" in printed else ""
     raise UserError(
-        f"--ray {address}: cannot connect to a Ray cluster ({reason}){token}; check the address, or "
-        "start Ray with 'ray start --head'; --ray local needs no cluster"
+        f"--ray {address}: cannot connect to a Ray cluster ({reason}){token}; check the address, "
+        "or start Ray with 'ray start --head'; --ray local needs no cluster"
     )
+
+
+def _check_port(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -149,11 +160,11 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _check_resources(ray: Any, resources: Resources) -> None:
-    """Raise UserError where a GPU may have been forgotten; warn where no machine is large enough."""
+    """Raise UserError where a GPU may have been forgotten; warn where no machine has enough."""
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus and resources.gpus is None:
         raise UserError(
-            f"the cluster has {gpus:g} GPUs, and the sweep does not say how much of one a run gets; "
+            f"the cluster has {gpus:g} GPUs, and the sweep does not say what a run gets of them; "
             "add resources: {gpus: 1} to its file, or {gpus: 0} to train on CPUs"
         )
 
