@@ -8,7 +8,7 @@ from edkd.commands._options import add_device
 from edkd.invocation import command
 from edkd.signals import hold
 
-DESCRIPTION = """Train with several configurations, seeds and values of keys. A YAML file lists them:
+DESCRIPTION = """Train with several configurations, seeds and values of keys, from a YAML file:
 
   configs: [configs/digits/kd/res20_res8.yaml, configs/digits/dkd/*.yaml]
   seeds: [1, 2, 3]                   # SOLVER.SEED

@@ -84,24 +84,17 @@ def run_on_ray(progress: Progress) -> None:
     """Submit all open runs, and wait for them. A run starts when those that it needs have ended."""
     import ray
 
-    submitted: dict[Any, Planned] = {}
-    by_number: dict[int, Any] = {}
-    submit = _submitter(ray, progress)
-    environment = {} if progress.sweep.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    for run in progress.sweep.runs:
-        if progress.is_open(run):
-            needed = [by_number[number] for number in run.needs if number in by_number]
-            task = submit(progress.job(run)._replace(environment=environment), *needed)
-            submitted[task] = run
-            by_number[run.number] = task
+    with hold():
+        submitted = _submit(ray, progress)
+        progress.say(f"{len(submitted)} runs are submitted, each with {_shown(progress)}")
 
-    progress.say(f"{len(submitted)} runs are submitted, each with {_shown(progress)}")
     waiting = list(submitted)
     try:
         while waiting:
-            ended, waiting = ray.wait(waiting, timeout=_POLL)
-            for task in ended:
-                _collect(ray, task, submitted[task], progress)
+            with hold():  # an exception within Ray's own code would be lost
+                ended, waiting = ray.wait(waiting, timeout=_POLL)
+                for task in ended:
+                    _collect(ray, task, submitted[task], progress)
     except Stopped:
         _cancel(ray, waiting)
         raise
@@ -180,8 +173,8 @@ def _check_resources(ray: Any, resources: Resources) -> None:
 # Tasks.
 
 
-def _submitter(ray: Any, progress: Progress) -> Any:
-    """The function that submits a run."""
+def _submit(ray: Any, progress: Progress) -> dict[Any, Planned]:
+    """Submit a task for each open run; return the runs by their tasks."""
     resources = progress.sweep.resources
     task = ray.remote(run_task).options(
         num_cpus=resources.cpus,
@@ -189,7 +182,15 @@ def _submitter(ray: Any, progress: Progress) -> Any:
         max_retries=progress.sweep.retries,
         retry_exceptions=[Failed],
     )
-    return task.remote
+    environment = {} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+
+    submitted: dict[int, Any] = {}
+    for run in progress.sweep.runs:
+        if progress.is_open(run):
+            job = progress.job(run)._replace(environment=environment)
+            needed = [submitted[number] for number in run.needs if number in submitted]
+            submitted[run.number] = task.remote(job, *needed)
+    return {submitted[run.number]: run for run in progress.sweep.runs if run.number in submitted}
 
 
 def _shown(progress: Progress) -> str:

@@ -78,7 +78,7 @@ def test_failures_and_stops(write, server, runs, tmp_path):
     assert "SOLVER.LR=1e+30: failed (exit code 3): " in sweep.out
 
     sweep.kill(signal.SIGTERM)
-    assert sweep.wait() == 143
+    assert sweep.wait() == 143, sweep.err
     assert sweep.err == "edkd: stopped; the same command continues from here\n"
     assert (run / "latest").is_file()
     assert "edkd: stopped" in (tmp_path / "output/sweeps/s/2.log").read_text()

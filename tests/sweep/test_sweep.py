@@ -76,7 +76,7 @@ def test_a_signal_stops_the_run_with_a_checkpoint(write, server, runs, tmp_path,
     sweep = server.start("sweep", file, "--device", "cpu", folder=tmp_path, **environment)
     wait_for(lambda: (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text())
     sweep.kill(signal.SIGTERM)
-    assert sweep.wait() == 143
+    assert sweep.wait() == 143, sweep.err
     assert sweep.err == "edkd: stopped; the same command continues from here\n"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     assert "edkd: stopped" in (tmp_path / "output/sweeps/s/1.log").read_text()
