@@ -1,7 +1,7 @@
 """The runs of a sweep: each with its configuration, checked before the first one starts."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,8 @@ from edkd.engine.config.load import load_config
 from edkd.engine.config.plugins import import_plugins
 from edkd.engine.run_folder import CONFIG, find_run, refuse_used, run_folder
 from edkd.errors import UserError
-from edkd.sweep.file import Options, Resources, SweepFile, read_sweep
-
-SEED = "SOLVER.SEED"
-
-SEED_IN_TEXT = "{seed}"
-"""Within a value: stands for the seed of the run."""
+from edkd.sweep.file import Resources, SweepFile, read_sweep
+from edkd.sweep.options import SEED, Options, seeded, words_of
 
 _WEIGHTS = ("TEACHER_CKPT", "STUDENT_CKPT")
 
@@ -89,11 +85,6 @@ def plan(file: str) -> Sweep:
     return Sweep(source.path, source.plugins, runs, source.retries, source.resources)
 
 
-def words_of(options: Mapping[str, str]) -> list[str]:
-    """Options as the words of a command line."""
-    return [f"{key}={text}" for key, text in options.items()]
-
-
 def _combinations(source: SweepFile) -> Iterator[tuple[str, Options]]:
     """The runs in their order: all of the first seed, then all of the next one."""
     seeds: Sequence[int | None] = source.seeds or [None]
@@ -102,22 +93,7 @@ def _combinations(source: SweepFile) -> Iterator[tuple[str, Options]]:
             for variant in source.variants:
                 _refuse_twice(source, variant)
                 options = {**source.fixed, **variant}
-                yield config, _seeded(source.path, options, seed)
-
-
-def _seeded(path: Path, options: Options, seed: int | None) -> Options:
-    """The options of a run with its seed."""
-    if seed is not None:
-        filled = {key: text.replace(SEED_IN_TEXT, str(seed)) for key, text in options.items()}
-        return {**filled, SEED: str(seed)}
-
-    for key, text in options.items():
-        if SEED_IN_TEXT in text:
-            raise UserError(
-                f"{path}: {key} contains {SEED_IN_TEXT}, but the file has no seeds; add them, as "
-                "seeds: [1, 2, 3]"
-            )
-    return options
+                yield config, seeded(source.path, options, seed)
 
 
 def _loaded(path: Path, config: str, options: Options) -> tuple[Options, CfgNode]:

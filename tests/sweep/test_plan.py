@@ -3,9 +3,8 @@
 import pytest
 import yaml
 
+from tests.conftest import CHECKOUT, PLUGIN
 from tests.runs import assert_refused, tree
-
-COPY = "DISTILLER.STUDENT"
 
 
 def folders(done):
@@ -112,14 +111,22 @@ def test_mistakes(write, tool, tmp_path, mistake):
     assert not (tmp_path / "output").exists()
 
 
+def test_the_example_of_the_documentation(write, tool, tmp_path):
+    """docs/sweeps.md: three seeds of two rates, with two temperatures for KD and none for DKD."""
+    text = (CHECKOUT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    file = write()
+    file.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    found = folders(tool("sweep", file, "--list"))
+    assert len(found) == 18
+    assert sum(name.startswith("dkd,") for name in found) == 6
+
+
 def test_no_such_sweep(write, tool):
     write()
     assert_refused(tool("sweep", "ss.yaml"), "ss.yaml: no such file, did you mean 's.yaml'")
 
 
 def test_a_folder_with_another_configuration(write, tool, tmp_path):
-    from tests.conftest import PLUGIN
-
     words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml", "SOLVER.EPOCHS=1"]
     file = write()
     assert tool("train", *words).code == 0
@@ -131,8 +138,6 @@ def test_a_folder_with_another_configuration(write, tool, tmp_path):
 
 def test_states(write, tool, runs):
     """SOLVER.EPOCHS may grow under a step schedule: then a run is not finished."""
-    from tests.conftest import PLUGIN
-
     file = write(seeds=[1, 2])
     words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml"]
     assert tool("train", *words, "SOLVER.EPOCHS=1", "SOLVER.SEED=1").code == 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from tests.conftest import PLUGIN
 from tests.runs import assert_refused, outcome
 
 PATIENCE = 60
@@ -93,8 +94,6 @@ LOCK = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcnt
 
 
 def test_a_run_of_another_process_is_skipped(write, tool, runs):
-    from tests.conftest import PLUGIN
-
     file = write()
     words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml"]
     assert tool("train", *words, "SOLVER.EPOCHS=1").code == 0
