@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edkd.engine.config.scalars import Scalar, plain, shown
+from edkd.engine.config.scalars import Scalar, plain
 from edkd.engine.config.strict_yaml import read_file
 from edkd.errors import UserError
 from edkd.hints import hint

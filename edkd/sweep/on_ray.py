@@ -25,7 +25,7 @@ from edkd.sweep.running import Progress
 LOCAL = "local"
 """The address for a Ray that is started for the sweep."""
 
-CONNECT = 13.0
+CONNECT = 12.0
 """Seconds in which a cluster must answer."""
 
 STOP = 60.0
@@ -44,7 +44,7 @@ import sys, ray
 try:
     ray.init(sys.argv[1], **{_QUIET})
 except Exception as error:
-    sys.exit("edkd: " + " ".join(str(error).split()))
+    sys.exit(" ".join(str(error).split()))
 """
 """Connects in a process that can be ended: a cluster that does not answer holds up Ray itself."""
 
@@ -107,20 +107,20 @@ def _probe(address: str) -> None:
     """Connect from a process of its own; raise UserError where this fails."""
     command = [sys.executable, "-c", _PROBE, address]
     reason = f"no answer within {CONNECT:g} s"
-    printed = ""
+    printed = b""
     try:
         _check_port(address)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT)
+        done = subprocess.run(command, capture_output=True, timeout=CONNECT)
         if done.returncode == 0:
             return
         printed = done.stderr
-        reason = (printed.strip().splitlines() or ["it ended"])[-1].removeprefix("edkd: ")
+        *_, reason = ["it ended", *printed.decode(errors="replace").split("\n")[:-1]]
     except subprocess.TimeoutExpired as error:
-        printed = (error.stderr or b"").decode(errors="replace")
+        printed = error.stderr or b""
     except OSError as error:
         reason = reason_of(error)
 
-    token = _NO_TOKEN if "Unauthenticated" in printed else ""
+    token = _NO_TOKEN if b"Unauthenticated" in printed else ""
     raise UserError(
         f"--ray {address}: cannot connect to a Ray cluster ({reason}){token}; check the address, "
         "or start Ray with 'ray start --head'; --ray local needs no cluster"

@@ -38,6 +38,7 @@ def variants_of(path: Path, overrides: Any) -> list[Options]:
     """
     groups = overrides if isinstance(overrides, list) else [overrides]
     variants: list[Options] = []
+
     for group in groups:
         choices = {
             key: _choices(path, key, value) for key, value in _leaves(path, "overrides", group)
@@ -45,20 +46,22 @@ def variants_of(path: Path, overrides: Any) -> list[Options]:
         for values in itertools.product(*choices.values()):
             variant = dict(zip(choices, values, strict=True))
             variants.append(variant)
-    return variants
+    return variants or [{}]
 
 
 def _choices(path: Path, key: str, value: Any) -> list[str]:
+    where = f"overrides: {key}"
     if not isinstance(value, list):
-        return [_text(value)]
+        return [_text(path, where, value)]
     if not value:
-        raise UserError(f"{path}: overrides: {key} has no values; write a list, as [1, 2]")
-    return [_text(item) for item in value]
+        raise wrong(path, where, "a list of values, as [1, 2]", value)
+    return [_text(path, where, item) for item in value]
 
 
 def options_of(path: Path, group: Any) -> Options:
     """The values of `set`."""
-    return {key: _text(value) for key, value in _leaves(path, "set", group)}
+    leaves = _leaves(path, "set", group)
+    return {key: _text(path, f"set: {key}", value) for key, value in leaves}
 
 
 def _leaves(path: Path, name: str, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -72,17 +75,20 @@ def _leaves(path: Path, name: str, group: Any, prefix: str = "") -> Iterator[tup
             yield f"{prefix}{key}", value
 
 
-def _text(value: Any) -> str:
+def _text(path: Path, where: str, value: Any) -> str:
     """A value as on a command line."""
-    if not isinstance(value, list):
+    if isinstance(value, Scalar):
         return value.text
-    items = ",".join(map(_item_text, value))
+    if not isinstance(value, list):
+        raise wrong(path, where, "a value, or a list of values", value)
+
+    items = ",".join(_item_text(path, where, item) for item in value)
     return f"[{items}]"
 
 
-def _item_text(value: Any) -> str:
+def _item_text(path: Path, where: str, value: Any) -> str:
     is_text = isinstance(value, Scalar) and isinstance(value.value, str)
-    return json.dumps(value.text) if is_text else _text(value)
+    return json.dumps(value.text) if is_text else _text(path, where, value)
 
 
 def seeded(path: Path, options: Options, seed: int | None) -> Options:

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from edkd.sweep.plan import plan
 from tests.conftest import CHECKOUT, PLUGIN
 from tests.runs import assert_refused, tree
 
@@ -65,6 +66,13 @@ def test_shipped_sweeps_are_found_from_everywhere(write, tool):
     assert "output/digits/kd,res20,res8,SOLVER.SEED=1" in done.out
 
 
+def test_runs_that_need_the_weights_of_others(write):
+    """On Ray, a student starts after its teacher."""
+    write()
+    runs = plan("configs/suites/digits.yaml").runs
+    assert [run.needs for run in runs] == [(), (), (1,), (1,), (1,), (), (), (6,), (6,), (6,)]
+
+
 MISTAKES = {
     "unknown key": ({"seed": [1]}, "unknown key 'seed', did you mean 'seeds'"),
     "no file": ({"configs": ["aloneX.yaml"]}, "configs: no file aloneX.yaml"),
@@ -93,7 +101,9 @@ MISTAKES = {
     "no seeds": ({"set": {"EXPERIMENT.TAG": "x{seed}"}}, "EXPERIMENT.TAG contains {seed}, but"),
     "no list": ({"seeds": 3}, "seeds must be a list of whole numbers, not 3"),
     "no number": ({"seeds": [1, True]}, "seeds must be a list of whole numbers"),
-    "no values": ({"overrides": {"SOLVER.LR": []}}, "overrides: SOLVER.LR has no values"),
+    "no values": ({"overrides": {"SOLVER.LR": []}}, "overrides: SOLVER.LR must be a list of"),
+    "no value": ({"overrides": {"SOLVER.LR": [{"a": 1}]}}, "SOLVER.LR must be a value, or a list"),
+    "a list of groups": ({"set": [1]}, "set must be keys and values"),
     "no group": ({"set": 3}, "set must be keys and values, not 3"),
     "retries": ({"retries": -1}, "retries must be a number from 0 to 100, not -1"),
     "resources": ({"resources": {"gpu": 1}}, "resources: unknown key 'gpu', did you mean 'gpus'"),
