@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from yacs.config import CfgNode
 
+from edkd.distillers import find_method
 from edkd.engine.config.compare import unused_groups
 from edkd.engine.config.load import load_config
 from edkd.engine.config.plugins import import_plugins
@@ -15,8 +16,6 @@ from edkd.engine.run_folder import CONFIG, find_run, refuse_used, run_folder
 from edkd.errors import UserError
 from edkd.sweep.file import Resources, SweepFile, read_sweep
 from edkd.sweep.options import SEED, Options, seeded, words_of
-
-_WEIGHTS = ("TEACHER_CKPT", "STUDENT_CKPT")
 
 
 class Planned(NamedTuple):
@@ -129,11 +128,12 @@ def _checked_folder(path: Path, config: str, options: Options, cfg: CfgNode) -> 
 
 def _needs(cfg: CfgNode, before: Sequence[Planned]) -> tuple[int, ...]:
     """The earlier runs in whose folders the weights are that a run loads."""
-    files: list[Path] = []
-    for key in _WEIGHTS:
-        given = cfg.DISTILLER.get(key, "")
-        files += [Path(name) for name in ([given] if isinstance(given, str) else given) if name]
-    folders = {file.absolute().parent for file in files}
+    names = [cfg.DISTILLER.STUDENT_CKPT]
+    if find_method(cfg.DISTILLER.TYPE).needs_teacher:
+        teachers = cfg.DISTILLER.TEACHER_CKPT
+        names += [teachers] if isinstance(teachers, str) else teachers
+
+    folders = {Path(name).absolute().parent for name in names if name}
     return tuple(run.number for run in before if run.folder.absolute() in folders)
 
 
