@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     say = partial(print, flush=True)
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     if not args.ray:
-        say(f"{len(sweep.runs)} runs: {', '.join(counts)}")
+        say(f"runs: {', '.join(counts)}")
         run_sweep(sweep, args.device, say, run_here)
         return
 
     from edkd.sweep.on_ray import connected, run_on_ray
 
     with connected(args.ray, sweep.resources):
-        say(f"{len(sweep.runs)} runs on Ray: {', '.join(counts)}")
+        say(f"runs on Ray: {', '.join(counts)}")
         run_sweep(sweep, args.device, say, run_on_ray)

@@ -86,7 +86,7 @@ def run_on_ray(progress: Progress) -> None:
 
     with hold():
         submitted = _submit(ray, progress)
-        progress.say(f"{len(submitted)} runs are submitted, each with {_shown(progress)}")
+        progress.say(f"submitted: {len(submitted)}; each occupies {_shown(progress)}")
 
     waiting = list(submitted)
     try:

@@ -12,6 +12,7 @@ from edkd.distillers import find_method
 from edkd.engine.config.compare import unused_groups
 from edkd.engine.config.load import load_config
 from edkd.engine.config.plugins import import_plugins
+from edkd.engine.networks import as_list
 from edkd.engine.run_folder import CONFIG, find_run, refuse_used, run_folder
 from edkd.errors import UserError
 from edkd.sweep.file import Resources, SweepFile, read_sweep
@@ -128,10 +129,9 @@ def _checked_folder(path: Path, config: str, options: Options, cfg: CfgNode) -> 
 
 def _needs(cfg: CfgNode, before: Sequence[Planned]) -> tuple[int, ...]:
     """The earlier runs in whose folders the weights are that a run loads."""
-    names = [cfg.DISTILLER.STUDENT_CKPT]
+    names = as_list(cfg.DISTILLER.STUDENT_CKPT)
     if find_method(cfg.DISTILLER.TYPE).needs_teacher:
-        teachers = cfg.DISTILLER.TEACHER_CKPT
-        names += [teachers] if isinstance(teachers, str) else teachers
+        names += as_list(cfg.DISTILLER.TEACHER_CKPT)
 
     folders = {Path(name).absolute().parent for name in names if name}
     return tuple(run.number for run in before if run.folder.absolute() in folders)

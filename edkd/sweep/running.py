@@ -146,11 +146,11 @@ def _raise_where_incomplete(progress: Progress) -> None:
     skipped = [run for run in progress.sweep.runs if run.number in progress.skipped]
     open_ones = [run for run in skipped if result_of(run) is None]
     if open_ones:
-        missing.append(f"{len(open_ones)} are run by another process")
+        missing.append(f"{len(open_ones)} in use by another process")
 
     if missing:
         log = progress.sweep.folder / Path("NUMBER.log")
         raise SweepError(
-            f"of {len(progress.sweep.runs)} runs, {' and '.join(missing)}; the output of each is "
-            f"in {log}, and the same command runs what is not finished"
+            f"not finished, of {len(progress.sweep.runs)} runs: {', '.join(missing)}; the output "
+            f"of each is in {log}, and the same command runs what is not finished"
         )

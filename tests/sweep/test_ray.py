@@ -57,7 +57,7 @@ def test_a_worker_is_killed(write, server, runs, tmp_path, undisturbed):
 
     assert sweep.wait() == 0, sweep.err
     assert sweep.err == ""
-    assert "2 runs are submitted, each with 0.5 CPUs and 0 GPUs" in sweep.out
+    assert "submitted: 2; each occupies 0.5 CPUs and 0 GPUs" in sweep.out
     assert [line["state"] for line in read_results(tmp_path)] == ["finished", "finished"]
     by_run = {line.split()[1]: line for line in sweep.out.splitlines() if line.startswith("run ")}
     assert by_run["1"].endswith("resumed")

@@ -46,7 +46,7 @@ def test_a_run_that_dies_is_resumed_and_one_that_diverges_is_not(
     assert lines[5].endswith("SOLVER.LR=1e+30: starts")
     assert "failed (exit code 3)" in lines[6]
     assert "| alone,SOLVER.LR=0.05 |" in done.out
-    assert_refused(done, "of 2 runs, 1 failed; .* output/sweeps/s/NUMBER.log", code=6)
+    assert_refused(done, "not finished, of 2 runs: 1 failed; .* output/sweeps/s/NUMBER.log", code=6)
     assert "epochs 2-3" in (first / "worklog.txt").read_text()
 
     # The results.
@@ -85,7 +85,7 @@ def test_a_signal_stops_the_run_with_a_checkpoint(write, server, runs, tmp_path,
     (tmp_path / "go").touch()
     sweep = server.start("sweep", file, "--device", "cpu", folder=tmp_path, **environment)
     assert sweep.wait() == 0, sweep.err
-    assert "1 runs: 1 started" in sweep.out
+    assert "runs: 1 started" in sweep.out
     assert "run 1 of 1: output/p/alone: continues" in sweep.out
     assert outcome(run) == undisturbed()
 
@@ -107,4 +107,4 @@ def test_a_run_of_another_process_is_skipped(write, tool, runs):
         other.stdin.close()
 
     assert "run 1 of 1: output/p/alone: skipped: another process runs it" in done.out
-    assert_refused(done, "of 1 runs, 1 are run by another process", code=6)
+    assert_refused(done, "not finished, of 1 runs: 1 in use by another process", code=6)
