@@ -11,11 +11,11 @@ from edkd.signals import hold
 DESCRIPTION = """Train with several configurations, seeds and values of keys, from a YAML file:
 
   configs: [configs/digits/kd/res20_res8.yaml, configs/digits/dkd/*.yaml]
-  seeds: [1, 2, 3]                   # SOLVER.SEED
-  overrides: {{KD.TEMPERATURE: [2, 4]}}  # each value, or each combination of values
-  set: {{SOLVER.EPOCHS: 12}}           # for all runs
-  retries: 2                         # of a run that crashed; it resumes
-  resources: {{gpus: 0.5, cpus: 2}}    # that a run occupies on Ray
+  seeds: [1, 2, 3]                       # SOLVER.SEED
+  overrides: {{KD.TEMPERATURE: [2, 4]}}    # each value, or each combination of values
+  set: {{SOLVER.EPOCHS: 12}}               # for all runs
+  retries: 2                             # of a run that crashed; it resumes
+  resources: {{gpus: 0.5, cpus: 2}}        # that a run occupies on Ray
 
 All configurations are checked before the first run starts. A finished run is not run again, and a
 started one is resumed, so the same command continues a sweep that was stopped.

@@ -9,7 +9,7 @@ import time
 from tests.conftest import PLUGIN
 from tests.runs import assert_refused, outcome
 
-PATIENCE = 60
+PATIENCE = 120
 
 
 def wait_for(condition):
