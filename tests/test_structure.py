@@ -30,6 +30,9 @@ NO_TORCH = [
     "results/runs.py",
     "results/table.py",
     "results/figures.py",
+    "sweep/child.py",
+    "sweep/job.py",
+    "sweep/ray_task.py",
 ]
 
 # Published default values of keys, and the names of commands.
@@ -61,7 +64,8 @@ def room_of(path: Path) -> str:
 
 def forbidden(room: str) -> set[str]:
     """Packages that a package must not import."""
-    above = {"edkd.engine", "edkd.results", "edkd.notebook", "edkd.commands", "edkd.api"}
+    programs = {"edkd.notebook", "edkd.sweep", "edkd.commands", "edkd.api"}
+    above = {"edkd.engine", "edkd.results"} | programs
     parts = {f"edkd.{part}" for part in PARTS}
     if room == "base":
         return above | parts
@@ -72,7 +76,9 @@ def forbidden(room: str) -> set[str]:
     if room == "results":
         return (above | parts | {"torch"}) - {"edkd.results"}
     if room == "notebook":
-        return {"edkd.results", "edkd.commands"}
+        return {"edkd.results", "edkd.sweep", "edkd.commands"}
+    if room == "sweep":
+        return programs - {"edkd.sweep"}
     return set()
 
 

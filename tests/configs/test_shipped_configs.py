@@ -12,7 +12,11 @@ from edkd.engine.config.strict_yaml import read_chain
 from edkd.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "_base_.yaml")
+SUITES = CONFIGS / "suites"
+"""Files of sweeps, which are no configurations."""
+FILES = sorted(
+    path for path in CONFIGS.rglob("*.yaml") if path.name != "_base_.yaml" and path.parent != SUITES
+)
 OWN = [path for path in FILES if path.parent.name == "folder"]
 """For the user's own images: the networks are named on the command line."""
 PUBLISHED = [path for path in FILES if path not in OWN]

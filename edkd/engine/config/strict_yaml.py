@@ -93,7 +93,7 @@ def read_chain(file: str) -> list[Source]:
 
     while True:
         _check_cycle(path, seen, where)
-        content = _read(path, where)
+        content = read_file(path, where)
         base = content.pop(BASE, None)
         chain.insert(0, Source(str(path), content))
         if base is None:
@@ -104,7 +104,16 @@ def read_chain(file: str) -> list[Source]:
         path = path.parent / expanded(name, where)
 
 
-def _read(path: Path, where: str) -> _Content:
+def read_file(path: Path, where: str) -> dict[str, Any]:
+    """The content of one YAML file: nested dictionaries and lists of `Scalar`s.
+
+    Args:
+        path: of the file.
+        where: how messages name it.
+
+    Raises:
+        UserError: it is absent, empty, not valid, or has no keys.
+    """
     if path.suffix not in (".yaml", ".yml"):
         inside = path / "config.yaml"
         advice = f"; give {inside}" if os.path.isfile(inside) else ""
