@@ -17,10 +17,11 @@ from _stepping import ignore
 from step import Ours, PlainLoop, fill_store, pictures_class
 
 from edkd.engine.captured_step import CapturedStep
+from edkd.engine.checkpoint import LATEST
 from edkd.engine.config.load import load_config
 from edkd.engine.environment import available_cores
 from edkd.engine.run import train
-from edkd.engine.run_folder import CONFIG, run_folder
+from edkd.engine.run_folder import run_folder
 from edkd.models import published_weights
 
 PAIRS = (Pair("resnet32x4", "resnet8x4"), Pair("resnet56", "resnet20"))
@@ -191,7 +192,7 @@ def recipe(cache: str, pair: Pair, setting: Setting) -> Figures:
     cfg = config(pair, setting, epochs, *words, f"EXPERIMENT.NAME={title}")
     folder = run_folder(cfg)
     if not (folder / "result.json").is_file():
-        train(cfg, (), setting.device, resume=(folder / CONFIG).is_file())
+        train(cfg, (), setting.device, resume=(folder / LATEST).is_file())
 
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
