@@ -106,6 +106,6 @@ def times(variant: str, setting: Setting) -> dict[str, float]:
             each.run(6 * steps_of_epoch)
 
     runs = {name: lambda each=each: each.run(steps) for name, each in steppers.items()}
-    seconds = in_turn(runs, 1 if setting.small else 5, setting.device)
+    seconds = in_turn(runs, 1 if setting.small else 3, setting.device)
     figures = {name: 1e3 * value / steps for name, value in seconds.items()}
     return figures | {"eager / captured": figures["eager ms"] / figures["captured ms"]}

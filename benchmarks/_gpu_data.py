@@ -41,11 +41,17 @@ def load(name: str, cfg: Any, device: torch.device) -> DataSet:
     return resident_dataset(cfg, device, *parts, CropFlip(), MEAN, STD, names)
 
 
-for name, (_, _, num_classes) in SIZES.items():
-    DATASETS.add(
-        name,
-        functools.partial(load, name),
-        family="cifar",
-        image_shape=(3, 32, 32),
-        num_classes=num_classes,
-    )
+def register() -> None:
+    """Register the data sets."""
+    for name, (_, _, num_classes) in SIZES.items():
+        DATASETS.add(
+            name,
+            LOADERS[name],
+            family="cifar",
+            image_shape=(3, 32, 32),
+            num_classes=num_classes,
+        )
+
+
+LOADERS = {name: functools.partial(load, name) for name in SIZES}
+register()

@@ -34,21 +34,27 @@ VIEWS = 162
 
 
 def times_parts(setting: Setting, record: Record) -> list[Part]:
-    """Steps, epochs, the whole recipe of the first pair, and ratios."""
-    pairs = (setting.pair,) if setting.small else PAIRS
-    parts = [Part(f"step, {pair}", partial(step_times, pair, setting)) for pair in pairs]
-    parts += [
-        Part(f"epoch, {kind}, {pair}", partial(epoch_times, pair, kind == "captured", setting))
-        for pair in pairs
-        for kind in ("eager", "captured")
-    ]
-    first = pairs[0]
+    """Steps and epochs of each pair; the whole recipe of the first one, and ratios."""
+    first, *others = (setting.pair,) if setting.small else PAIRS
+    parts = short_parts(first, setting)
     parts += [
         Part(f"recipe, {cache}, {first}", partial(recipe, cache, first, setting))
         for cache in ("cache empty at the start", "cache full")
     ]
     parts.append(Part(f"ratios, {first}", partial(ratios, first, setting, record)))
+    for pair in others:
+        parts += short_parts(pair, setting)
     return parts
+
+
+def short_parts(pair: Pair, setting: Setting) -> list[Part]:
+    """Those of a pair that take a minute or two."""
+    epoch = partial(epoch_times, pair, setting)
+    return [
+        Part(f"step, {pair}", partial(step_times, pair, setting)),
+        Part(f"epoch, captured, {pair}", partial(epoch, True)),
+        Part(f"epoch, eager, {pair}", partial(epoch, False)),
+    ]
 
 
 def dataset(setting: Setting) -> str:
@@ -116,7 +122,7 @@ def captured(trainer: Any, device: torch.device) -> Any:
 # An epoch.
 
 
-def epoch_times(pair: Pair, is_captured: bool, setting: Setting) -> Figures:
+def epoch_times(pair: Pair, setting: Setting, is_captured: bool) -> Figures:
     """Seconds of a whole epoch of real runs: training, evaluation, checkpoints, logs."""
     own = f"{pair.teacher}_{'captured' if is_captured else 'eager'}"
     cache = setting.folder / "caches" / f"{own}_{time.time_ns()}"

@@ -1,6 +1,7 @@
 """The process of `benchmarks/gpu.py` that runs the slices: their parts, one after the other.
 
-python benchmarks/_gpu_worker.py --output FOLDER --device DEVICE --seconds N [--small] SLICE ...
+python benchmarks/_gpu_worker.py --output FOLDER --device DEVICE --seconds N [--part TEXT]
+                                 [--small] SLICE ...
 """
 
 import sys
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--part", default="")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("slices", nargs="+", choices=PARTS)
     args = parser.parse_args(argv)
@@ -57,18 +59,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ValueError as error:
             raise UserError(str(error)) from None
         if not record.is_done:
-            run_slice(record, PARTS[name](setting, record), end)
+            run_slice(record, PARTS[name](setting, record), end, args.part)
             save_table(args.output)
 
 
-def run_slice(record: Record, parts: Sequence[Part], end: float) -> None:
+def run_slice(record: Record, parts: Sequence[Part], end: float, text: str = "") -> None:
     """Run the parts that have no result.
 
     Args:
         end: no part begins after this moment, as of `time.monotonic`.
+        text: only parts whose names contain it.
     """
     for part in parts:
-        if part.name in record.parts:
+        if part.name in record.parts or text not in part.name:
             continue
         if time.monotonic() > end:
             sys.exit(UNFINISHED)
@@ -79,7 +82,9 @@ def run_slice(record: Record, parts: Sequence[Part], end: float) -> None:
         say(row(record.content["slice"], part.name, result))
         if result["status"] == FAILED:
             check_device()
-    record.finish()
+
+    if all(part.name in record.parts for part in parts):
+        record.finish()
 
 
 def result_of(part: Part) -> dict[str, Any]:

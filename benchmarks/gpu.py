@@ -1,7 +1,7 @@
 """Proves the GPU path on a machine with CUDA: correctness, captured steps, precision, times.
 
-python benchmarks/gpu.py [--list] [--slice NAME ...] [--budget-seconds N] [--output FOLDER]
-                         [--device DEVICE] [--small] [--wheels FOLDER]
+python benchmarks/gpu.py [--list] [--slice NAME ...] [--part TEXT] [--budget-seconds N]
+                         [--output FOLDER] [--device DEVICE] [--small] [--wheels FOLDER]
 python benchmarks/gpu.py --bundle FOLDER [--python VERSION]
 
 It needs Python >= 3.10 and torch >= 2.11. Packages that are not installed come from a folder of
@@ -73,6 +73,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run this one; may be repeated (default: all)",
     )
     parser.add_argument(
+        "--part", default="", metavar="TEXT", help="only parts whose names contain this text"
+    )
+    parser.add_argument(
         "--budget-seconds",
         type=float,
         default=570.0,
@@ -129,6 +132,7 @@ def run_worker(args: argparse.Namespace, site: Path, end: float) -> int:
     """Run the parts that are left until the time ends; return the exit code."""
     seconds = end - time.monotonic()
     words = ["--output", str(args.output), "--device", args.device, "--seconds", f"{seconds:.0f}"]
+    words += ["--part", args.part]
     if args.small:
         words.append("--small")
     command = [sys.executable, str(BENCHMARKS / "_gpu_worker.py"), *words, *args.slices]

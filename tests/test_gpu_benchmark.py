@@ -1,12 +1,14 @@
 """benchmarks/gpu.py: its slices continue, keep what they had, and bring the packages they need."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import zipfile
 
 import pytest
+import torch
 
 from tests.conftest import CHECKOUT
 from tests.test_matrix import module
@@ -24,7 +26,7 @@ WORKER = """
 import os, sys, time
 sys.path.insert(0, {benchmarks!r})
 from _gpu_record import Record
-output, slices = sys.argv[2], sys.argv[8:]
+output, slices = sys.argv[2], sys.argv[10:]
 for name in slices:
     record = Record(__import__("pathlib").Path(output), name, {settings!r})
     if record.is_done:
@@ -63,6 +65,7 @@ def gpu(tmp_path, monkeypatch):
     return run
 
 
+PARTS = ("first", "second", "third")
 TWO = ("--slice", "environment", "--slice", "times")
 
 
@@ -76,9 +79,6 @@ def test_all_slices_run_once_and_the_results_are_in_one_table(gpu, tmp_path):
     assert len(lines) == 2 + len(began)
 
     assert gpu()[:2] == (0, [])
-
-
-PARTS = ("first", "second", "third")
 
 
 def test_after_a_crash_the_part_has_failed_and_the_others_run(gpu, monkeypatch):
@@ -152,6 +152,10 @@ def test_a_slice_keeps_failures_and_ends_in_time(tmp_path, capsys):
     assert ended.value.code == worker.UNFINISHED == GPU.UNFINISHED
     assert not record.parts
 
+    worker.run_slice(record, parts, end=float("inf"), text="a")
+    assert list(record.parts) == ["a"]
+    assert not record.is_done
+
     worker.run_slice(record, parts, end=float("inf"))
     again = RECORD.Record(tmp_path, "times", SETTINGS)
     assert again.is_done
@@ -159,6 +163,28 @@ def test_a_slice_keeps_failures_and_ends_in_time(tmp_path, capsys):
     assert again.parts["a"]["reason"] == "RuntimeError: a kernel failed | here"
     assert RECORD.failures(tmp_path) == ["times/a"]
     assert "a kernel failed / here" in capsys.readouterr().out
+
+
+def test_captured_steps_that_train_otherwise_are_found(tmp_path, monkeypatch):
+    captured = module("_gpu_captured")
+    setting_of = module("_gpu_setting")
+    module("_gpu_data").register()
+
+    class Wrong:
+        """Steps that see the next epoch."""
+
+        works = False
+
+        def __init__(self, step, *others):
+            self.step = step
+
+        def __call__(self, epoch, *inputs):
+            return self.step(epoch + 1, *inputs)
+
+    monkeypatch.setattr(setting_of, "CapturedStep", Wrong)
+    setting = setting_of.Setting(torch.device("cpu"), True, tmp_path)
+    with pytest.raises(setting_of.CheckError, match="captured and eager steps differ"):
+        captured.compare("DKD", setting)
 
 
 def test_every_slice_has_parts():
@@ -227,7 +253,8 @@ def test_a_machine_without_a_package_gets_one_line(wheels, tmp_path, capsys):
 def real(folder, *words):
     command = [sys.executable, BENCHMARKS / "gpu.py", "--small", "--device", "cpu"]
     command += ["--output", folder, "--budget-seconds", "900", *words]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return (folder / "gpu.md").read_text()
 
