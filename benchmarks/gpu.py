@@ -144,6 +144,9 @@ def run_worker(args: argparse.Namespace, site: Path, end: float) -> int:
         "WANDB_MODE": "offline",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+    if args.small:  # with more threads, small tensors take many times as long on busy cores
+        environment.setdefault("OMP_NUM_THREADS", "1")
+
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment)
     try:
         return process.wait(max(seconds, 0))
