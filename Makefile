@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PYTEST += --no-loadscope-reorder
 
-.PHONY: install demo test test-all reliability lint
+.PHONY: install demo test test-all reliability gpu gpu-bundle lint
 
 install: .venv/ready
 
@@ -26,6 +26,12 @@ test-all: install  ## also the long ones
 
 reliability: install  ## the figures of docs/reliability.md, half an hour
 	EDKD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/test_keys.py -m ""
+
+gpu:  ## proves the GPU path on a machine with CUDA; installs nothing, see docs/performance.md
+	$(PYTHON) benchmarks/gpu.py
+
+gpu-bundle: install  ## the packages that `make gpu` may lack there, as wheels in .wheels/
+	$(BIN)/python benchmarks/gpu.py --bundle .wheels
 
 lint: install
 	$(BIN)/ruff check .

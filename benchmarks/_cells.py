@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,17 +115,27 @@ def words_of(variant: str, pair: Pair, place: Place) -> list[str]:
         f"LOG.PREFIX={place.folder}",
     ]
 
+    file = functools.partial(teacher_file, pair.teacher, place.teachers)
+    return [*words, *network_words(method, pair, file), *own]
+
+
+def network_words(method: str, pair: Pair, teacher: Callable[[], Path]) -> list[str]:
+    """The networks of a method, as KEY=VALUE.
+
+    Args:
+        teacher: returns the file of the teacher's weights; called where a method needs one.
+    """
+    words = []
     cls = find_method(method)
     if cls.needs_teacher:
-        file = teacher_file(pair.teacher, place.teachers)
-        words += [f"DISTILLER.TEACHER={pair.teacher}", f"DISTILLER.TEACHER_CKPT={file}"]
+        words += [f"DISTILLER.TEACHER={pair.teacher}", f"DISTILLER.TEACHER_CKPT={teacher()}"]
     if cls.is_cohort:
         number = max(cls.min_students, 2)
         students = [pair.teacher, *[pair.student] * (number - 1)]
         words.append(f"{method}.STUDENTS=[{','.join(students)}]")
     else:
         words.append(f"DISTILLER.STUDENT={pair.student}")
-    return [*words, *own]
+    return words
 
 
 # What every run must do.

@@ -11,10 +11,23 @@ from edkd.dataset import DataSet
 from edkd.engine.build import build_data, build_distiller, build_trainer
 from edkd.engine.collection import collect
 from edkd.engine.memo.cache import attach
+from edkd.engine.trainer import Trainer
 
 
 def stepper(cfg: Any, folder: Path, device: torch.device) -> Callable[[int], None]:
     """A function that makes some steps, with a full teacher cache where there is one."""
+    trainer = ready_trainer(cfg, folder, device)
+    inputs = forever(trainer.data)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            trainer.step(1, *next(inputs))
+
+    return run
+
+
+def ready_trainer(cfg: Any, folder: Path, device: torch.device) -> Trainer:
+    """A trainer in its first epoch, with a full teacher cache where there is one."""
     data = build_data(cfg, device)
     distiller = build_distiller(cfg, data)
     trainer = build_trainer(cfg, data, distiller, folder, device)
@@ -26,16 +39,11 @@ def stepper(cfg: Any, folder: Path, device: torch.device) -> Callable[[int], Non
 
     distiller.train()
     distiller.start_epoch(1)
-    inputs = _forever(data)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            trainer.step(1, *next(inputs))
-
-    return run
+    return trainer
 
 
-def _forever(data: DataSet) -> Iterator[tuple[Tensor, ...]]:
+def forever(data: DataSet) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of the first epoch's steps, again and again."""
     while True:
         yield from data.train.inputs(1)
 

@@ -8,6 +8,7 @@ workers, the teacher in every step, float32, eager, two figures read in every st
 networks and the same method.
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,15 +53,46 @@ class PilImages(Dataset):
         return self.transform(Image.fromarray(self.image[index])), self.target[index], index
 
 
-class PlainLoop:
-    """The baseline."""
+class ArrayImages(PilImages):
+    """The same views by NumPy, for machines without torchvision."""
 
-    def __init__(self, distiller: Distiller, trainer: Trainer) -> None:
+    def __init__(self, image: np.ndarray, target: list[int]) -> None:
+        self.image = image
+        self.target = target
+        self.random = np.random.default_rng()
+        self.mean = np.float32((0.5071, 0.4867, 0.4408))
+        self.std = np.float32((0.2675, 0.2565, 0.2761))
+
+    def __getitem__(self, index: int) -> tuple[Any, int, int]:
+        top, left, is_flipped = self.random.integers((9, 9, 2))
+        padded = np.pad(self.image[index], ((4, 4), (4, 4), (0, 0)))
+        crop = padded[top : top + 32, left : left + 32]
+        if is_flipped:
+            crop = crop[:, ::-1]
+        image = (crop.astype(np.float32) / 255 - self.mean) / self.std
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()), self.target[index], index
+
+
+def pictures_class() -> type[PilImages]:
+    """The images of the plain loop; those of torchvision where it is installed."""
+    names = ("torchvision", "PIL")
+    is_installed = all(importlib.util.find_spec(name) for name in names)
+    return PilImages if is_installed else ArrayImages
+
+
+class PlainLoop:
+    """The baseline.
+
+    Args:
+        workers: processes that prepare images.
+    """
+
+    def __init__(self, distiller: Distiller, trainer: Trainer, workers: int = 2) -> None:
         images = trainer.data.train.images
         solver = trainer.cfg.SOLVER
         pixels = images.image.permute(0, 2, 3, 1).cpu().numpy()
-        pictures = PilImages(pixels, images.target.tolist())
-        self.loader = DataLoader(pictures, solver.BATCH_SIZE, shuffle=True, num_workers=2)
+        pictures = pictures_class()(pixels, images.target.tolist())
+        self.loader = DataLoader(pictures, solver.BATCH_SIZE, shuffle=True, num_workers=workers)
         self.distiller = distiller
         self.device = trainer.device
         self.optimizer = torch.optim.SGD(

@@ -41,11 +41,54 @@ def _md5(sums: list[tuple[str, str]], folder: str) -> dict[str, str]:
     return {f"{folder}/{name}": f"md5:{md5}" for name, md5 in sums}
 
 
-def _cifar(dataset: str) -> list[Source]:
-    cifar = _torchvision(dataset)
-    sums = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
-    files = _md5(sums, cifar.base_folder)
-    return [Source(cifar.url, "data", files, f"md5:{cifar.tgz_md5}")]
+class Cifar(NamedTuple):
+    """The files of CIFAR-10 or CIFAR-100 for Python: the md5 sum of each by its name."""
+
+    folder: str
+    """Below data/; that of the unpacked archive."""
+    archive: str
+    """Its file name on the server."""
+    md5: str
+    """Of the archive."""
+    train: Mapping[str, str]
+    test: Mapping[str, str]
+    meta: Mapping[str, str]
+    """The class names."""
+
+
+CIFAR = {
+    "cifar10": Cifar(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        train={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
+        test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+        meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+    ),
+    "cifar100": Cifar(
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+        test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
+    ),
+}
+"""The sums that torchvision has; reading these files does not need it."""
+
+
+def _cifar(name: str) -> list[Source]:
+    cifar = CIFAR[name]
+    sums = {**cifar.train, **cifar.test, **cifar.meta}
+    files = _md5(list(sums.items()), cifar.folder)
+    url = f"https://www.cs.toronto.edu/~kriz/{cifar.archive}"
+    return [Source(url, "data", files, f"md5:{cifar.md5}")]
 
 
 MNIST_FILES = {
@@ -168,8 +211,8 @@ def _imagenet_teachers() -> list[Source]:
 
 
 CATALOGUE: dict[str, Callable[[], list[Source]]] = {
-    "cifar100": partial(_cifar, "CIFAR100"),
-    "cifar10": partial(_cifar, "CIFAR10"),
+    "cifar100": partial(_cifar, "cifar100"),
+    "cifar10": partial(_cifar, "cifar10"),
     "mnist": partial(_mnist, "MNIST", MNIST_FILES),
     "fashion_mnist": partial(_mnist, "FashionMNIST", FASHION_MNIST_FILES),
     "svhn": _svhn,

@@ -1,14 +1,15 @@
-"""Small published data sets that torchvision reads: files checked, then held on the device."""
+"""Small published data sets: files checked, read (most by torchvision), held on the device."""
 
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from edkd.archive import is_whole
-from edkd.catalogue import CATALOGUE
+from edkd.catalogue import CATALOGUE, CIFAR
 from edkd.dataset._base import DataSet
 from edkd.dataset.augment import CropFlip
 from edkd.dataset.resident import Images, resident_dataset
@@ -60,23 +61,37 @@ def gray(value: float) -> tuple[float, float, float]:
 # Readers.
 
 
-def read_cifar(reader: str, root: Path) -> Parts:
-    """CIFAR-10 or CIFAR-100.
+def read_cifar(name: str, root: Path) -> Parts:
+    """CIFAR-10 or CIFAR-100, in the form for Python: pickled pixels and labels.
 
     Args:
-        reader: the class of torchvision.datasets.
+        name: key of `edkd.catalogue.CIFAR`.
         root: the folder that holds cifar-*/.
     """
-    import torchvision.datasets  # takes seconds to import
+    cifar = CIFAR[name]
+    folder = root / cifar.folder
 
-    cifar = getattr(torchvision.datasets, reader)
+    def images(files: Iterable[str]) -> Images:
+        batches = [_unpickled(folder / file) for file in files]
+        pixels = np.concatenate([batch["data"] for batch in batches])
+        labels = [label for batch in batches for label in _labels(batch)]
+        return Images(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels))
 
-    def images(part: Any) -> Images:
-        return Images(_channels_first(part.data), torch.tensor(part.targets))
+    (meta,) = cifar.meta
+    facts = _unpickled(folder / meta)
+    names = facts.get("fine_label_names") or facts["label_names"]
+    return Parts(images(cifar.train), images(cifar.test), names)
 
-    train = cifar(root, train=True)
-    test = cifar(root, train=False)
-    return Parts(images(train), images(test), train.classes)
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    """The content of a file of CIFAR, whose md5 sum is right."""
+    with open(path, "rb") as file:
+        return pickle.load(file, encoding="latin1")
+
+
+def _labels(batch: dict[str, Any]) -> list[int]:
+    """The class numbers: of the fine classes in CIFAR-100."""
+    return batch["fine_labels"] if "fine_labels" in batch else batch["labels"]
 
 
 def read_mnist(reader: str, class_names: Sequence[str], root: Path) -> Parts:
@@ -116,11 +131,6 @@ def read_labelled(reader: Any, class_names: Sequence[str], root: Path) -> Parts:
     train = reader(root, split="train")
     test = reader(root, split="test")
     return Parts(images(train), images(test), class_names)
-
-
-def _channels_first(pixels: Any) -> Tensor:
-    """(N,H,W,3) of numpy -> (N,3,H,W)."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 # Files.

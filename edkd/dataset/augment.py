@@ -175,11 +175,12 @@ class Normalize:
         self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
     ) -> None:
         self.device = device
+        self.scale = torch.tensor(255.0, device=device)  # a GPU multiplies by 1 / a number
         self.mean = torch.tensor(mean, device=device)[:, None, None]
         self.std = torch.tensor(std, device=device)[:, None, None]
 
     def __call__(self, image: Tensor) -> Tensor:
         """Normalise a batch."""
-        scaled = image.float().div_(255)
+        scaled = image.float().div_(self.scale)
         normalised = scaled.sub_(self.mean).div_(self.std)
         return normalised.contiguous(memory_format=torch.channels_last)

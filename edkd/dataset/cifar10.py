@@ -14,7 +14,7 @@ from edkd.dataset.augment import CropFlip
 
 CIFAR10 = Published(
     "cifar10",
-    partial(read_cifar, "CIFAR10"),
+    partial(read_cifar, "cifar10"),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     augmentation=CropFlip(),

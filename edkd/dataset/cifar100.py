@@ -14,7 +14,7 @@ from edkd.dataset.augment import CropFlip
 
 CIFAR100 = Published(
     "cifar100",
-    partial(read_cifar, "CIFAR100"),
+    partial(read_cifar, "cifar100"),
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
     augmentation=CropFlip(),

@@ -59,6 +59,7 @@ class CapturedStep:
             self._give_up(f"the device is {device}")
             return
 
+        self.device = device
         self.epoch = torch.zeros((), device=device)
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
@@ -89,6 +90,8 @@ class CapturedStep:
         """Drop all graphs: what a method decides in Python has changed."""
         self.captures.clear()
         self.calls.clear()
+        if self.works:
+            self.pool = torch.cuda.graph_pool_handle()  # one without graphs cannot be used again
 
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> Any:
         """An eager step on the stream of the captures, so that autograd's buffers belong to it."""
@@ -112,9 +115,12 @@ class CapturedStep:
                 group["capturable"] = True
 
         # thread_local: a data loader that pins memory in another thread does not end the capture.
-        with torch.cuda.graph(
+        capturing = torch.cuda.graph(
             graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
-        ):
+        )
+
+        # The outer context restores the stream, which older versions leave changed by a failure.
+        with torch.cuda.stream(torch.cuda.current_stream()), capturing:
             outputs = self.step(self.epoch, *static)
         return Capture(graph, static, outputs)
 
@@ -129,12 +135,25 @@ class CapturedStep:
         # Ending a failed capture raises an error of its own; its context is the cause.
         cause = error.__context__ or error
         self.optimizer.zero_grad(set_to_none=True)
+        self.captures.clear()
+        end_capture_of_generator(self.device)
         reason = " ".join(str(cause).split())[:200]
         self._give_up(f"it cannot be captured: {reason}")
 
     def _give_up(self, reason: str) -> None:
         self.works = False
         self.say(f"SOLVER.CUDA_GRAPH: off, steps run eagerly ({reason})")
+
+
+def end_capture_of_generator(device: torch.device) -> None:
+    """Let the device's generator draw again after a capture that failed.
+
+    Such a capture leaves it in the state of a graph, in which it refuses to draw outside of one. A
+    copy of its state has the same seed and offset, and belongs to no graph.
+    """
+    number = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[number]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def host_random_states() -> bytes:

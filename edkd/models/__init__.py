@@ -185,9 +185,9 @@ def _find(family: str, name: str) -> Entry:
             f"model {name!r} of {entry.place} has no family; register it with family={family!r}"
         )
 
-    other = elsewhere(family, name)
     is_here = name.lower() in (each.lower() for each in known)
-    if other and not is_here:
+    other = "" if is_here else elsewhere(family, name)
+    if other:
         raise UserError(f"unknown {family} model {name!r}{other}")
     return MODELS.find(name, family)
 

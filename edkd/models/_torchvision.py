@@ -105,8 +105,14 @@ def _fetch(url: str, path: Path, check: str) -> None:
 
 
 def _models() -> Any:
-    with hold():  # a signal must not interrupt the import
-        import torchvision.models
+    try:
+        with hold():  # a signal must not interrupt the import
+            import torchvision.models
+    except ImportError as error:
+        raise UserError(
+            f"models of torchvision need the package torchvision ({reason_of(error)}): "
+            "pip install torchvision"
+        ) from None
     return torchvision.models
 
 

@@ -6,6 +6,7 @@ The files are small ones of the same formats, and the published sums are replace
 import gzip
 import hashlib
 import io
+import pickle
 import shutil
 import tarfile
 import threading
@@ -23,6 +24,7 @@ from edkd import catalogue
 from edkd.archive import unpack
 from edkd.catalogue import sort_tiny_imagenet
 from edkd.dataset import get_dataset
+from edkd.dataset._torchvision import read_cifar
 from edkd.download import Options, fetch
 from edkd.errors import UserError
 from edkd.registry import DATASETS
@@ -409,3 +411,47 @@ def test_absent_tiny_imagenet(config, tmp_path):
     cfg = config(DATASET__TYPE="tiny_imagenet", DATASET__ROOT=str(tmp_path / "absent"))
     with pytest.raises(UserError, match="no data set at .*absent; download it with '.*tiny_imag"):
         get_dataset(cfg, CPU)
+
+
+# CIFAR, which is read without torchvision.
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_sums_of_cifar_are_those_of_torchvision(name):
+    published = getattr(torchvision.datasets, name.upper())
+    cifar = catalogue.CIFAR[name]
+    assert cifar.folder == published.base_folder
+    assert (cifar.archive, cifar.md5) == (published.filename, published.tgz_md5)
+    assert list(cifar.train.items()) == [tuple(pair) for pair in published.train_list]
+    assert list(cifar.test.items()) == [tuple(pair) for pair in published.test_list]
+    assert cifar.meta == {published.meta["filename"]: published.meta["md5"]}
+    (source,) = catalogue.CATALOGUE[name]()
+    assert source.url == published.url
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_as_by_torchvision(name, tmp_path, monkeypatch):
+    published = getattr(torchvision.datasets, name.upper())
+    monkeypatch.setattr(published, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    cifar = catalogue.CIFAR[name]
+    folder = tmp_path / cifar.folder
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for file in (*cifar.train, *cifar.test):
+        pixels = generator.integers(256, size=(6, 3072), dtype=np.uint8)
+        fine = generator.integers(10, size=6).tolist()
+        labels = (
+            {"labels": fine} if name == "cifar10" else {"fine_labels": fine, "coarse_labels": [0]}
+        )
+        (folder / file).write_bytes(pickle.dumps({"data": pixels, **labels}, protocol=2))
+    key = published.meta["key"]
+    names = [f"class {number}" for number in range(10)]
+    (folder / published.meta["filename"]).write_bytes(pickle.dumps({key: names}, protocol=2))
+
+    read = read_cifar(name, tmp_path)
+    for part, is_train in ((read.train, True), (read.test, False)):
+        expected = published(tmp_path, train=is_train)
+        assert torch.equal(part.image, torch.from_numpy(expected.data).permute(0, 3, 1, 2))
+        assert part.target.tolist() == expected.targets
+    assert read.class_names == expected.classes == names

@@ -74,6 +74,19 @@ def test_on_a_cpu_a_line_is_logged_and_steps_run_eagerly():
     assert said == ["SOLVER.CUDA_GRAPH: off, steps run eagerly (the device is cpu)"]
 
 
+class FakeGenerator:
+    """That of a GPU, as far as CapturedStep uses it."""
+
+    def __init__(self):
+        self.state = "capturing"
+
+    def clone_state(self):
+        return "copy"
+
+    def graphsafe_set_state(self, state):
+        self.state = state
+
+
 @pytest.fixture
 def fake_cuda(monkeypatch):
     """torch.cuda as far as CapturedStep uses it, on the CPU."""
@@ -86,6 +99,9 @@ def fake_cuda(monkeypatch):
         torch.cuda, "CUDAGraph", lambda: type("Graph", (), {"replay": lambda self: None})()
     )
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: contextlib.nullcontext())
+    generator = FakeGenerator()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
     return torch.device("cuda")
@@ -150,6 +166,27 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     assert values == [-0.5, -1.0, -1.5, -2.0, -2.5, -3.0]
     assert len(said) == len(failing) == 1
     assert "cannot be captured" in said[0]
+    assert torch.cuda.default_generators[0].state == "copy"
+
+
+def test_graphs_after_forget_have_a_new_pool(fake_cuda, monkeypatch):
+    pools = []
+    numbers = iter(range(9))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(numbers))
+
+    def graph(_, pool, **more):
+        pools.append(pool)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.0)
+    captured = CapturedStep(lambda epoch, x: x, optimizer, fake_cuda, print)
+    for _ in range(2):
+        captured.forget()
+        for size in (4, 2):
+            for _ in range(WARM_UP + 2):
+                captured(1, torch.ones(size))
+    assert pools == [1, 1, 2, 2]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

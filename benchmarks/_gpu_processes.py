@@ -1,0 +1,73 @@
+"""The slice "processes": a run that torchrun starts, against one of a single process."""
+
+import json
+import math
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _gpu_record import Record
+from _gpu_setting import Figures, Part, Setting, require, run_process
+
+from edkd.engine.run_folder import run_folder
+
+BENCHMARKS = Path(__file__).resolve().parent
+METHODS = ("KD", "CRD", "DML")
+LOSS = 0.1
+"""Largest relative difference of the test loss: batch norm sees a part of the batch in each."""
+
+TIMEOUT = 240.0
+"""Seconds of a run."""
+
+
+def processes_parts(setting: Setting, record: Record) -> list[Part]:
+    """One part for each method."""
+    methods = METHODS[:1] if setting.small else METHODS
+    return [Part(name, partial(compare, name, setting)) for name in methods]
+
+
+def compare(method: str, setting: Setting) -> Figures:
+    """Train with several processes and with one.
+
+    On a CPU, torchrun starts one process, whose result must be identical.
+    """
+    number = 1
+    if setting.device.type == "cuda":
+        number = 2
+        if torch.cuda.device_count() < number:
+            return {"skipped": f"{torch.cuda.device_count()} GPU; NCCL needs two"}
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    alone = trained([], method, setting, "alone")
+    together = trained(torchrun, method, setting, "together")
+
+    losses = [result["test_loss"] for result in (alone, together)]
+    difference = abs(losses[1] - losses[0]) / losses[0]
+    require(all(math.isfinite(loss) for loss in losses), f"test losses {losses}")
+    limit = 0.0 if number == 1 else LOSS
+    require(difference <= limit, f"the test losses are {losses}")
+    return {
+        "processes": number,
+        "loss of one": losses[0],
+        "loss of all": losses[1],
+        "top-1 of one": alone["test_top1"],
+        "top-1 of all": together["test_top1"],
+    }
+
+
+def trained(launcher: list[str], method: str, setting: Setting, name: str) -> dict[str, Any]:
+    """Run the command `edkd train`; return the figures of its last epoch."""
+    own = [f"EXPERIMENT.NAME={method}_processes_{name}", "SOLVER.AMP=off"]
+    folder = run_folder(setting.config(method, *own))
+    shutil.rmtree(folder, ignore_errors=True)
+
+    words = ["-m", "edkd", "train", "--plugin", str(BENCHMARKS / "_gpu_data.py")]
+    words += ["--device", setting.device.type, *setting.words(method), *own]
+    done = run_process([sys.executable, *launcher, *words], TIMEOUT)
+    require(done.returncode == 0, f"{name}: code {done.returncode}: {done.stderr.strip()[-800:]}")
+    require((folder / "result.json").is_file(), f"{name}: no result.json in {folder}")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])
