@@ -16,8 +16,8 @@ from edkd.engine.run_folder import run_folder
 
 BENCHMARKS = Path(__file__).resolve().parent
 METHODS = ("KD", "CRD", "DML")
-LOSS = 0.1
-"""Largest relative difference of the test loss: batch norm sees a part of the batch in each."""
+LOSS = 0.02
+"""Largest relative difference of the test loss: only rounding differs, which training magnifies."""
 
 TIMEOUT = 240.0
 """Seconds of a run."""
@@ -30,15 +30,10 @@ def processes_parts(setting: Setting, record: Record) -> list[Part]:
 
 
 def compare(method: str, setting: Setting) -> Figures:
-    """Train with several processes and with one.
-
-    On a CPU, torchrun starts one process, whose result must be identical.
-    """
-    number = 1
-    if setting.device.type == "cuda":
-        number = 2
-        if torch.cuda.device_count() < number:
-            return {"skipped": f"{torch.cuda.device_count()} GPU; NCCL needs two"}
+    """Train with two processes and with one."""
+    number = 2
+    if setting.device.type == "cuda" and torch.cuda.device_count() < number:
+        return {"skipped": f"{torch.cuda.device_count()} GPU; NCCL needs two"}
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     alone = trained([], method, setting, "alone")
@@ -47,8 +42,7 @@ def compare(method: str, setting: Setting) -> Figures:
     losses = [result["test_loss"] for result in (alone, together)]
     difference = abs(losses[1] - losses[0]) / losses[0]
     require(all(math.isfinite(loss) for loss in losses), f"test losses {losses}")
-    limit = 0.0 if number == 1 else LOSS
-    require(difference <= limit, f"the test losses are {losses}")
+    require(difference <= LOSS, f"the test losses are {losses}")
     return {
         "processes": number,
         "loss of one": losses[0],
