@@ -16,8 +16,7 @@ from edkd.errors import UserError
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
 
 
-@runtime_checkable
-class Augmentation(Protocol):
+class NumberedViews(Protocol):
     """A finite set of numbered views of an image."""
 
     @property
@@ -29,6 +28,11 @@ class Augmentation(Protocol):
 
         It is part of the key of the teacher cache: different parameters need different texts.
         """
+
+
+@runtime_checkable
+class Augmentation(NumberedViews, Protocol):
+    """Makes numbered views of images that are on the device."""
 
     def __call__(self, image: Tensor, number: Tensor) -> Tensor:
         """Make one view of each image.
@@ -97,11 +101,16 @@ def check_augmentation(name: str, augmentation: Any) -> None:
         raise UserError(f"{what} has num_views {num_views!r}; it must be a positive integer")
 
     identity = augmentation.identity()
-    if not isinstance(identity, str) or not identity or _ADDRESS.search(identity):
+    if not isinstance(identity, str) or not identity or has_address(identity):
         raise UserError(
             f"{what} has the identity {identity!r}; identity() must return a text with all "
             "parameters, and no memory address, as that differs between processes"
         )
+
+
+def has_address(text: str) -> bool:
+    """Whether a text contains a memory address, which differs between processes."""
+    return _ADDRESS.search(text) is not None
 
 
 @dataclass(frozen=True)

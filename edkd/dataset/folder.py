@@ -28,9 +28,10 @@ from edkd.dataset.folder_checks import (
     identity_of,
     probe_parts,
 )
+from edkd.dataset.folder_views import FileViews, Item, NumberedFolder, file_views
 from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.images import read_image
-from edkd.dataset.listing import Listing, list_images
+from edkd.dataset.listing import Listing, combined, list_images
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
@@ -62,14 +63,6 @@ class Preprocessing:
     """As `InputSpec.resize`."""
     interpolation: str = "bilinear"
     """As `InputSpec.interpolation`."""
-
-
-class Item(NamedTuple):
-    """An image to read."""
-
-    number: int
-    seed: int | None
-    """Of its random transforms; None: they are not random."""
 
 
 class ReadImage(NamedTuple):
@@ -157,13 +150,22 @@ class Batches:
         members: (M,), numbers of the images that take part.
         num_images: images in the whole set.
         seed: of the order and the random transforms; None: in order, without randomness.
+        views: numbered views of the images; None: new ones in each epoch.
     """
 
-    def __init__(self, members: Tensor, num_images: int, batch_size: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        members: Tensor,
+        num_images: int,
+        batch_size: int,
+        seed: int | None,
+        views: FileViews | None = None,
+    ) -> None:
         self.members = members
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
+        self.views = views
         self.epoch = 0
         self.first = 0
         """Number of the first batch of the pass."""
@@ -174,13 +176,26 @@ class Batches:
         return num_batches(len(self.members) - len(self.left_out), self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        index = self.members
-        if self.seed is not None:
-            index, _ = epoch_order(index, self.num_images, (1,), self.seed, self.epoch)
-        index = index[~torch.isin(index, self.left_out)]
-
-        for numbers in split_batches(index, self.batch_size)[self.first :]:
+        for numbers in split_batches(self.order(self.epoch), self.batch_size)[self.first :]:
             yield self._items(numbers)
+
+    def order(self, epoch: int) -> Tensor:
+        """The numbers of the images of an epoch, in order."""
+        index = self.members_left()
+        if self.seed is None:
+            return index
+        index, _ = epoch_order(self.members, self.num_images, (1,), self.seed, epoch)
+        return index[~torch.isin(index, self.left_out)]
+
+    def members_left(self) -> Tensor:
+        """The members without those that are left out, in their own order."""
+        return self.members[~torch.isin(self.members, self.left_out)]
+
+    def view_numbers(self, epoch: int) -> Tensor:
+        """The number of each image's view in an epoch, (num_images,), where views have numbers."""
+        assert self.views is not None
+        assert self.seed is not None
+        return self.views.of_epoch(self.num_images, self.seed, epoch)
 
     def all_items(self, epoch: int) -> list[Item]:
         """The Items of all members in an epoch, in the order of `members`."""
@@ -188,10 +203,16 @@ class Batches:
         return self._items(self.members)
 
     def _items(self, numbers: Tensor) -> list[Item]:
-        return [Item(number, self._seed_of(number)) for number in numbers.tolist()]
+        seeds = self._seeds(numbers)
+        return [Item(*pair) for pair in zip(numbers.tolist(), seeds, strict=True)]
 
-    def _seed_of(self, number: int) -> int | None:
-        return None if self.seed is None else seed_for(self.seed, self.epoch, number)
+    def _seeds(self, numbers: Tensor) -> Sequence[int | None]:
+        """The seed of each image's random transforms in this epoch."""
+        if self.seed is None:
+            return [None] * len(numbers)
+        if self.views is not None:
+            return self.views.seeds(numbers, self.view_numbers(self.epoch)[numbers])
+        return [seed_for(self.seed, self.epoch, number) for number in numbers.tolist()]
 
 
 class FolderLoader(Loader):
@@ -204,6 +225,8 @@ class FolderLoader(Loader):
         paths: of all images of the data set, which are checked when one cannot be read.
         strong_form: of the strong views, if they are needed; "": there are none.
     """
+
+    not_numbered = "the images get new views in each epoch; DATASET.VIEWS numbers them"
 
     def __init__(
         self,
@@ -248,11 +271,19 @@ class FolderLoader(Loader):
         self.batches.epoch = epoch
         self.batches.first = first
         for batch in supervise(self.loader):
-            if isinstance(batch, BadImage):
-                raise self._refusal(batch)
-            *parts, replaced = batch
-            self._warn_once(replaced)
-            yield tuple(part.to(self.device, non_blocking=True) for part in parts)
+            yield self.received(batch)
+
+    def received(self, batch: Any) -> tuple[Tensor, ...]:
+        """The tensors of a batch as a worker sent it, on the device.
+
+        Raises:
+            UserError: it is an image that cannot be read.
+        """
+        if isinstance(batch, BadImage):
+            raise self._refusal(batch)
+        *parts, replaced = batch
+        self._warn_once(replaced)
+        return tuple(part.to(self.device, non_blocking=True) for part in parts)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
@@ -366,12 +397,14 @@ def streamed_dataset(
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
     paths = parts.learned.paths + test.paths
 
+    views = file_views(cfg, preprocessing.train)
+
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
     ) -> FolderLoader:
         """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
-        batches = Batches(index, len(part.samples), size, seed)
+        batches = Batches(index, len(part.samples), size, seed, views)
         workers = workers_for(cfg.DATASET.NUM_WORKERS)
         timeout = cfg.DATASET.WORKER_TIMEOUT
         strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
@@ -394,8 +427,10 @@ def streamed_dataset(
             leave_out_bad(loaders, train.classes, notes, only_test)
         check_files(files, on_bad != STOP, only_test)
 
+    of_files = {"the training images": combined(train.names, train.sizes)}
+    numbered = NumberedFolder(of_train, views, of_files, preprocessing.size) if views else None
     return DataSet(
-        train=of_train,
+        train=numbered or of_train,
         val=of_val,
         test=of_test,
         info=DataInfo(

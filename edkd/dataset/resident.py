@@ -18,6 +18,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation, make_views
+from edkd.dataset.folder_views import check_views
 from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
@@ -106,6 +107,8 @@ class TrainLoader(NumberedLoader):
         members: (M,), numbers of the images to train on.
         augmentations: how each view is made, by its name; "weak" is needed.
     """
+
+    augmentations: dict[str, Augmentation]
 
     def __init__(
         self,
@@ -258,6 +261,7 @@ def resident_dataset(
         augmentations = {WEAK: augmentations}
     augmentations = with_strong(augmentations, train.image.shape[1], cfg)
     check_randaugment(None, cfg)
+    check_views(cfg)
 
     parts = {"training images": train, "test images": test}
     if val is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.dataset import _base as dataset_module
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.memo import memo as memo_module
 from edkd.engine.memo.admin import is_intact
@@ -88,10 +89,10 @@ class Crash(Exception):
 
 def interrupted(folder, monkeypatch, fault, at_batch=3):
     """A memo of 40 images in batches of 8, whose third batch does not come."""
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     memo = make_memo(folder, loader=make_loader())
     with monkeypatch.context() as patch:
-        patch.setattr(TeacherMemo, "compute", before_call(TeacherMemo.compute, at_batch, fault))
+        patch.setattr(TeacherMemo, "run", before_call(TeacherMemo.run, at_batch, fault))
         with pytest.raises((Crash, Stopped)), listening():
             memo.prepare(1, quiet)
     return memo
@@ -125,7 +126,7 @@ def test_a_stop_while_the_cache_is_filled_keeps_what_is_computed(tmp_path, monke
 
 def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
     """A kill, which nothing can catch, costs a minute of the teacher's work at most."""
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     monkeypatch.setattr(memo_module, "PART_SECONDS", 0.0)
     memo = make_memo(tmp_path, loader=make_loader(num_images=37))
     memo.prepare(1, quiet)
@@ -143,7 +144,7 @@ def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
 
 
 def test_a_short_fill_is_one_segment(tmp_path, monkeypatch):
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     memo = make_memo(tmp_path)
     memo.prepare(1, quiet)
     assert len(segment_files(memo.store.folder)) == 1

@@ -86,13 +86,14 @@ def attach(
             TeacherMemo(teacher, loader, view, settings, device, amp, say, features_used(distiller))
             for view in views_used(distiller, loader)
         ]
-        stand_in = StandIn(teacher, {memo.view: memo.tables for memo in own})
+        stand_in = StandIn(teacher, {memo.view: memo.tables for memo in own}, own[0].outputs)
         put_in_place(distiller, number, stand_in)
         memos += own
         stand_ins.append(stand_in)
 
     for memo in memos:
-        say(memo.outlook(epochs))
+        for line in (*memo.others(), memo.outlook(epochs)):
+            say(line)
     return TeacherCache(memos, stand_ins)
 
 

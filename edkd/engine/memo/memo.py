@@ -1,6 +1,6 @@
 """The cached outputs of one teacher for one view: tables of an epoch, filled from the store."""
 
-import json
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -11,31 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edkd.dataset import NumberedLoader, large_batch
+from edkd.dataset import NumberedLoader
 from edkd.distillers import find_classifier
-from edkd.engine.checkpoint import fingerprint
 from edkd.engine.device import autocast
-from edkd.engine.memo.files import hash_of
+from edkd.engine.memo import topk
+from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
 from edkd.engine.memo.keys import memo_folder
 from edkd.engine.memo.rows import LOGITS, POOLED, Field, RowFormat, Values
-from edkd.engine.memo.store import Store
+from edkd.engine.memo.store import KEY_BYTES, Store
+from edkd.errors import UserError
 from edkd.signals import hold
 
 Say = Callable[[str], None]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-SAMPLE_SIZE = large_batch(torch.device("cpu"))
-"""Images whose outputs become part of the fingerprint: other hardware computes other bits."""
-
-USUAL_VIEW = "weak"
+CPU = torch.device("cpu")
 
 PART_SECONDS = 60.0
 """Time after which computed outputs are stored, the most that a kill can cost."""
 
-TITLES = {LOGITS: "logits", POOLED: "pooled features"}
-"""Of outputs, for the log."""
+TITLES = {LOGITS: "logits", POOLED: "pooled features"} | dict.fromkeys(
+    (topk.TOP_LOG, topk.TOP_CLASS, topk.REST_LOG), "logits"
+)
+"""Of what is stored, for the log."""
 
 
 class MemoSettings(NamedTuple):
@@ -50,6 +50,8 @@ class MemoSettings(NamedTuple):
     dataset: str
     teacher: str
     """Both become part of the cache's name."""
+    top_k: int = 0
+    """Probabilities that are stored of an image; 0: all logits."""
 
 
 def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
@@ -66,6 +68,7 @@ def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
         dtype=cfg.TEACHER_MEMO.DTYPE,
         dataset=safe_name(cfg.DATASET.TYPE),
         teacher=safe_name(name),
+        top_k=cfg.TEACHER_MEMO.TOP_K,
     )
 
 
@@ -91,7 +94,8 @@ class TeacherMemo:
         needs: the outputs that are read besides the logits: none, or "pooled_feat".
 
     Attributes:
-        tables: outputs (set_size,width) by name, filled for an epoch.
+        tables: what is stored, (set_size,width) by name, filled for an epoch.
+        outputs: makes outputs of rows of the tables; None: they are the outputs.
     """
 
     def __init__(
@@ -114,16 +118,22 @@ class TeacherMemo:
         self.amp = amp
         self.names = [name for name in (POOLED, LOGITS) if name == LOGITS or name in needs]
 
+        self.top_k = settings.top_k
         sample = self._sample()
+        self.outputs = self._outputs(sample)
         self.classifier = self._classifier(settings, sample)
         self.rows = self._format(settings, sample)
-        self.storable(sample, *self._sampled())  # before a store is made
-        self.store = self._open_store(settings, sample, say)
+        stored = self.storable(sample, *self._sampled())  # raises before a store is made
+
+        name, about = describe(self, settings, sample)
+        self.store = Store(settings.folder, name, about, settings.max_bytes, say)
+        self.is_lossless = self._is_lossless(sample)
 
         # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
+        tables = stored if self.outputs else sample
         self.tables = {
             name: torch.zeros(loader.set_size, *value.shape[1:], dtype=value.dtype, device=device)
-            for name, value in sample.items()
+            for name, value in tables.items()
         }
 
     @torch.no_grad()
@@ -137,10 +147,17 @@ class TeacherMemo:
         Returns:
             Logits (N,C), and pooled features (N,D) where they are needed, on the device.
         """
-        image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+        return self.run(self._show(index, number))
+
+    @torch.no_grad()
+    def run(self, image: Tensor) -> Values:
+        """The same for images (N,3,H,W) in their views."""
         with autocast(self.amp, self.device):
             logits, features = self.teacher(image)
         return {name: logits if name == LOGITS else features[name] for name in self.names}
+
+    def _show(self, index: Tensor, number: Tensor) -> Tensor:
+        return self.loader.show(index.to(self.device), number.to(self.device), self.view)
 
     def keys(self, epoch: int) -> np.ndarray:
         """The keys of an epoch, (num_images,), int64."""
@@ -157,8 +174,11 @@ class TeacherMemo:
         self.store.refresh()
         rows, found = self.store.read(keys)
 
-        if not found.all():
-            rows[~found] = self.fill(keys[~found], show)
+        missing = keys[~found]
+        if len(missing):
+            rows[~found] = self.fill(
+                missing, lambda done: show(f"teacher cache {done}/{len(missing)}")
+            )
 
         values = {name: value.to(self.device) for name, value in self.rows.unpack(rows).items()}
         if not all(value.isfinite().all() for value in values.values()):
@@ -170,7 +190,7 @@ class TeacherMemo:
         for name, table in self.tables.items():
             table[index] = values[name].to(table.dtype)
 
-    def fill(self, keys: np.ndarray, show: Say) -> np.ndarray:
+    def fill(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
         """Compute outputs in large batches and store them, in parts.
 
         All batches have one shape, the last one too: the bits of a row must not depend on the other
@@ -178,24 +198,26 @@ class TeacherMemo:
 
         Args:
             keys: (K,), at least one.
-            show: called with the progress before each batch.
+            report: called with the number of finished keys before each batch.
 
         Returns:
             Rows (K,num_bytes), uint8.
         """
-        size = large_batch(self.device)
+        size = self.loader.show_size(self.device)
         num_batches = -(-len(keys) // size)
         padded = torch.from_numpy(np.resize(keys, num_batches * size)).to(self.device)
+        indices = padded // self.num_views
+        numbers = padded % self.num_views
 
+        shown = self.loader.shown(indices, numbers, self.view, size)
+        together = zip(indices.split(size), numbers.split(size), strict=True)
         parts: list[np.ndarray] = []
         batches: list[Tensor] = []
         stored_at = time.monotonic()
         try:
-            for batch_number, batch in enumerate(padded.split(size)):
-                show(f"teacher cache {batch_number * size}/{len(keys)}")
-                index = batch // self.num_views
-                number = batch % self.num_views
-                stored = self.storable(self.compute(index, number), index, number)
+            for batch_number, (index, number) in enumerate(together):
+                report(batch_number * size)
+                stored = self.storable(self.run(next(shown)), index, number)
                 batches.append(self.rows.pack(stored))
 
                 if time.monotonic() - stored_at > PART_SECONDS:
@@ -218,38 +240,69 @@ class TeacherMemo:
             batches.clear()
 
     def storable(self, values: Values, index: Tensor, number: Tensor) -> Values:
-        """Outputs of `compute` that are stored, in the types in which they are stored.
+        """Of outputs of `compute` what is stored, in the types in which it is stored.
 
         Raises:
             NonFiniteError: some are not finite; the message names the teacher and the image.
         """
-        stored = self.rows.stored(values)
+        complete = values
+        if self.top_k:
+            complete = values | topk.shortened(values[LOGITS], self.top_k)
+        stored = self.rows.stored(complete)
+
         for name, value in stored.items():
             if not value.isfinite().all():
-                image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+                image = self._show(index, number)
                 teacher = f"the teacher {self.name}"
+                computed = values.get(name, values[LOGITS])
                 raise nonfinite_outputs(
-                    teacher, TITLES[name], values[name], value, index, image, self.amp
+                    teacher, TITLES[name], computed, value, index, image, self.amp
                 )
         return stored
 
     def outlook(self, epochs: Sequence[int]) -> str:
-        """How much of these epochs is cached, as a line for the log."""
-        is_needed = np.zeros(self.store.row_numbers.shape, bool)
-        for epoch in epochs:
-            is_needed[self.keys(epoch)] = True
+        """How much of these epochs is cached, and in which form, as a line for the log."""
+        is_absent = ~self.store.contains()
+        is_needed = np.zeros(is_absent.shape, bool)
+        if is_absent.any():
+            for epoch in epochs:
+                is_needed[self.keys(epoch)] = True
 
         total = len(epochs) * self.loader.num_images
-        to_compute = int((is_needed & ~self.store.contains()).sum())
+        to_compute = int((is_needed & is_absent).sum())
         return (
             f"teacher cache: {total - to_compute} of {total} {self.title} are cached or repeat, "
-            f"{to_compute} to compute; a step runs the student alone; {self.store.folder}"
+            f"{to_compute} to compute; stored {self.form}; a step runs the student alone; "
+            f"{self.store.folder}"
         )
+
+    def others(self) -> list[str]:
+        """Lines for the log about other caches of these names, if this one is empty."""
+        return [] if self.store.num_rows else unlike(self.store.folder, self.store.about[MADE_OF])
+
+    def all_keys(self) -> np.ndarray:
+        """The keys of all views of the images that take part, sorted."""
+        index, _ = self.loader.order(1)
+        first = np.sort(index.numpy()) * self.num_views
+        return (first[:, None] + np.arange(self.num_views)).reshape(-1)
 
     @property
     def title(self) -> str:
         """Of what is stored, for the log: "logits"."""
-        return " and ".join(TITLES[field.name] for field in self.rows.fields)
+        return " and ".join(dict.fromkeys(TITLES[field.name] for field in self.rows.fields))
+
+    @property
+    def form(self) -> str:
+        """In which outputs are stored, for the log: "lossless", or what is lost."""
+        dtype = str(self.rows.fields[-1].dtype).removeprefix("torch.")
+        if self.top_k:
+            return f"topk {self.top_k} of {self.store.about['num_classes']} ({dtype})"
+        return "lossless" if self.is_lossless else f"as {dtype}"
+
+    @property
+    def bytes_per_key(self) -> int:
+        """That a key and its row take on the disk."""
+        return KEY_BYTES + self.rows.num_bytes
 
     def _sample(self) -> Values:
         """Outputs for the images of `_sampled`."""
@@ -257,12 +310,28 @@ class TeacherMemo:
 
     def _sampled(self) -> tuple[Tensor, Tensor]:
         """The first images, each in another view: their numbers, and those of the views."""
-        index = torch.arange(min(SAMPLE_SIZE, self.loader.set_size))
+        index = self.loader.first_images(self.loader.show_size(CPU))
         return index, index % self.num_views
+
+    def _outputs(self, sample: Values) -> Callable[[Values], Values] | None:
+        """What makes outputs of rows of the tables, where these are not the outputs.
+
+        Raises:
+            UserError: there are fewer classes than probabilities to store.
+        """
+        num_classes = sample[LOGITS].shape[1]
+        if not self.top_k:
+            return None
+        if self.top_k >= num_classes:
+            raise UserError(
+                f"TEACHER_MEMO.TOP_K {self.top_k} is not below the number of classes, "
+                f"{num_classes}; 0 stores all logits"
+            )
+        return functools.partial(topk.with_logits, num_classes)
 
     def _classifier(self, settings: MemoSettings, sample: Values) -> nn.Module | None:
         """The layer that makes the logits of stored pooled features, with the teacher's bits."""
-        if POOLED not in sample or settings.dtype != "auto":
+        if POOLED not in sample or settings.dtype != "auto" or settings.top_k:
             return None
         logits = sample[LOGITS]
         classifier = find_classifier(self.teacher, logits.shape[1])
@@ -277,7 +346,7 @@ class TeacherMemo:
     @torch.no_grad()
     def _classify(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
         """Logits (K,C) of pooled features (K,D), in batches of the shape of the teacher's."""
-        size = large_batch(self.device)
+        size = self.loader.show_size(self.device)
         num_batches = -(-len(pooled) // size)
         order = torch.arange(num_batches * size, device=self.device) % len(pooled)
         with autocast(self.amp, self.device):
@@ -289,37 +358,20 @@ class TeacherMemo:
         fields = [
             Field(name, value.shape[1], DTYPES.get(settings.dtype, value.dtype))
             for name, value in sample.items()
-            if name != LOGITS or self.classifier is None
+            if name != LOGITS
         ]
+        logits = sample[LOGITS]
+        if self.top_k:
+            dtype = DTYPES.get(settings.dtype, topk.DTYPE)
+            fields += topk.fields_of(self.top_k, logits.shape[1], dtype)
+        elif self.classifier is None:
+            fields.append(
+                Field(LOGITS, logits.shape[1], DTYPES.get(settings.dtype, logits.dtype))
+            )
         return RowFormat(fields)
 
-    def _open_store(self, settings: MemoSettings, sample: Values, say: Say) -> Store:
-        """The store in a folder whose name contains a hash of all that decides the outputs."""
-        about: dict[str, Any] = {
-            "dataset": settings.dataset,
-            "teacher": settings.teacher,
-            "num_keys": self.loader.set_size * self.num_views,
-            "num_classes": sample[LOGITS].shape[1],
-            "dtype": str(self.rows.fields[0].dtype).removeprefix("torch."),
-            "row_bytes": self.rows.num_bytes,
-        }
-        if POOLED in sample:
-            about["outputs"] = {field.name: field.width for field in self.rows.fields}
-        if self.view != USUAL_VIEW:
-            about["view"] = self.view
-
-        identity = [
-            about,
-            fingerprint(self.teacher),
-            self.loader.fingerprint(self.view),
-            hash_of(_bytes_of(sample)),
-        ]
-        digest = hash_of(json.dumps(identity).encode())[:16]
-        name = f"{settings.dataset}_{settings.teacher}_{digest}"
-        return Store(settings.folder, name, about, settings.max_bytes, say)
-
-
-def _bytes_of(values: Values) -> bytes:
-    """The bits of outputs, one after the other."""
-    parts = [value.cpu().contiguous().view(torch.uint8).numpy() for value in values.values()]
-    return b"".join(part.tobytes() for part in parts)
+    def _is_lossless(self, sample: Values) -> bool:
+        """Whether a stored number has the bits that the teacher computes."""
+        return not self.top_k and all(
+            field.dtype == sample[field.name].dtype for field in self.rows.fields
+        )

@@ -123,8 +123,9 @@ def test_the_line_at_the_start(tmp_path):
     (line,) = lines
     assert line.startswith("teacher cache: ")
     assert " of 80 logits are cached or repeat, " in line
+    folder = cache.memos[0].store.folder
     assert line.endswith(
-        f" to compute; a step runs the student alone; {cache.memos[0].store.folder}"
+        f" to compute; stored lossless; a step runs the student alone; {folder}"
     )
 
 
