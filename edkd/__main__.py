@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
     "report": "compare finished runs: a table and a picture",
+    "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",
     "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",

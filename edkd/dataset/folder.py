@@ -226,7 +226,7 @@ class FolderLoader(Loader):
         strong_form: of the strong views, if they are needed; "": there are none.
     """
 
-    not_numbered = "the images get new views in each epoch; DATASET.VIEWS numbers them"
+    not_numbered = "images get new views in each epoch; set DATASET.VIEWS to a number, such as 50"
 
     def __init__(
         self,
@@ -391,13 +391,12 @@ def streamed_dataset(
     train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
+    views = file_views(cfg, preprocessing.train)
 
     targets = torch.tensor(train.targets)
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
     paths = parts.learned.paths + test.paths
-
-    views = file_views(cfg, preprocessing.train)
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -427,10 +426,8 @@ def streamed_dataset(
             leave_out_bad(loaders, train.classes, notes, only_test)
         check_files(files, on_bad != STOP, only_test)
 
-    of_files = {"the training images": combined(train.names, train.sizes)}
-    numbered = NumberedFolder(of_train, views, of_files, preprocessing.size) if views else None
     return DataSet(
-        train=numbered or of_train,
+        train=_numbered(of_train, views, train, preprocessing.size),
         val=of_val,
         test=of_test,
         info=DataInfo(
@@ -448,6 +445,14 @@ def streamed_dataset(
         check=check,
         notes=notes,
     )
+
+
+def _numbered(loader: FolderLoader, views: FileViews | None, part: Listing, size: int) -> Loader:
+    """The loader with numbered views, where there are any."""
+    if views is None:
+        return loader
+    files = {"the training images": combined(part.names, part.sizes)}
+    return NumberedFolder(loader, views, files, size)
 
 
 def _list_part(root: Path, part: str) -> Listing:

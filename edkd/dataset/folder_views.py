@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from edkd.dataset._base import WEAK, NumberedLoader, large_batch
 from edkd.dataset.augment import has_address
-from edkd.dataset.sampling import epoch_order, seed_for
+from edkd.dataset.sampling import seed_for
 from edkd.dataset.strong import STRONG
 from edkd.dataset.workers import supervise
 from edkd.errors import UserError

@@ -1,6 +1,5 @@
 """The cached outputs of one teacher for one view: tables of an epoch, filled from the store."""
 
-import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -12,30 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from edkd.dataset import NumberedLoader
-from edkd.distillers import find_classifier
 from edkd.engine.device import autocast
-from edkd.engine.memo import topk
 from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
+from edkd.engine.memo.form import TITLES, Runner, StoredForm
 from edkd.engine.memo.keys import memo_folder
-from edkd.engine.memo.rows import LOGITS, POOLED, Field, RowFormat, Values
+from edkd.engine.memo.rows import LOGITS, POOLED, Values
 from edkd.engine.memo.store import KEY_BYTES, Store
-from edkd.errors import UserError
 from edkd.signals import hold
 
 Say = Callable[[str], None]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CPU = torch.device("cpu")
 
 PART_SECONDS = 60.0
 """Time after which computed outputs are stored, the most that a kill can cost."""
 
-TITLES = {LOGITS: "logits", POOLED: "pooled features"} | dict.fromkeys(
-    (topk.TOP_LOG, topk.TOP_CLASS, topk.REST_LOG), "logits"
-)
-"""Of what is stored, for the log."""
+CHUNK_BYTES = 2**28
+"""Of the rows that are in the memory of the host at a time."""
 
 
 class MemoSettings(NamedTuple):
@@ -80,8 +73,7 @@ def safe_name(name: str) -> str:
 class TeacherMemo:
     """Outputs of a teacher for one view of the training images, computed once and stored.
 
-    The key of a row in the store is `index * num_views + number`. Where pooled features are needed
-    and the teacher's classifier makes its logits of them bit for bit, a row holds these alone.
+    The key of a row in the store is `index * num_views + number`.
 
     Args:
         teacher: frozen, in eval mode, on the device.
@@ -94,8 +86,8 @@ class TeacherMemo:
         needs: the outputs that are read besides the logits: none, or "pooled_feat".
 
     Attributes:
-        tables: what is stored, (set_size,width) by name, filled for an epoch.
-        outputs: makes outputs of rows of the tables; None: they are the outputs.
+        form: in which outputs are stored, and how to make outputs of rows of the tables.
+        tables: (set_size,width) by name, filled for an epoch.
     """
 
     def __init__(
@@ -118,19 +110,17 @@ class TeacherMemo:
         self.amp = amp
         self.names = [name for name in (POOLED, LOGITS) if name == LOGITS or name in needs]
 
-        self.top_k = settings.top_k
         sample = self._sample()
-        self.outputs = self._outputs(sample)
-        self.classifier = self._classifier(settings, sample)
-        self.rows = self._format(settings, sample)
+        runner = Runner(teacher, amp, device)
+        self.form = StoredForm(runner, sample, settings.dtype, settings.top_k)
+        self.rows = self.form.rows
         stored = self.storable(sample, *self._sampled())  # raises before a store is made
 
         name, about = describe(self, settings, sample)
         self.store = Store(settings.folder, name, about, settings.max_bytes, say)
-        self.is_lossless = self._is_lossless(sample)
 
         # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
-        tables = stored if self.outputs else sample
+        tables = stored if self.form.outputs else sample
         self.tables = {
             name: torch.zeros(loader.set_size, *value.shape[1:], dtype=value.dtype, device=device)
             for name, value in tables.items()
@@ -172,6 +162,12 @@ class TeacherMemo:
         """
         keys = self.keys(epoch)
         self.store.refresh()
+        num_chunks = -(-len(keys) * self.rows.num_bytes // CHUNK_BYTES)
+        for chunk in np.array_split(keys, num_chunks):
+            self._load(chunk, show)
+
+    def _load(self, keys: np.ndarray, show: Say) -> None:
+        """The same for some keys, (K,)."""
         rows, found = self.store.read(keys)
 
         missing = keys[~found]
@@ -183,8 +179,7 @@ class TeacherMemo:
         values = {name: value.to(self.device) for name, value in self.rows.unpack(rows).items()}
         if not all(value.isfinite().all() for value in values.values()):
             raise nonfinite_rows(self.store.folder)
-        if self.classifier is not None:
-            values[LOGITS] = self._classify(self.classifier, values[POOLED])
+        values = self.form.tables(values, self.loader.show_size(self.device))
 
         index = torch.from_numpy(keys // self.num_views).to(self.device)
         for name, table in self.tables.items():
@@ -245,11 +240,7 @@ class TeacherMemo:
         Raises:
             NonFiniteError: some are not finite; the message names the teacher and the image.
         """
-        complete = values
-        if self.top_k:
-            complete = values | topk.shortened(values[LOGITS], self.top_k)
-        stored = self.rows.stored(complete)
-
+        stored = self.form.stored(values)
         for name, value in stored.items():
             if not value.isfinite().all():
                 image = self._show(index, number)
@@ -262,7 +253,7 @@ class TeacherMemo:
 
     def outlook(self, epochs: Sequence[int]) -> str:
         """How much of these epochs is cached, and in which form, as a line for the log."""
-        is_absent = ~self.store.contains()
+        is_absent = self.is_absent()
         is_needed = np.zeros(is_absent.shape, bool)
         if is_absent.any():
             for epoch in epochs:
@@ -270,34 +261,22 @@ class TeacherMemo:
 
         total = len(epochs) * self.loader.num_images
         to_compute = int((is_needed & is_absent).sum())
+        known = f"{total - to_compute} of {total} {self.form.title}"
         return (
-            f"teacher cache: {total - to_compute} of {total} {self.title} are cached or repeat, "
-            f"{to_compute} to compute; stored {self.form}; a step runs the student alone; "
-            f"{self.store.folder}"
+            f"teacher cache: {known} are cached or repeat, {to_compute} to compute; stored {self.form}; "
+            f"a step runs the student alone; {self.store.folder}"
         )
 
     def others(self) -> list[str]:
         """Lines for the log about other caches of these names, if this one is empty."""
         return [] if self.store.num_rows else unlike(self.store.folder, self.store.about[MADE_OF])
 
-    def all_keys(self) -> np.ndarray:
-        """The keys of all views of the images that take part, sorted."""
+    def is_absent(self) -> np.ndarray:
+        """Which keys of images that take part have no row, (num_keys,), bool."""
+        takes_part = np.zeros(self.loader.set_size, bool)
         index, _ = self.loader.order(1)
-        first = np.sort(index.numpy()) * self.num_views
-        return (first[:, None] + np.arange(self.num_views)).reshape(-1)
-
-    @property
-    def title(self) -> str:
-        """Of what is stored, for the log: "logits"."""
-        return " and ".join(dict.fromkeys(TITLES[field.name] for field in self.rows.fields))
-
-    @property
-    def form(self) -> str:
-        """In which outputs are stored, for the log: "lossless", or what is lost."""
-        dtype = str(self.rows.fields[-1].dtype).removeprefix("torch.")
-        if self.top_k:
-            return f"topk {self.top_k} of {self.store.about['num_classes']} ({dtype})"
-        return "lossless" if self.is_lossless else f"as {dtype}"
+        takes_part[index.numpy()] = True
+        return takes_part.repeat(self.num_views) & ~self.store.contains()
 
     @property
     def bytes_per_key(self) -> int:
@@ -312,66 +291,3 @@ class TeacherMemo:
         """The first images, each in another view: their numbers, and those of the views."""
         index = self.loader.first_images(self.loader.show_size(CPU))
         return index, index % self.num_views
-
-    def _outputs(self, sample: Values) -> Callable[[Values], Values] | None:
-        """What makes outputs of rows of the tables, where these are not the outputs.
-
-        Raises:
-            UserError: there are fewer classes than probabilities to store.
-        """
-        num_classes = sample[LOGITS].shape[1]
-        if not self.top_k:
-            return None
-        if self.top_k >= num_classes:
-            raise UserError(
-                f"TEACHER_MEMO.TOP_K {self.top_k} is not below the number of classes, "
-                f"{num_classes}; 0 stores all logits"
-            )
-        return functools.partial(topk.with_logits, num_classes)
-
-    def _classifier(self, settings: MemoSettings, sample: Values) -> nn.Module | None:
-        """The layer that makes the logits of stored pooled features, with the teacher's bits."""
-        if POOLED not in sample or settings.dtype != "auto" or settings.top_k:
-            return None
-        logits = sample[LOGITS]
-        classifier = find_classifier(self.teacher, logits.shape[1])
-        if classifier is None or classifier.in_features != sample[POOLED].shape[1]:
-            return None
-
-        with torch.no_grad(), autocast(self.amp, self.device):
-            derived = classifier(sample[POOLED])
-        is_same = derived.dtype == logits.dtype and torch.equal(derived, logits)
-        return classifier if is_same else None
-
-    @torch.no_grad()
-    def _classify(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
-        """Logits (K,C) of pooled features (K,D), in batches of the shape of the teacher's."""
-        size = self.loader.show_size(self.device)
-        num_batches = -(-len(pooled) // size)
-        order = torch.arange(num_batches * size, device=self.device) % len(pooled)
-        with autocast(self.amp, self.device):
-            logits = [classifier(pooled[part]) for part in order.split(size)]
-        return torch.cat(logits)[: len(pooled)]
-
-    def _format(self, settings: MemoSettings, sample: Values) -> RowFormat:
-        """The stored outputs and their types."""
-        fields = [
-            Field(name, value.shape[1], DTYPES.get(settings.dtype, value.dtype))
-            for name, value in sample.items()
-            if name != LOGITS
-        ]
-        logits = sample[LOGITS]
-        if self.top_k:
-            dtype = DTYPES.get(settings.dtype, topk.DTYPE)
-            fields += topk.fields_of(self.top_k, logits.shape[1], dtype)
-        elif self.classifier is None:
-            fields.append(
-                Field(LOGITS, logits.shape[1], DTYPES.get(settings.dtype, logits.dtype))
-            )
-        return RowFormat(fields)
-
-    def _is_lossless(self, sample: Values) -> bool:
-        """Whether a stored number has the bits that the teacher computes."""
-        return not self.top_k and all(
-            field.dtype == sample[field.name].dtype for field in self.rows.fields
-        )

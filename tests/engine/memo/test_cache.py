@@ -124,9 +124,7 @@ def test_the_line_at_the_start(tmp_path):
     assert line.startswith("teacher cache: ")
     assert " of 80 logits are cached or repeat, " in line
     folder = cache.memos[0].store.folder
-    assert line.endswith(
-        f" to compute; stored lossless; a step runs the student alone; {folder}"
-    )
+    assert line.endswith(f" to compute; stored lossless; a step runs the student alone; {folder}")
 
 
 def test_another_method_finds_all_logits(tmp_path):
