@@ -7,6 +7,7 @@ F. Faghri et al., "Reinforce Data, Multiply Impact", ICCV 2023, arXiv:2303.08983
 """
 
 import copy
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -207,7 +208,7 @@ class NumberedFolder(NumberedLoader):
         """The inner loader's batch; its views have their numbers."""
         made = self.inner.batch(image, target, index)
         views = {name: View(view.image, number) for name, view in made.views.items()}
-        return Batch(made.image, target, index, views=views)
+        return dataclasses.replace(made, views=views)
 
     def _numbers(self, epoch: int) -> Tensor:
         return self.inner.batches.view_numbers(epoch)

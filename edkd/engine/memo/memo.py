@@ -263,8 +263,8 @@ class TeacherMemo:
         to_compute = int((is_needed & is_absent).sum())
         known = f"{total - to_compute} of {total} {self.form.title}"
         return (
-            f"teacher cache: {known} are cached or repeat, {to_compute} to compute; stored {self.form}; "
-            f"a step runs the student alone; {self.store.folder}"
+            f"teacher cache: {known} are cached or repeat, {to_compute} to compute; "
+            f"stored {self.form}; a step runs the student alone; {self.store.folder}"
         )
 
     def others(self) -> list[str]:

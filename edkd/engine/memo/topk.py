@@ -41,8 +41,10 @@ def shortened(logits: Tensor, k: int) -> Values:
         logits: (N,C).
         k: below C.
     """
+    # The logits decide the order: rounded log-probabilities may be equal where logits are not.
+    classes = logits.topk(k, 1).indices
     log_p = logits.float().log_softmax(1)
-    top, classes = log_p.topk(k, 1)
+    top = log_p.gather(1, classes)
     rest = log_p.scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
     return {TOP_LOG: top, TOP_CLASS: classes, REST_LOG: rest}
 
