@@ -100,6 +100,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "TEACHER_MEMO.ENABLED": ("False", KD),
     "TEACHER_MEMO.FOLDER": ("elsewhere", KD),
     "TEACHER_MEMO.DTYPE": ("bf16", KD),
+    "TEACHER_MEMO.TOP_K": ("1", KD),
     "TEACHER_MEMO.MAX_GB": ("0", KD),
     "LOG.PRINT": ("False", {}),
     "LOG.PREFIX": ("elsewhere", {}),
@@ -135,6 +136,9 @@ FOLDER_KEYS = {
     "DATASET.FOLDER.INTERPOLATION": "nearest",
 }
 """Of own images; see `test_the_keys_of_own_images_are_live`."""
+
+VIEW_KEYS = {"DATASET.VIEWS": "3", "DATASET.VIEWS_SEED": "1"}
+"""Of images that are read from files, one after the other."""
 
 BASE = {
     "DATASET.TYPE": "tiny",
@@ -285,9 +289,16 @@ def test_the_keys_of_own_images_are_live(tmp_path, live):
         assert seen(**changes) != unchanged, key
         live.add(key)
 
+    changes = {"DATASET.RESIDENT": "off"}
+    for key, value in VIEW_KEYS.items():
+        before = seen(**changes)
+        changes[key] = value
+        assert seen(**changes) != before, key
+        live.add(key)
+
 
 def test_all_keys_are_above(live, figure):
     """Those of the methods aside."""
     known = {key for key in table() if key.split(".")[0] not in method_names()}
-    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) == known
+    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) | set(VIEW_KEYS) == known
     figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

@@ -139,8 +139,9 @@ def test_the_fingerprint(pristine_folder, tmp_path):
     ]
     assert len({data.train.fingerprint() for data in (*same, *others)}) == 1 + len(others)
     assert others[0].train.parts()["the views"] == same[0].train.parts()["the views"]
-    assert others[3].train.parts()["the training images"] == (
-        same[0].train.parts()["the training images"]
+    assert (
+        others[3].train.parts()["the training images"]
+        == (same[0].train.parts()["the training images"])
     )
 
 
