@@ -391,7 +391,6 @@ def streamed_dataset(
     train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
-    views = file_views(cfg, preprocessing.train)
 
     targets = torch.tensor(train.targets)
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
@@ -403,6 +402,7 @@ def streamed_dataset(
     ) -> FolderLoader:
         """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
+        views = file_views(cfg, preprocessing.train)
         batches = Batches(index, len(part.samples), size, seed, views)
         workers = workers_for(cfg.DATASET.NUM_WORKERS)
         timeout = cfg.DATASET.WORKER_TIMEOUT
@@ -426,8 +426,9 @@ def streamed_dataset(
             leave_out_bad(loaders, train.classes, notes, only_test)
         check_files(files, on_bad != STOP, only_test)
 
+    identity = identity_of(parts.learned, test, files)
     return DataSet(
-        train=_numbered(of_train, views, train, preprocessing.size),
+        train=_numbered(of_train, identity, preprocessing.size),
         val=of_val,
         test=of_test,
         info=DataInfo(
@@ -440,19 +441,24 @@ def streamed_dataset(
             resize=preprocessing.resize,
             interpolation=preprocessing.interpolation,
             class_names=tuple(train.classes),
-            identity=identity_of(parts.learned, test, files),
+            identity=identity,
         ),
         check=check,
         notes=notes,
     )
 
 
-def _numbered(loader: FolderLoader, views: FileViews | None, part: Listing, size: int) -> Loader:
-    """The loader with numbered views, where there are any."""
-    if views is None:
+def _numbered(loader: FolderLoader, identity: dict[str, str], size: int) -> Loader:
+    """The loader with numbered views, where there are any.
+
+    Args:
+        identity: `DataInfo.identity`.
+        size: height and width of a view, in pixels.
+    """
+    if loader.batches.views is None:
         return loader
-    files = {"the training images": combined(part.names, part.sizes)}
-    return NumberedFolder(loader, views, files, size)
+    hashes = [value for name, value in identity.items() if "training" in name]
+    return NumberedFolder(loader, {"the training images": combined(*hashes)}, size)
 
 
 def _list_part(root: Path, part: str) -> Listing:

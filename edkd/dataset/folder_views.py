@@ -149,15 +149,14 @@ class NumberedFolder(NumberedLoader):
     """The training batches of an image folder, in numbered views.
 
     Args:
-        inner: reads the images; its batches have these views.
-        views: of its images.
+        inner: reads the images, in numbered views.
         images: hashes of the files, by a name for messages.
         size: height and width of a view, in pixels.
     """
 
-    def __init__(
-        self, inner: "FolderLoader", views: FileViews, images: Mapping[str, str], size: int
-    ) -> None:
+    def __init__(self, inner: "FolderLoader", images: Mapping[str, str], size: int) -> None:
+        views = inner.batches.views
+        assert views is not None
         self.inner = inner
         self.file_views = views
         self.images_identity = dict(images)
