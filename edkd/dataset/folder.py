@@ -402,8 +402,9 @@ def streamed_dataset(
     ) -> FolderLoader:
         """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
-        views = file_views(cfg, preprocessing.train)
-        batches = Batches(index, len(part.samples), size, seed, views)
+        batches = Batches(
+            index, len(part.samples), size, seed, file_views(cfg, preprocessing.train)
+        )
         workers = workers_for(cfg.DATASET.NUM_WORKERS)
         timeout = cfg.DATASET.WORKER_TIMEOUT
         strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
