@@ -171,6 +171,8 @@ class Batches:
         """Number of the first batch of the pass."""
         self.left_out = torch.empty(0, dtype=torch.long)
         """Members that are removed from each pass. The others keep their order."""
+        self._numbers: dict[int, Tensor] = {}
+        """Those of the views, of the epoch that was needed last: each batch needs them."""
 
     def __len__(self) -> int:
         return num_batches(len(self.members) - len(self.left_out), self.batch_size)
@@ -195,7 +197,9 @@ class Batches:
         """The number of each image's view in an epoch, (num_images,), where views have numbers."""
         assert self.views is not None
         assert self.seed is not None
-        return self.views.of_epoch(self.num_images, self.seed, epoch)
+        if epoch not in self._numbers:
+            self._numbers = {epoch: self.views.of_epoch(self.num_images, self.seed, epoch)}
+        return self._numbers[epoch]
 
     def all_items(self, epoch: int) -> list[Item]:
         """The Items of all members in an epoch, in the order of `members`."""
