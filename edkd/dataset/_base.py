@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -132,8 +133,12 @@ class NumberedLoader(Loader):
 
     set_size: int
     """Images in the whole set; each `index` is below it, even if only some images take part."""
+    batch_size: int
     augmentations: Mapping[str, NumberedViews]
     """How each view is made, by its name; always has "weak"."""
+    listeners: list[WeakMethod[Callable[[int, int], None]]] | None = None
+    """Called with the epoch and the number of a batch, from 0, before `inputs` yields it; None:
+    this loader calls none."""
 
     @abstractmethod
     def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:

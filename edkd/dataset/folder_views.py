@@ -10,8 +10,9 @@ import copy
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -162,6 +163,8 @@ class NumberedFolder(NumberedLoader):
         self.images_identity = dict(images)
         self.size = size
         self.set_size = inner.batches.num_images
+        self.batch_size = inner.batches.batch_size
+        self.listeners: list[WeakMethod[Callable[[int, int], None]]] = []
         self.augmentations = {WEAK: views}
         if inner.strong_form:
             self.augmentations[STRONG] = views
@@ -198,8 +201,16 @@ class NumberedFolder(NumberedLoader):
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Images as uint8, targets, image numbers and view numbers of each batch."""
         numbers = self._numbers(epoch).to(self.inner.device)
-        for image, target, index in self.inner.inputs(epoch, first):
+        for number, inputs in enumerate(self.inner.inputs(epoch, first), first):
+            self._announce(epoch, number)
+            image, target, index = inputs
             yield image, target, index, numbers[index]
+
+    def _announce(self, epoch: int, number: int) -> None:
+        for listener in self.listeners:
+            call = listener()
+            if call is not None:  # it still exists
+                call(epoch, number)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor, number: Tensor

@@ -14,6 +14,7 @@ from torchvision import transforms
 from edkd.dataset.sampling import seed_for
 from edkd.engine import softlabels as module
 from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.memo import parts
 from edkd.engine.memo.admin import is_intact
 from edkd.engine.memo.files import memo_folders, segment_files
 from edkd.engine.memo.memo import TeacherMemo
@@ -195,6 +196,39 @@ def test_what_is_missing_is_computed_in_training(train, tmp_path):
     assert train("again").code == 0
     runs = [outcome(tmp_path / "out/distill" / name) for name in ("cold", "warm", "again")]
     assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.parametrize("opts", [[], ["TEACHER_MEMO.TOP_K", "2"]])
+def test_the_device_may_hold_a_part_of_an_epoch(train, tmp_path, monkeypatch, opts):
+    """Two batches of three at a time; cold, warm, stopped, and where nothing can be written."""
+    assert train("whole", *opts).code == 0
+    (folder,) = memos(tmp_path)
+    shutil.rmtree(folder)
+
+    row_bytes = 10 if opts else 16
+    monkeypatch.setattr(parts, "TABLE_BYTES", 2 * 8 * row_bytes)
+    reached = []
+    load = TeacherMemo._load_all
+
+    def count(memo, keys, show):
+        reached.append((memo.parts.num_rows, len(keys)))
+        return load(memo, keys, show)
+
+    monkeypatch.setattr(TeacherMemo, "_load_all", count)
+    assert train("cold", *opts).code == 0
+    assert reached == [(17, 16), (17, 8)] * 3
+
+    assert train("warm", *opts).code == 0
+    with monkeypatch.context() as patch:
+        kill_at(patch, "step", 6)
+        assert train("stopped", *opts).code == 143
+    assert train("stopped", *opts, "--resume").code == 0
+    assert train("dry", *opts, "TEACHER_MEMO.MAX_GB", "0", "TEACHER_MEMO.FOLDER", "none").code == 0
+
+    runs = tmp_path / "out" / "distill"
+    expected = outcome(runs / "whole")
+    for name in ("cold", "warm", "stopped", "dry"):
+        assert outcome(runs / name) == expected, name
 
 
 # Interrupted, damaged, still being written.

@@ -82,7 +82,9 @@ def attach(
     stand_ins: list[StandIn] = []
     for number, teacher in enumerate(teachers):
         own = make_memos(distiller, number, loader, cfg, device, amp, say)
-        stand_in = StandIn(teacher, {memo.view: memo.tables for memo in own}, own[0].form.outputs)
+        tables = {memo.view: memo.tables for memo in own}
+        places = own[0].parts.places if own[0].parts else None
+        stand_in = StandIn(teacher, tables, own[0].form.outputs, places)
         put_in_place(distiller, number, stand_in)
         memos += own
         stand_ins.append(stand_in)

@@ -2,6 +2,7 @@
 
 import re
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
 from edkd.engine.memo.form import TITLES, Runner, StoredForm
 from edkd.engine.memo.keys import memo_folder
+from edkd.engine.memo.parts import EpochParts
 from edkd.engine.memo.rows import LOGITS, POOLED, Values
 from edkd.engine.memo.store import KEY_BYTES, Store
 from edkd.signals import hold
@@ -119,10 +121,16 @@ class TeacherMemo:
         name, about = describe(self, settings, sample)
         self.store = Store(settings.folder, name, about, settings.max_bytes, say)
 
-        # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
         tables = stored if self.form.outputs else sample
+        row_bytes = sum(value[0].nbytes for value in tables.values())
+        self.parts = EpochParts.needed(loader, row_bytes, device)
+        if self.parts and loader.listeners is not None:
+            loader.listeners.append(weakref.WeakMethod(self.reach))  # no reference cycle
+
+        # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
+        num_rows = self.parts.num_rows if self.parts else loader.set_size
         self.tables = {
-            name: torch.zeros(loader.set_size, *value.shape[1:], dtype=value.dtype, device=device)
+            name: torch.zeros(num_rows, *value.shape[1:], dtype=value.dtype, device=device)
             for name, value in tables.items()
         }
 
@@ -157,16 +165,49 @@ class TeacherMemo:
     def prepare(self, epoch: int, show: Say) -> None:
         """Fill the tables for an epoch. Outputs that are not stored are computed and stored.
 
+        Where the tables hold a part of an epoch, `reach` fills them.
+
         Args:
             show: called with the progress, often.
         """
         keys = self.keys(epoch)
         self.store.refresh()
-        num_chunks = -(-len(keys) * self.rows.num_bytes // CHUNK_BYTES)
-        for chunk in np.array_split(keys, num_chunks):
-            self._load(chunk, show)
+        if self.parts is None:
+            self._load_all(keys, show)
+            return
 
-    def _load(self, keys: np.ndarray, show: Say) -> None:
+        self.parts.present = None
+        missing = keys[~self.store.contains()[keys]]
+        for chunk in self._chunks(missing):
+            if self.store.is_writable:  # else what is computed here would be lost
+                self.fill(chunk, lambda done: show(f"teacher cache {done}/{len(chunk)}"))
+
+    def reach(self, epoch: int, number: int) -> None:
+        """Fill the tables for the part of an epoch that has a batch.
+
+        Args:
+            number: of the batch, from 0.
+        """
+        assert self.parts is not None
+        part = self.parts.of_batch(epoch, number)
+        if part != self.parts.present:
+            self.parts.present = None
+            self._load_all(self.keys(epoch)[self.parts.images(part)], lambda line: None)
+            self.parts.present = part
+
+    def _load_all(self, keys: np.ndarray, show: Say) -> None:
+        """Fill the tables from the first row on; where they have all images, each has its own."""
+        start = 0
+        for chunk in self._chunks(keys):
+            self._load(chunk, start, show)
+            start += len(chunk)
+
+    def _chunks(self, keys: np.ndarray) -> list[np.ndarray]:
+        """Keys (K,) in parts whose rows the memory of the host can hold."""
+        num_chunks = -(-len(keys) * self.rows.num_bytes // CHUNK_BYTES)
+        return np.array_split(keys, num_chunks) if len(keys) else []
+
+    def _load(self, keys: np.ndarray, start: int, show: Say) -> None:
         """The same for some keys, (K,)."""
         rows, found = self.store.read(keys)
 
@@ -182,6 +223,8 @@ class TeacherMemo:
         values = self.form.tables(values, self.loader.show_size(self.device))
 
         index = torch.from_numpy(keys // self.num_views).to(self.device)
+        if self.parts:
+            index = self.parts.place(index, start)
         for name, table in self.tables.items():
             table[index] = values[name].to(table.dtype)
 

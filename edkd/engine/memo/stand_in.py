@@ -97,6 +97,7 @@ class StandIn(PassThrough):
             filled for the epoch.
         outputs: makes the outputs of rows of these tables, the logits among them; None: they are
             the outputs.
+        places: (set_size,), the row of each image; None: its number.
     """
 
     def __init__(
@@ -104,9 +105,11 @@ class StandIn(PassThrough):
         teacher: nn.Module,
         tables: dict[str, Values],
         outputs: Callable[[Values], Values] | None = None,
+        places: Tensor | None = None,
     ) -> None:
         super().__init__(teacher)
         self.tables = tables
+        self.places = places
         self.outputs = outputs
         self.lookups: list[Lookup] = []
 
@@ -124,10 +127,10 @@ class StandIn(PassThrough):
         else:
             images = [batch.views[name].image for name in self.tables]
 
+        rows = batch.index if self.places is None else self.places[batch.index]
         tables = self.tables.values()
         self.lookups = [
-            Lookup(snapshot(image), batch.index, own)
-            for image, own in zip(images, tables, strict=True)
+            Lookup(snapshot(image), rows, own) for image, own in zip(images, tables, strict=True)
         ]
 
     def forward(self, *images: Any, **options: Any) -> Any:
