@@ -172,12 +172,14 @@ def _fill(memo: TeacherMemo, keys: np.ndarray, say: Say) -> None:
 
     with Progress(total, held, say) as progress:
         for start in range(0, len(keys), size):
+            chunk = keys[start : start + size]
             progress.start = held + start
             try:
-                memo.fill(keys[start : start + size], progress)
+                memo.fill(chunk, progress)
             except Stopped as stopped:
                 stopped.hint = CONTINUES
                 raise
+            progress(len(chunk))
             if not memo.store.is_writable:
                 raise StorageError(
                     f"{memo.store.root} cannot be written any more, see above; make room and run "

@@ -231,6 +231,20 @@ def test_the_device_may_hold_a_part_of_an_epoch(train, tmp_path, monkeypatch, op
         assert outcome(runs / name) == expected, name
 
 
+@pytest.mark.parametrize(
+    ("opts", "reason"),
+    [
+        (["SOLVER.MIXUP", "0.5"], "SOLVER.MIXUP makes new images in each epoch"),
+        (["DISTILLER.TYPE", "FITNET", "FITNET.HINT_LAYER", "1"], "the method reads the teacher's"),
+        (["DATASET.VIEWS", "0"], "images get new views in each epoch; set DATASET.VIEWS"),
+    ],
+)
+def test_what_cannot_be_stored_runs_the_teacher(train, opts, reason):
+    done = train("run", *opts)
+    assert done.code == 0, done.err
+    assert re.search(rf"teacher cache: off \({reason}.*; the teacher runs in every step", done.out)
+
+
 # Interrupted, damaged, still being written.
 
 

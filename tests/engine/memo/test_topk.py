@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edkd.distillers import kd_loss
+from edkd.engine.memo.admin import survey
 from edkd.engine.memo.cache import attach
 from edkd.engine.memo.files import segment_files
 from edkd.engine.memo.rows import RowFormat
@@ -146,6 +147,13 @@ def test_other_numbers_of_classes_are_other_caches(tmp_path):
     memos = [make_memo(tmp_path, top_k=k) for k in (0, 1, 2)]
     memos.append(make_memo(tmp_path, top_k=2, dtype="fp32"))
     assert len({memo.store.folder for memo in memos}) == 4
+
+
+def test_the_list_of_caches_names_the_form(tmp_path):
+    memo = make_memo(tmp_path, top_k=2)
+    memo.prepare(1, quiet)
+    line = survey(memo.store.folder, verify=True).line
+    assert "TinyNet on tiny, float16, topk 2, 40 of 720 views" in line
 
 
 def test_as_many_as_there_are_classes_are_refused(tmp_path):
