@@ -93,6 +93,7 @@ class FolderImages(TorchDataset):
         self.samples = samples
         self.transform = transform
         self.on_bad = on_bad
+        self.open: Callable[[str], Any] = read_image
         self.strong_form = ""
         """Of a second, strong view, see `randaugment.draw`; "": there is none."""
 
@@ -114,7 +115,7 @@ class FolderImages(TorchDataset):
                 # The CPU's generator alone: fork_rng restores no other one here.
                 torch.default_generator.manual_seed(seed)
             try:
-                image = read_image(path)
+                image = self.open(path)
             except Exception as error:  # PIL raises almost any exception for damaged files
                 return bad_image(path, error)
 

@@ -241,6 +241,7 @@ class NumberedFolder(NumberedLoader):
         """
         usual = self.inner.loader
         images: Any = copy.copy(usual.dataset)
+        images.open = _LastImage(images.open)
         images.strong_form = self.inner.strong_form if view == STRONG else ""
         batches = _Keyed(self.file_views, index.cpu(), number.cpu(), size)
         workers = min(usual.num_workers, len(batches))
@@ -285,6 +286,26 @@ class NumberedFolder(NumberedLoader):
         part of the key of its cache.
         """
         return hashlib.sha256(repr(sorted(self.parts(view).items())).encode()).hexdigest()
+
+
+class _LastImage:
+    """Opens image files, and keeps the last one: views of one image often follow one another.
+
+    Args:
+        open_: from the path to an image, which transforms do not change.
+    """
+
+    def __init__(self, open_: Callable[[str], Any]) -> None:
+        self.open = open_
+        self.path = ""
+        self.image: Any = None
+
+    def __call__(self, path: str) -> Any:
+        """The image."""
+        if path != self.path:
+            self.image = self.open(path)
+            self.path = path
+        return self.image
 
 
 class _Keyed:

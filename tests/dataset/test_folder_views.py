@@ -104,6 +104,22 @@ def test_views_made_again_are_those_of_the_batches(pristine_folder, workers, vie
     assert torch.equal(train.show(index[:3], numbers[view][:3], view), again[:3])
 
 
+def test_a_file_is_opened_once_for_views_that_follow_one_another(pristine_folder):
+    train = load(pristine_folder).train
+    opened = []
+    images = train.inner.images
+    read = images.open
+    images.open = lambda path: (opened.append(path), read(path))[1]
+
+    index = torch.arange(12).repeat_interleave(4)
+    number = torch.arange(4).repeat(12)
+    together = torch.cat(list(train.shown(index, number, "weak", 48)))
+    assert len(opened) == 12
+    pairs = zip(index.split(1), number.split(1), strict=True)
+    apart = torch.cat([train.show(*pair) for pair in pairs])
+    assert torch.equal(together, apart)
+
+
 def test_the_number_of_workers_and_a_resumed_epoch_change_nothing(pristine_folder):
     whole = [batch.image for batch in load(pristine_folder).train.epoch(2)]
     train = load(pristine_folder, workers=1).train
