@@ -69,16 +69,15 @@ class FileViews:
         num_views: of each image.
         seed: of the views.
         transform: makes a view, with torch's global generator.
-        others: further text that decides the result.
 
     Raises:
         UserError: the text of the transform is not the same in every process.
     """
 
-    def __init__(self, num_views: int, seed: int, transform: Any, others: str = "") -> None:
+    def __init__(self, num_views: int, seed: int, transform: Any) -> None:
         self.num_views = num_views
         self.seed = seed
-        self.text = f"{transform!r} {others}"
+        self.text = repr(transform)
         if has_address(self.text):
             raise UserError(
                 f"DATASET.VIEWS needs training transforms that describe themselves, but one is "
@@ -127,13 +126,13 @@ def file_views(cfg: Any, transform: Any) -> FileViews | None:
     """The views that DATASET.VIEWS asks for; None where it is 0.
 
     Args:
-        cfg: DATASET.VIEWS, VIEWS_SEED and STRONG_FORM are read.
+        cfg: DATASET.VIEWS and VIEWS_SEED are read.
         transform: of the training images.
     """
     data = cfg.DATASET
     if not data.VIEWS:
         return None
-    return FileViews(data.VIEWS, data.VIEWS_SEED, transform, data.STRONG_FORM)
+    return FileViews(data.VIEWS, data.VIEWS_SEED, transform)
 
 
 def check_views(cfg: Any) -> None:
@@ -276,7 +275,8 @@ class NumberedFolder(NumberedLoader):
         """Hashes of what decides the result of `show`."""
         mean = self.inner.normalize.mean.tolist()
         std = self.inner.normalize.std.tolist()
-        views = f"{self.augmentations[view].identity()} {self.size} {mean} {std}"
+        form = self.inner.strong_form if view == STRONG else ""
+        views = f"{self.augmentations[view].identity()} {form} {self.size} {mean} {std}"
         return self.images_identity | {"the views": hashlib.sha256(views.encode()).hexdigest()}
 
     def fingerprint(self, view: str = WEAK) -> str:

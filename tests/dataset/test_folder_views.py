@@ -154,6 +154,10 @@ def test_the_fingerprint(pristine_folder, tmp_path):
         load(pristine_folder, DATASET__RANDAUGMENT=[2, 9]),
     ]
     assert len({data.train.fingerprint() for data in (*same, *others)}) == 1 + len(others)
+    torchvision_form = load(pristine_folder, DATASET__STRONG_FORM="torchvision").train
+    first = same[0].train
+    assert torchvision_form.fingerprint() == first.fingerprint()
+    assert torchvision_form.fingerprint("strong") != first.fingerprint("strong")
     assert others[0].train.parts()["the views"] == same[0].train.parts()["the views"]
     assert (
         others[3].train.parts()["the training images"]
