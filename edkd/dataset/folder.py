@@ -29,13 +29,15 @@ from edkd.dataset.folder_checks import (
     probe_parts,
 )
 from edkd.dataset.host_augment import check_randaugment
-from edkd.dataset.images import read_image
+from edkd.dataset.images import StoredImage, Undecodable, read_image
 from edkd.dataset.listing import Listing, list_images
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
+from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
 from edkd.dataset.strong import STRONG, strengthened
+from edkd.dataset.transfer import DeviceCopy
 from edkd.dataset.workers import start_worker, supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
@@ -100,6 +102,7 @@ class FolderImages(TorchDataset):
         self.samples = samples
         self.transform = transform
         self.on_bad = on_bad
+        self.open = StoredImage if isinstance(transform, ScaledTransform) else read_image
         self.strong_form = ""
         """Of a second, strong view, see `randaugment.draw`; "": there is none."""
 
@@ -121,12 +124,14 @@ class FolderImages(TorchDataset):
                 # The CPU's generator alone: fork_rng restores no other one here.
                 torch.default_generator.manual_seed(seed)
             try:
-                image = read_image(path)
+                image = self.open(path)
             except Exception as error:  # PIL raises almost any exception for damaged files
                 return bad_image(path, error)
 
             try:
                 return self._views(image, seed)
+            except Undecodable as error:
+                return bad_image(path, error.cause)
             except Exception as error:  # as for an image that is smaller than the crop
                 return not_transformed(path, image.size, error)
 
@@ -194,13 +199,34 @@ class Batches:
         return None if self.seed is None else seed_for(self.seed, self.epoch, number)
 
 
+class Workers(NamedTuple):
+    """The processes that read images."""
+
+    number: int
+    """0: the main process reads."""
+    timeout: float
+    """In seconds, after which a worker counts as hanging."""
+    prefetch: int
+    """Batches that each of them reads ahead."""
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of a DataLoader."""
+        if not self.number:
+            return {}
+        return {
+            "num_workers": self.number,
+            "timeout": self.timeout,
+            "prefetch_factor": self.prefetch,
+            "persistent_workers": True,
+            "worker_init_fn": start_worker,
+        }
+
+
 class FolderLoader(Loader):
     """Batches of a folder's images, the same for any number of workers.
 
     Args:
         batches: which images, and their order.
-        num_workers: processes that read; 0: this process reads.
-        timeout: in seconds, after which a worker counts as hanging.
         paths: of all images of the data set, which are checked when one cannot be read.
         strong_form: of the strong views, if they are needed; "": there are none.
     """
@@ -210,8 +236,7 @@ class FolderLoader(Loader):
         images: FolderImages,
         batches: Batches,
         normalize: Normalize,
-        num_workers: int,
-        timeout: float,
+        workers: Workers,
         paths: Sequence[str],
         strong_form: str = "",
     ) -> None:
@@ -222,17 +247,15 @@ class FolderLoader(Loader):
         self.num_images = len(batches.members)
         self.normalize = normalize
         self.device = normalize.device
+        self.copy = DeviceCopy(self.device)
         self.batches = batches
         self.loader = DataLoader(
             images,
             batch_sampler=batches,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            timeout=timeout if num_workers else 0,
-            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # without one, each pass draws from the global generator
+            **workers.settings(),
         )
 
     def __len__(self) -> int:
@@ -252,7 +275,7 @@ class FolderLoader(Loader):
                 raise self._refusal(batch)
             *parts, replaced = batch
             self._warn_once(replaced)
-            yield tuple(part.to(self.device, non_blocking=True) for part in parts)
+            yield self.copy(parts)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
@@ -318,7 +341,9 @@ def collate(
         if item.replaced is not None:
             replaced.append(item.replaced)
 
-    return torch.stack(images), torch.tensor(targets), torch.tensor(numbers), replaced
+    # Channels last in memory, as they were decoded and as they are normalised.
+    image = torch.stack([each.movedim(-3, -1) for each in images]).movedim(-1, -3)
+    return image, torch.tensor(targets), torch.tensor(numbers), replaced
 
 
 def folder_dataset(
@@ -365,6 +390,12 @@ def streamed_dataset(
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
     paths = parts.learned.paths + test.paths
+    workers = Workers(
+        workers_for(cfg.DATASET.NUM_WORKERS), cfg.DATASET.WORKER_TIMEOUT, cfg.DATASET.PREFETCH
+    )
+    train_transform = preprocessing.train
+    if cfg.DATASET.SCALED_DECODING:
+        train_transform = scaled(train_transform)
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -372,16 +403,14 @@ def streamed_dataset(
         """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
         batches = Batches(index, len(part.samples), size, seed)
-        workers = workers_for(cfg.DATASET.NUM_WORKERS)
-        timeout = cfg.DATASET.WORKER_TIMEOUT
         strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
-        return FolderLoader(images, batches, normalize, workers, timeout, paths, strong_form)
+        return FolderLoader(images, batches, normalize, workers, paths, strong_form)
 
     def evaluated(part: Listing, index: Tensor) -> FolderLoader:
         size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
         return make(part, preprocessing.test, index, size, None)
 
-    of_train = make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED)
+    of_train = make(train, train_transform, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED)
     of_val = evaluated(train, held_out) if len(held_out) else None
     if parts.val:
         of_val = evaluated(parts.val, torch.arange(len(parts.val.samples)))
