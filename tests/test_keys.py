@@ -189,7 +189,7 @@ def look_at(folder):
         for line in path.read_text().splitlines()
     ]
     for record in metrics:
-        del record["train_seconds"], record["eval_seconds"]
+        del record["train_seconds"], record["eval_seconds"], record["data_seconds"]
     return names, metrics, weights, events
 
 

@@ -1,7 +1,7 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -382,6 +382,9 @@ def streamed_dataset(
             training transform does not have it.
     """
     check_randaugment(preprocessing.train, cfg)
+    if cfg.DATASET.SCALED_DECODING:
+        preprocessing = replace(preprocessing, train=scaled(preprocessing.train))
+
     train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
@@ -393,9 +396,6 @@ def streamed_dataset(
     workers = Workers(
         workers_for(cfg.DATASET.NUM_WORKERS), cfg.DATASET.WORKER_TIMEOUT, cfg.DATASET.PREFETCH
     )
-    train_transform = preprocessing.train
-    if cfg.DATASET.SCALED_DECODING:
-        train_transform = scaled(train_transform)
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -410,7 +410,7 @@ def streamed_dataset(
         size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
         return make(part, preprocessing.test, index, size, None)
 
-    of_train = make(train, train_transform, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED)
+    of_train = make(train, preprocessing.train, members, cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.SEED)
     of_val = evaluated(train, held_out) if len(held_out) else None
     if parts.val:
         of_val = evaluated(parts.val, torch.arange(len(parts.val.samples)))

@@ -94,22 +94,27 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         return decode(file)
 
 
-def decode(file: IO[bytes], divisor: int = 1) -> Any:
-    """`read_image` for an open file.
-
-    Args:
-        divisor: 1, or one of DIVISORS for a JPEG file: the size is divided by it, rounded up.
-    """
+def decode(file: IO[bytes]) -> Any:
+    """`read_image` for an open file."""
     from PIL import Image
 
     _prepare_pil()
     with Image.open(file) as image:
-        check_scale(image)
-        if divisor > 1:
-            image.draft(None, (image.width // divisor, image.height // divisor))
-        image.load()
-        _turn_upright(image)
-        opaque = _opaque(_eight_bit(image))
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image: Any, divisor: int = 1) -> Any:
+    """The pixels of an opened image; see `read_image`.
+
+    Args:
+        divisor: 1, or one of DIVISORS for a JPEG image: its size is divided by it, rounded up.
+    """
+    check_scale(image)
+    if divisor > 1:
+        image.draft(None, (image.width // divisor, image.height // divisor))
+    image.load()
+    _turn_upright(image)
+    opaque = _opaque(_eight_bit(image))
     return opaque if opaque.mode == "RGB" else opaque.convert("RGB")
 
 
@@ -139,17 +144,17 @@ class StoredImage:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from PIL import Image
-
         _prepare_pil()
         self._content = io.BytesIO(Path(path).read_bytes())
         self._decoded: dict[int, Any] = {}
 
-        with Image.open(self._content) as image:
-            self._is_jpeg = image.format in _JPEG_FORMATS
+        image = self._open()
+        self._is_jpeg = image.format in _JPEG_FORMATS
+        if self._is_jpeg:
+            self._opened: Any = image
             self.size = _upright_size(image)
-        if not self._is_jpeg:
-            self._decoded[1] = decode(self._content)
+        else:
+            self._decoded[1] = _upright_rgb(image)
             self.size = self._decoded[1].size
 
     def divisor(self, most: int) -> int:
@@ -168,10 +173,21 @@ class StoredImage:
         """
         if divisor not in self._decoded:
             try:
-                self._decoded[divisor] = decode(self._content, divisor)
+                self._decoded[divisor] = _upright_rgb(self._take_opened(), divisor)
             except Exception as error:  # PIL raises almost any exception for damaged files
                 raise Undecodable(error) from error
         return self._decoded[divisor]
+
+    def _open(self) -> Any:
+        from PIL import Image
+
+        return Image.open(self._content)
+
+    def _take_opened(self) -> Any:
+        """An opened image, which is decoded once: the scale cannot be changed after that."""
+        opened = self._opened or self._open()
+        self._opened = None
+        return opened
 
 
 def max_pixels() -> int | None:

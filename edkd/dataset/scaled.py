@@ -46,6 +46,9 @@ class ScaledTransform:
         """
         return self.rest(self.first(image))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.first}, {self.rest})"
+
 
 def scaled(transform: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
     """The `ScaledTransform` that replaces a transform of PIL images.
@@ -87,6 +90,9 @@ class ScaledCrop:
     def __init__(self, step: Any) -> None:
         self.step = step
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.step})"
+
     def __call__(self, image: StoredImage) -> Tensor:
         """The resized crop, uint8 (3,H,W)."""
         from torchvision.transforms.v2 import functional as F
@@ -122,6 +128,9 @@ class ScaledResize:
 
     def __init__(self, step: Any) -> None:
         self.step = step
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.step})"
 
     def __call__(self, image: StoredImage) -> Any:
         """The resized image, of PIL."""
