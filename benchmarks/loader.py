@@ -9,16 +9,21 @@ workers, which stay alive. The plain one is that of the usual training script: I
 RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import in_turn, machine, say, temporary_folder
+from _common import in_turn, machine, say, temporary_folder, wait
 from torch.utils.data import DataLoader
 
 from edkd.commands._command_line import ArgumentParser, run_command
-from edkd.dataset import Loader
 from edkd.distillers import construct, find_method
 from edkd.engine.build import build_data, build_students, build_trainer
 from edkd.engine.config.load import load_config
@@ -32,6 +37,10 @@ STUDENT = "torchvision/mobilenet_v3_small"
 SIZE = (500, 375)
 QUALITY = 90
 BATCH_SIZE = 64
+TESTED = 2
+"""Images of val/, which a data set needs; they are not read here."""
+WARM_UP = 2
+STEPS = 6
 
 
 def plain_loader(folder: Path, workers: int, device: torch.device) -> Iterable[Any]:
@@ -56,7 +65,7 @@ def plain_loader(folder: Path, workers: int, device: torch.device) -> Iterable[A
 
 
 def write_images(source: Path, count: int) -> Path:
-    """A folder with `count` enlarged images of `source`, evenly chosen, in train/ and in val/."""
+    """A folder with `count` training images: those of `source`, evenly chosen, enlarged."""
     from PIL import Image
 
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
@@ -64,14 +73,13 @@ def write_images(source: Path, count: int) -> Path:
         raise UserError(f"no JPEG files below {source}; give another folder with --images")
 
     folder = temporary_folder()
-    step = max(len(files) // count, 1)
-    for number, path in enumerate(files[::step][:count]):
-        target = folder / "train" / f"class{number % 2}" / f"{number}.jpg"
+    step = max(len(files) // (count + TESTED), 1)
+    for number, path in enumerate(files[::step][: count + TESTED]):
+        part = "train" if number < count else "val"
+        target = folder / part / f"class{number % 2}" / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         image = Image.open(path).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
         image.save(target, quality=QUALITY)
-
-    (folder / "val").symlink_to(folder / "train")  # a data set needs one; it is not read here
     return folder
 
 
@@ -87,23 +95,29 @@ def settings(folder: Path, args: Any, *more: str) -> Any:
 
 
 def compare(folder: Path, args: Any, device: torch.device) -> None:
-    """Measure the pipelines in turn and print their rates."""
+    """Measure the pipelines in turn; print their rates and the processor time of an image."""
     ours = build_data(settings(folder, args), device).train
     full = build_data(settings(folder, args, "DATASET.SCALED_DECODING", "False"), device).train
     plain = plain_loader(folder, args.workers, device)
-    runs = {
-        "plain": lambda: consume(on_device(plain, device)),
-        "ours": lambda: consume(ours.epoch(1)),
-        "full": lambda: consume(full.epoch(1)),
+    passes = {
+        "plain pipeline": lambda: on_device(plain, device),
+        "ours": lambda: ours.epoch(1),
+        "ours, SCALED_DECODING False": lambda: full.epoch(1),
     }
-    seconds = in_turn(runs, args.rounds, device)
-    rates = {name: ours.num_images / value for name, value in seconds.items()}
 
-    say(f"  plain pipeline                   {rates['plain']:8.0f} images/s")
-    say(f"  ours                             {rates['ours']:8.0f} images/s")
-    say(f"  ours, SCALED_DECODING False      {rates['full']:8.0f} images/s")
-    say(f"  ours / plain                     {rates['ours'] / rates['plain']:8.2f}")
-    say(f"  SCALED_DECODING False / plain    {rates['full'] / rates['plain']:8.2f}")
+    spent: dict[str, list[float]] = {name: [] for name in passes}
+    runs = {name: partial(consume, make, spent[name]) for name, make in passes.items()}
+    seconds = in_turn(runs, args.rounds, device)
+    cpu = {name: statistics.median(values[1:]) for name, values in spent.items()}
+
+    say(f"  {'':30} images/s  ratio   CPU ms an image  ratio")
+    first = next(iter(passes))
+    for name in passes:
+        say(
+            f"  {name:30} {ours.num_images / seconds[name]:8.0f}"
+            f"  {seconds[first] / seconds[name]:5.2f}"
+            f"   {1e3 * cpu[name] / ours.num_images:15.2f}  {cpu[first] / cpu[name]:5.2f}"
+        )
 
 
 def on_device(loader: Iterable[Any], device: torch.device) -> Iterator[list[torch.Tensor]]:
@@ -112,10 +126,25 @@ def on_device(loader: Iterable[Any], device: torch.device) -> Iterator[list[torc
         yield [part.to(device, non_blocking=True) for part in batch]
 
 
-def consume(batches: Iterable[Any]) -> None:
-    """Make all batches; keep none."""
-    for _ in batches:
+def consume(make: Callable[[], Iterable[Any]], spent: list[float]) -> None:
+    """Make all batches and keep none; add the seconds of processor time to `spent`."""
+    before = processor_time()
+    for _ in make():
         pass
+    spent.append(processor_time() - before)
+
+
+def processor_time() -> float:
+    """Seconds of this process and of its workers; NaN where it is not known."""
+    total = time.process_time()
+    for worker in multiprocessing.active_children():
+        try:
+            fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return float("nan")
+        user, system = fields[11:13]
+        total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 # The time that a step waits.
@@ -130,22 +159,24 @@ def make_trainer(cfg: Any, device: torch.device) -> Trainer:
 
 
 def report_waiting(trainer: Trainer, student: str) -> None:
-    """Train two epochs; print how much of the second one the host waited for batches."""
+    """Train some steps; print how much of their time the host waited for batches."""
     state = trainer.state
     trainer.distiller.train()
-    for epoch in (1, 2):
-        state.data_seconds = 0.0
-        state.seconds = 0.0
-        state.start_clock()
-        for inputs in state.timed(trainer.data.train.inputs(epoch)):
-            _, logits, _ = trainer.step(epoch, *inputs)
-        logits.sum().item()  # waits for the device
-        state.stop_clock()
+    batches = state.timed(trainer.data.train.inputs(1))
+    for inputs in islice(batches, WARM_UP):
+        trainer.step(1, *inputs)
+    wait(trainer.device)
 
-    steps = len(trainer.data.train)
-    step = 1e3 * state.seconds / steps
+    state.data_seconds = 0.0
+    state.start_clock()
+    for inputs in islice(batches, STEPS):
+        trainer.step(1, *inputs)
+    wait(trainer.device)
+    state.stop_clock()
+
+    step = 1e3 * state.seconds / STEPS
     share = 100 * state.data_seconds / state.seconds
-    say(f"  {student}, {precision_name(trainer.amp)}, a step: {step:.0f} ms")
+    say(f"  a step of {student} in {precision_name(trainer.amp)}: {step:.0f} ms")
     say(f"  of these, waiting for data: {share:.1f} %")
 
 

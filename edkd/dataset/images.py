@@ -17,7 +17,6 @@ import io
 import os
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 WHITE = (255, 255, 255, 255)
@@ -145,7 +144,8 @@ class StoredImage:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         _prepare_pil()
-        self._content = io.BytesIO(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            self._content = io.BytesIO(file.read())
         self._decoded: dict[int, Any] = {}
 
         image = self._open()

@@ -71,7 +71,10 @@ def scaled(transform: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
 
 
 def _after_tensor(steps: Sequence[Any]) -> list[Any]:
-    """Transforms of PIL images for a tensor: others than these are slower or differ on tensors."""
+    """Transforms of a PIL image for the same image as a tensor.
+
+    These two are the same for both. Others are slower for tensors, or differ.
+    """
     from torchvision.transforms import v2
 
     same = (v2.RandomHorizontalFlip, v2.PILToTensor)
