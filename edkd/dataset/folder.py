@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from edkd.dataset._base import (
@@ -29,13 +29,14 @@ from edkd.dataset.folder_checks import (
     probe_parts,
 )
 from edkd.dataset.host_augment import check_randaugment
-from edkd.dataset.images import StoredImage, Undecodable, read_image
+from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, list_images
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
 from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
+from edkd.dataset.stored_image import StoredImage, Undecodable
 from edkd.dataset.strong import STRONG, strengthened
 from edkd.dataset.transfer import DeviceCopy
 from edkd.dataset.workers import start_worker, supervise
@@ -342,7 +343,8 @@ def collate(
             replaced.append(item.replaced)
 
     # Channels last in memory, as they were decoded and as they are normalised.
-    image = torch.stack([each.movedim(-3, -1) for each in images]).movedim(-1, -3)
+    # In a worker, `default_collate` stacks into shared memory.
+    image = default_collate([each.movedim(-3, -1) for each in images]).movedim(-1, -3)
     return image, torch.tensor(targets), torch.tensor(numbers), replaced
 
 

@@ -13,7 +13,6 @@ Training, evaluation and the notebooks' loaders read images here, so that they s
 """
 
 import functools
-import io
 import os
 import warnings
 from contextlib import suppress
@@ -34,13 +33,9 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_FORMATS = ("PNG", "PPM")
 """Formats whose mode I holds 16-bit numbers."""
 
-_JPEG_FORMATS = ("JPEG", "MPO")
-DIVISORS = (8, 4, 2)
-"""By which a JPEG decoder can divide the size of an image at little cost."""
-
 _ORIENTATION = 274
-_SIDEWAYS = (5, 6, 7, 8)
-"""Values of the EXIF orientation under which width and height change places."""
+_TURNED = range(2, 9)
+"""EXIF orientations of images that are not upright."""
 
 # Tags of a TIFF file.
 _BITS = 258
@@ -95,18 +90,23 @@ def read_image(path: str | os.PathLike[str]) -> Any:
 
 def decode(file: IO[bytes]) -> Any:
     """`read_image` for an open file."""
+    with opened(file) as image:
+        return upright_rgb(image)
+
+
+def opened(content: IO[bytes]) -> Any:
+    """The image of PIL in a file, which is decoded when its pixels are read."""
     from PIL import Image
 
     _prepare_pil()
-    with Image.open(file) as image:
-        return _upright_rgb(image)
+    return Image.open(content)
 
 
-def _upright_rgb(image: Any, divisor: int = 1) -> Any:
-    """The pixels of an opened image; see `read_image`.
+def upright_rgb(image: Any, divisor: int = 1) -> Any:
+    """The pixels of an opened image that is not decoded yet, as from `read_image`.
 
     Args:
-        divisor: 1, or one of DIVISORS for a JPEG image: its size is divided by it, rounded up.
+        divisor: 1, or for a JPEG image 2, 4 or 8: its size is divided by it, rounded up.
     """
     check_scale(image)
     if divisor > 1:
@@ -115,79 +115,6 @@ def _upright_rgb(image: Any, divisor: int = 1) -> Any:
     _turn_upright(image)
     opaque = _opaque(_eight_bit(image))
     return opaque if opaque.mode == "RGB" else opaque.convert("RGB")
-
-
-class Undecodable(Exception):
-    """The pixels of a file cannot be decoded.
-
-    Args:
-        cause: the error of PIL.
-    """
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-class StoredImage:
-    """An image file whose pixels are decoded when they are needed.
-
-    A JPEG image can be decoded at a fraction of its size, which takes less time. Images of other
-    formats are decoded at once.
-
-    Attributes:
-        size: width and height of the upright image, in pixels.
-
-    Raises:
-        Exception: as `read_image`; for the pixels of a JPEG file see `pixels`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        _prepare_pil()
-        with open(path, "rb") as file:
-            self._content = io.BytesIO(file.read())
-        self._decoded: dict[int, Any] = {}
-
-        image = self._open()
-        self._is_jpeg = image.format in _JPEG_FORMATS
-        if self._is_jpeg:
-            self._opened: Any = image
-            self.size = _upright_size(image)
-        else:
-            self._decoded[1] = _upright_rgb(image)
-            self.size = self._decoded[1].size
-
-    def divisor(self, most: int) -> int:
-        """The largest number, up to `most`, by which the decoder can divide the size."""
-        possible = [number for number in DIVISORS if number <= most] if self._is_jpeg else []
-        return max(possible, default=1)
-
-    def pixels(self, divisor: int = 1) -> Any:
-        """The image as from `read_image`, its width and height divided and rounded up.
-
-        Args:
-            divisor: from the method `divisor`.
-
-        Raises:
-            Undecodable: the file is damaged.
-        """
-        if divisor not in self._decoded:
-            try:
-                self._decoded[divisor] = _upright_rgb(self._take_opened(), divisor)
-            except Exception as error:  # PIL raises almost any exception for damaged files
-                raise Undecodable(error) from error
-        return self._decoded[divisor]
-
-    def _open(self) -> Any:
-        from PIL import Image
-
-        return Image.open(self._content)
-
-    def _take_opened(self) -> Any:
-        """An opened image, which is decoded once: the scale cannot be changed after that."""
-        opened = self._opened or self._open()
-        self._opened = None
-        return opened
 
 
 def max_pixels() -> int | None:
@@ -218,13 +145,13 @@ def check_scale(image: Any) -> None:
         raise ValueError("signed integers have no fixed scale; convert it to unsigned integers")
 
 
-def _upright_size(image: Any) -> tuple[int, int]:
-    """Width and height of an opened JPEG image after `_turn_upright`."""
-    orientation = 1
+def orientation(image: Any) -> int:
+    """The EXIF orientation of an opened JPEG image, 1 to 8; 1 where it is upright."""
     with suppress(Exception):
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    width, height = image.size
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+        found = image.getexif().get(_ORIENTATION)
+        if found in _TURNED:
+            return int(found)
+    return 1
 
 
 def _turn_upright(image: Any) -> None:

@@ -12,13 +12,14 @@ decoded image.
 Evaluation and prediction decode in full: the accuracies of published weights hold for that.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edkd.dataset.images import StoredImage
+from edkd.dataset.stored_image import StoredImage
 
 _SMOOTH = ("bilinear", "bicubic")
 """Interpolations in which torchvision resizes tensors as PIL resizes images."""
@@ -107,18 +108,18 @@ class ScaledCrop:
         # The same crop of the decoded image.
         needed_height, needed_width = self.step.size
         divisor = image.divisor(min(box["width"] // needed_width, box["height"] // needed_height))
-        pixels = image.pixels(divisor)
-        left, right = _edges(box["left"], box["width"], divisor, pixels.width)
-        top, bottom = _edges(box["top"], box["height"], divisor, pixels.height)
-        crop = F.pil_to_tensor(pixels.crop((left, top, right, bottom)))
+        left, right = _edges(box["left"], box["width"], divisor, width)
+        top, bottom = _edges(box["top"], box["height"], divisor, height)
+        crop = image.crop((left, top, right, bottom), divisor)
 
         return F.resize(crop, self.step.size, self.step.interpolation, antialias=True)
 
 
-def _edges(start: int, length: int, divisor: int, end: int) -> tuple[int, int]:
-    """Where a part of a row or column is after it was divided; `end` is the end of the whole."""
+def _edges(start: int, length: int, divisor: int, whole: int) -> tuple[int, int]:
+    """Where a part of a row or column of length `whole` is after it was divided."""
     new_length = round(length / divisor)
-    new_start = min(round(start / divisor), end - new_length)
+    last = math.ceil(whole / divisor) - new_length
+    new_start = min(round(start / divisor), last)
     return new_start, new_start + new_length
 
 
