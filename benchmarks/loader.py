@@ -1,4 +1,4 @@
-"""Images per second of image folders against the plain PIL pipeline; the time a step waits for data.
+"""Images per second of image folders against the plain PIL pipeline; the wait of a step for data.
 
 python benchmarks/loader.py [--images FOLDER] [--count N] [--workers N] [--rounds N]
                             [--student NAME] [--device DEVICE] [KEY VALUE ...]
