@@ -110,7 +110,7 @@ class ScaledCrop:
         divisor = image.divisor(min(box["width"] // needed_width, box["height"] // needed_height))
         left, right = _edges(box["left"], box["width"], divisor, width)
         top, bottom = _edges(box["top"], box["height"], divisor, height)
-        crop = F.pil_to_tensor(image.pixels(divisor).crop((left, top, right, bottom)))
+        crop = image.crop((left, top, right, bottom), divisor)
 
         return F.resize(crop, self.step.size, self.step.interpolation, antialias=True)
 

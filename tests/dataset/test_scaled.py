@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from edkd.dataset import get_dataset
+from edkd.dataset import get_dataset, stored_image
 from edkd.dataset.folder import FolderImages, Item
 from edkd.dataset.images import read_image
 from edkd.dataset.scaled import ScaledTransform, scaled
@@ -107,17 +107,35 @@ def test_views_are_those_of_full_decoding(files, name, size):
 
 
 def watched(path):
-    """A stored image, and a list that gets the divisors with which it is decoded."""
+    """A stored image, and a list that gets the divisors with which it is cropped."""
     stored = StoredImage(path)
-    pixels = stored.pixels
+    crop = stored.crop
     divisors = []
 
-    def watch(divisor=1):
+    def watch(box, divisor):
         divisors.append(divisor)
-        return pixels(divisor)
+        return crop(box, divisor)
 
-    stored.pixels = watch
+    stored.crop = watch
     return stored, divisors
+
+
+@pytest.mark.parametrize("name", ["rgb.jpg", "progressive.jpg", "no subsampling.jpg"])
+def test_torchvision_and_pil_decode_the_same(files, name, monkeypatch):
+    """So it does not matter which of them decodes; without torchvision's decoder, PIL does."""
+    box = (10, 20, 211, 175)
+    stored = StoredImage(files[name])
+    by_torchvision = stored.crop(box)
+    assert stored._rows is not None
+
+    def fails(data):
+        raise RuntimeError("not compiled with libjpeg")
+
+    for decoder in (None, fails):
+        monkeypatch.setattr(stored_image, "_jpeg_decoder", lambda decoder=decoder: decoder)
+        stored = StoredImage(files[name])
+        assert torch.equal(stored.crop(box), by_torchvision)
+        assert stored._rows is None
 
 
 def test_the_decoded_crop_is_at_least_as_large_as_the_result(files):
