@@ -21,7 +21,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Normalize
-from edkd.dataset.cores import workers_for, workers_note
+from edkd.dataset.cores import Workers, workers_for, workers_note
 from edkd.dataset.folder_checks import (
     check_classes,
     check_files,
@@ -39,7 +39,7 @@ from edkd.dataset.skipping import leave_out_bad
 from edkd.dataset.stored_image import StoredImage, Undecodable
 from edkd.dataset.strong import STRONG, strengthened
 from edkd.dataset.transfer import DeviceCopy
-from edkd.dataset.workers import start_worker, supervise
+from edkd.dataset.workers import supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo, View
@@ -200,34 +200,12 @@ class Batches:
         return None if self.seed is None else seed_for(self.seed, self.epoch, number)
 
 
-class Workers(NamedTuple):
-    """The processes that read images."""
-
-    number: int
-    """0: the main process reads."""
-    timeout: float
-    """In seconds, after which a worker counts as hanging."""
-    prefetch: int
-    """Batches that each of them reads ahead."""
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments of a DataLoader."""
-        if not self.number:
-            return {}
-        return {
-            "num_workers": self.number,
-            "timeout": self.timeout,
-            "prefetch_factor": self.prefetch,
-            "persistent_workers": True,
-            "worker_init_fn": start_worker,
-        }
-
-
 class FolderLoader(Loader):
     """Batches of a folder's images, the same for any number of workers.
 
     Args:
         batches: which images, and their order.
+        workers: they read.
         paths: of all images of the data set, which are checked when one cannot be read.
         strong_form: of the strong views, if they are needed; "": there are none.
     """

@@ -13,6 +13,8 @@ from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.stored_image import StoredImage
 from edkd.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding")
+
 CPU = torch.device("cpu")
 SIZE = 48
 CROP = [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
