@@ -44,6 +44,20 @@ KEYS = {
         low=1e-3,
         free_on_resume=True,
     ),
+    "DATASET.PREFETCH": Key(
+        2,
+        "batches that each process reads ahead, for image folders",
+        low=1,
+        high=2**10,
+        free_on_resume=True,
+        names_run=False,
+    ),
+    "DATASET.SCALED_DECODING": Key(
+        True,
+        "training images of folders: decode JPEG files at the smallest scale that the crop allows, "
+        "and resize crops as tensors; False: the pixels are those of torchvision's transforms on "
+        "PIL images",
+    ),
     "DATASET.ON_BAD_IMAGE": Key(
         STOP,
         "for images of a folder that cannot be read: stop the run; skip: read all images before "

@@ -1,13 +1,13 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from edkd.dataset._base import (
@@ -21,7 +21,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Normalize
-from edkd.dataset.cores import workers_for, workers_note
+from edkd.dataset.cores import Workers, workers_for, workers_note
 from edkd.dataset.folder_checks import (
     check_classes,
     check_files,
@@ -35,9 +35,12 @@ from edkd.dataset.listing import Listing, combined, list_images
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
 from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
+from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
+from edkd.dataset.stored_image import StoredImage, Undecodable
 from edkd.dataset.strong import STRONG, strengthened
-from edkd.dataset.workers import start_worker, supervise
+from edkd.dataset.transfer import DeviceCopy
+from edkd.dataset.workers import supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo, View
@@ -93,7 +96,7 @@ class FolderImages(TorchDataset):
         self.samples = samples
         self.transform = transform
         self.on_bad = on_bad
-        self.open: Callable[[str], Any] = read_image
+        self.open = StoredImage if isinstance(transform, ScaledTransform) else read_image
         self.strong_form = ""
         """Of a second, strong view, see `randaugment.draw`; "": there is none."""
 
@@ -121,6 +124,8 @@ class FolderImages(TorchDataset):
 
             try:
                 return self._views(image, seed)
+            except Undecodable as error:
+                return bad_image(path, error.cause)
             except Exception as error:  # as for an image that is smaller than the crop
                 return not_transformed(path, image.size, error)
 
@@ -225,8 +230,7 @@ class FolderLoader(Loader):
 
     Args:
         batches: which images, and their order.
-        num_workers: processes that read; 0: this process reads.
-        timeout: in seconds, after which a worker counts as hanging.
+        workers: they read.
         paths: of all images of the data set, which are checked when one cannot be read.
         strong_form: of the strong views, if they are needed; "": there are none.
     """
@@ -238,8 +242,7 @@ class FolderLoader(Loader):
         images: FolderImages,
         batches: Batches,
         normalize: Normalize,
-        num_workers: int,
-        timeout: float,
+        workers: Workers,
         paths: Sequence[str],
         strong_form: str = "",
     ) -> None:
@@ -250,17 +253,15 @@ class FolderLoader(Loader):
         self.num_images = len(batches.members)
         self.normalize = normalize
         self.device = normalize.device
+        self.copy = DeviceCopy(self.device)
         self.batches = batches
         self.loader = DataLoader(
             images,
             batch_sampler=batches,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            timeout=timeout if num_workers else 0,
-            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # without one, each pass draws from the global generator
+            **workers.settings(),
         )
 
     def __len__(self) -> int:
@@ -288,7 +289,7 @@ class FolderLoader(Loader):
             raise self._refusal(batch)
         *parts, replaced = batch
         self._warn_once(replaced)
-        return tuple(part.to(self.device, non_blocking=True) for part in parts)
+        return self.copy(parts)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
@@ -354,7 +355,10 @@ def collate(
         if item.replaced is not None:
             replaced.append(item.replaced)
 
-    return torch.stack(images), torch.tensor(targets), torch.tensor(numbers), replaced
+    # Channels last in memory, as they were decoded and as they are normalised.
+    # In a worker, `default_collate` stacks into shared memory.
+    image = default_collate([each.movedim(-3, -1) for each in images]).movedim(-1, -3)
+    return image, torch.tensor(targets), torch.tensor(numbers), replaced
 
 
 def folder_dataset(
@@ -393,6 +397,9 @@ def streamed_dataset(
             training transform does not have it.
     """
     check_randaugment(preprocessing.train, cfg)
+    if cfg.DATASET.SCALED_DECODING:
+        preprocessing = replace(preprocessing, train=scaled(preprocessing.train))
+
     train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
@@ -401,6 +408,9 @@ def streamed_dataset(
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
     paths = parts.learned.paths + test.paths
+    workers = Workers(
+        workers_for(cfg.DATASET.NUM_WORKERS), cfg.DATASET.WORKER_TIMEOUT, cfg.DATASET.PREFETCH
+    )
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
@@ -410,10 +420,8 @@ def streamed_dataset(
         batches = Batches(
             index, len(part.samples), size, seed, file_views(cfg, preprocessing.train)
         )
-        workers = workers_for(cfg.DATASET.NUM_WORKERS)
-        timeout = cfg.DATASET.WORKER_TIMEOUT
         strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
-        return FolderLoader(images, batches, normalize, workers, timeout, paths, strong_form)
+        return FolderLoader(images, batches, normalize, workers, paths, strong_form)
 
     def evaluated(part: Listing, index: Tensor) -> FolderLoader:
         size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE

@@ -67,6 +67,33 @@ def test_time_between_two_parts_and_that_of_the_evaluation_do_not_count(monkeypa
     assert second.train_seconds() == 0.0
 
 
+def test_the_wait_for_batches_is_counted_over_a_stop(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def batches():
+        for seconds in (3.0, 4.0):
+            clock[0] += seconds
+            yield seconds
+
+    def train(state):
+        for _ in state.timed(batches()):
+            clock[0] += 100.0
+
+    first = RunState()
+    train(first)
+    assert first.data_seconds == 7.0
+    first.step_done = 2
+    first.meter.add({"loss": torch.ones(())}, torch.ones(1, 2), torch.zeros(1).long())
+
+    second = RunState()
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    train(second)
+    assert second.data_seconds == 14.0
+    second.finish_epoch({"epoch": 1})
+    assert second.data_seconds == 0.0
+
+
 def test_a_checkpoint_without_seconds_still_resumes(train_tiny, tmp_path, monkeypatch):
     """Those of earlier versions have none."""
     with monkeypatch.context() as patch:
@@ -75,7 +102,7 @@ def test_a_checkpoint_without_seconds_still_resumes(train_tiny, tmp_path, monkey
         assert train_tiny("a", "SOLVER.EPOCHS", 1).code == 143
     latest = tmp_path / "distill" / "a" / "latest"
     state = load_checkpoint(latest)
-    del state["progress"]["seconds"]
+    del state["progress"]["seconds"], state["progress"]["data_seconds"]
     save_checkpoint(state, latest)
     assert train_tiny("a", "SOLVER.EPOCHS", 1, "--resume").code == 0
 
