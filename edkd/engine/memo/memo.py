@@ -165,22 +165,16 @@ class TeacherMemo:
     def prepare(self, epoch: int, show: Say) -> None:
         """Fill the tables for an epoch. Outputs that are not stored are computed and stored.
 
-        Where the tables hold a part of an epoch, `reach` fills them.
+        Where the tables hold a part of an epoch, this happens before the first batch of the part.
 
         Args:
             show: called with the progress, often.
         """
-        keys = self.keys(epoch)
         self.store.refresh()
         if self.parts is None:
-            self._load_all(keys, show)
-            return
-
-        self.parts.present = None
-        missing = keys[~self.store.contains()[keys]]
-        for chunk in self._chunks(missing):
-            if self.store.is_writable:  # else what is computed here would be lost
-                self.fill(chunk, lambda done: show(f"teacher cache {done}/{len(chunk)}"))
+            self._load_all(self.keys(epoch), show)
+        else:
+            self.parts.restart(show)
 
     def reach(self, epoch: int, number: int) -> None:
         """Fill the tables for the part of an epoch that has a batch.
@@ -192,7 +186,7 @@ class TeacherMemo:
         part = self.parts.of_batch(epoch, number)
         if part != self.parts.present:
             self.parts.present = None
-            self._load_all(self.keys(epoch)[self.parts.images(part)], lambda line: None)
+            self._load_all(self.keys(epoch)[self.parts.images(part)], self.parts.show)
             self.parts.present = part
 
     def _load_all(self, keys: np.ndarray, show: Say) -> None:

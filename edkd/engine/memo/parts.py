@@ -1,5 +1,6 @@
 """Parts of an epoch, for outputs of which the device does not hold a whole epoch's."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ class EpochParts:
         places: (set_size,), the row of each image of the present part. A captured CUDA graph reads
             it: it is filled in place.
         present: None: none.
+        show: called with the progress of the teacher.
     """
 
     def __init__(self, loader: NumberedLoader, row_bytes: int, device: torch.device) -> None:
@@ -41,6 +43,7 @@ class EpochParts:
         self.places = torch.zeros(loader.set_size, dtype=torch.long, device=device)
         self.num_batches = len(loader)
         self.present: Part | None = None
+        self.show: Callable[[str], None] = lambda line: None
 
     @classmethod
     def needed(
@@ -50,6 +53,11 @@ class EpochParts:
         if loader.listeners is None or loader.set_size * row_bytes <= TABLE_BYTES:
             return None
         return cls(loader, row_bytes, device)
+
+    def restart(self, show: Callable[[str], None]) -> None:
+        """Begin an epoch, of which no part is present."""
+        self.present = None
+        self.show = show
 
     def of_batch(self, epoch: int, number: int) -> Part:
         """The part that has a batch, by its number from 0."""
