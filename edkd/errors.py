@@ -23,13 +23,19 @@ class WorkerError(RuntimeError):
     exit_code = 4
 
 
+class ProcessError(RuntimeError):
+    """Another process of the run ended or hung, or the processes cannot reach one another."""
+
+    exit_code = 4
+
+
 class StorageError(OSError):
     """A file of the run could not be written."""
 
     exit_code = 5
 
 
-EXPECTED = (UserError, NonFiniteError, WorkerError, StorageError)
+EXPECTED = (UserError, NonFiniteError, WorkerError, ProcessError, StorageError)
 """Errors that end a command in one line instead of a traceback."""
 
 

@@ -5,6 +5,7 @@ SIGHUP (a closed terminal). It is 143 also after the user signals, which schedul
 before SIGTERM. A signal that is ignored when the command starts, as by nohup, stays ignored.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -90,6 +91,24 @@ def exit_code() -> int | None:
     return 128 + number
 
 
+def pending() -> int:
+    """The signal that arrived and has not been raised yet; 0 for none."""
+    return _received[0] if _received and _depth[0] else 0
+
+
+def stop_together(number: int) -> None:
+    """Raise `Stopped` in each of several processes, for a signal that one of them received.
+
+    Args:
+        number: of the signal, the same in all of them; 0 for none.
+    """
+    if not number:
+        return
+    if number not in _received:
+        _received.insert(0, number)
+    raise Stopped(number)
+
+
 def after_hold(call: Callable[[], None]) -> None:
     """Call now, or at the end of the current `hold`."""
     if _depth[0]:
@@ -109,9 +128,15 @@ def reset_in_worker() -> None:
     _handled.clear()
 
 
+def _has_launcher() -> bool:
+    """Whether torchrun started this process. It passes on each signal, kills after 30 seconds."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
 def _receive(number: int, frame: FrameType | None) -> None:
     for each in _handled:
-        signal.signal(each, signal.SIG_IGN if each in _REPEATED else signal.SIG_DFL)
+        is_repeated = each in _REPEATED or _has_launcher()
+        signal.signal(each, signal.SIG_IGN if is_repeated else signal.SIG_DFL)
 
     # The number stays: a library may swallow `Stopped`; then the end of the next `hold` raises it.
     _received.append(number)

@@ -31,6 +31,9 @@ class Batch:
     """From 1; in a captured step a tensor without dimensions."""
     views: Mapping[str, View] = field(default_factory=dict)
     """By name, as "weak" and "strong"."""
+    counts: tuple[int, ...] = ()
+    """Images of each process in the whole batch, of which this is a share; empty: one process has
+    all. A process whose number is 0 has an image that does not count."""
 
 
 class Output(NamedTuple):

@@ -121,6 +121,9 @@ LOADER_KEYS = (
 )
 """They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
 
+PROCESS_KEYS = ("SOLVER.SYNC_BATCH_NORM", "SOLVER.PROCESS_TIMEOUT")
+"""They have an effect with several processes; see tests/distributed/test_commands.py."""
+
 FOLDER_KEYS = {
     "DATASET.LIST": "list.csv",
     "DATASET.TEST_SPLIT": "0.5",
@@ -309,5 +312,5 @@ def test_the_keys_of_own_images_are_live(tmp_path, live):
 def test_all_keys_are_above(live, figure):
     """Those of the methods aside."""
     known = {key for key in table() if key.split(".")[0] not in method_names()}
-    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) | set(VIEW_KEYS) | set(CROP_KEYS) == known
+    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) | set(VIEW_KEYS) | set(PROCESS_KEYS) | set(CROP_KEYS) == known
     figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

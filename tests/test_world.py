@@ -14,15 +14,20 @@ def test_one_process_changes_nothing():
     world.average([tensor])
     assert tensor.tolist() == [1.0, 2.0]
     assert (world.rank(), world.size(), world.is_first()) == (0, 1, True)
-    assert world.any_of(torch.tensor(True)).item()
+    assert world.largest([1, 2]) == [1, 2]
+    assert world.gather_objects("own") == ["own"]
+    assert world.counts_of(5) == ()
+    assert world.own_rows((), 5) == slice(0, 5)
 
 
 def test_a_launcher_of_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process, but the launcher started 2"):
-        world.check_single_process()
+    with pytest.raises(
+        UserError, match="an evaluation runs in one process, but the launcher started 2"
+    ):
+        world.check_single_process("an evaluation")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    world.check_single_process()
+    world.check_single_process("an evaluation")
 
 
 def one_of_two(rank: int, file: str) -> None:
@@ -30,8 +35,23 @@ def one_of_two(rank: int, file: str) -> None:
     tensor = torch.tensor([float(rank)])
     world.average([tensor])
     assert tensor.item() == 0.5
-    assert world.any_of(torch.tensor(rank == 1)).item()
-    assert not world.any_of(torch.tensor(False)).item()
+    assert world.largest([rank, -rank]) == [1, 0]
+    assert world.from_first(lambda: "first") == "first"
+
+    # Three images: one for the first process, two for the second.
+    counts = world.counts_of(3)
+    assert counts == (1, 2)
+    whole = torch.tensor([[1.0], [2.0], [3.0]])
+    assert torch.equal(world.gather_rows(whole[world.own_rows(counts, 3)], counts), whole)
+
+    # One image: the first process runs it too, and it counts once.
+    counts = world.counts_of(1)
+    assert counts == (0, 1)
+    assert world.own_rows(counts, 1) == slice(0, 1)
+    assert torch.equal(world.gather_rows(whole[:1], counts), whole[:1])
+
+    with pytest.raises(UserError, match=r"process 1 has another seed than process 0 \(1, not 0\)"):
+        world.agree({"data": "same", "seed": rank})
     assert (world.rank(), world.size()) == (rank, 2)
     dist.destroy_process_group()
 

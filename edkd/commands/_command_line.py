@@ -134,14 +134,14 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
 
     # Errors.
     except EXPECTED as error:
-        sys.stderr.write(f"edkd: error: {' '.join(str(error).split())}\n")
+        _report(f"error: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)
     except PermissionError as error:
         if error.filename is None:
             raise
-        sys.stderr.write(
-            f"edkd: error: cannot access {error.filename} ({error.strerror}); "
-            "change its permissions or those of the folders above it, or use another path\n"
+        _report(
+            f"error: cannot access {error.filename} ({error.strerror}); "
+            "change its permissions or those of the folders above it, or use another path"
         )
         sys.exit(StorageError.exit_code)
     except BrokenPipeError:  # as in `edkd keys | head`
@@ -150,11 +150,21 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
     # Signals.
     except Stopped as stopped:
         hint = f"; {stopped.hint}" if stopped.hint else ""
-        sys.stderr.write(f"edkd: stopped{hint}\n")
+        _report(f"stopped{hint}")
         sys.exit(exit_code())
     except KeyboardInterrupt:  # outside the main thread, where signals are not handled here
-        sys.stderr.write("edkd: stopped\n")
+        _report("stopped")
         sys.exit(130)
+
+
+def _report(line: str) -> None:
+    """Print the line with which a command ends; of several processes, one prints it."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        from edkd.world import is_first_report  # imports torch
+
+        if not is_first_report():
+            return
+    sys.stderr.write(f"edkd: {line}\n")
 
 
 def _end_in_time(code: int) -> None:

@@ -15,6 +15,7 @@ from edkd.hints import hint
 from edkd.keys import Key
 from edkd.registry import DATASETS, Entry, PublishedDict, place
 from edkd.types import Batch, DataInfo, View
+from edkd.world import Counts
 
 STOP = "stop"
 SKIP = "skip"
@@ -107,6 +108,11 @@ class Loader(ABC):
     """Images that take no part, as they cannot be read."""
     views: tuple[str, ...] = (WEAK,)
     """Names of the views in a batch; the first one is `Batch.image`."""
+    counts: Counts = ()
+    """Images of each process in the batch that `inputs` yielded last, of which it yields a share;
+    empty where one process has all."""
+    is_shared: bool = False
+    """Whether several processes can each have a share of each batch."""
     has_index: bool = True
     """Whether batches have the `index` of their images."""
     not_numbered: str = "the augmented views of these images are not numbered"

@@ -46,7 +46,7 @@ class RandomErasing:
         width: the same.
     """
 
-    num_tensors = 1
+    per_image: tuple[bool, ...] = (True,)
     not_numbered = "DATASET.RANDOM_ERASING makes new images in each epoch"
 
     def __init__(self, probability: float, height: int, width: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from edkd import world
 from edkd.dataset._base import (
     REPLACE,
     SKIP,
@@ -34,7 +35,7 @@ from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, combined, list_images
 from edkd.dataset.parts import Parts
 from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
-from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
+from edkd.dataset.sampling import epoch_order, hold_out, seed_for, split_batches
 from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
 from edkd.dataset.stored_image import StoredImage, Undecodable
@@ -181,11 +182,24 @@ class Batches:
         """Those of the views, of the epoch that was needed last: each batch needs them."""
 
     def __len__(self) -> int:
-        return num_batches(len(self.members) - len(self.left_out), self.batch_size)
+        return len(self.totals())
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for numbers in split_batches(self.order(self.epoch), self.batch_size)[self.first :]:
-            yield self._items(numbers)
+        for numbers in split_batches(self._index(), self.batch_size)[self.first :]:
+            yield self._items(self._share(numbers))
+
+    def totals(self) -> list[int]:
+        """Images of each batch of an epoch: of all processes in training, else of this one."""
+        return [len(numbers) for numbers in split_batches(self._index(), self.batch_size)]
+
+    def _index(self) -> Tensor:
+        """The image numbers of an epoch; without randomness, those of this process."""
+        index = self.order(self.epoch)
+        return index if self.seed is not None else index[_own_rows(len(index))]
+
+    def _share(self, numbers: Tensor) -> Tensor:
+        """The images of a training batch that this process has."""
+        return numbers if self.seed is None else numbers[_own_rows(len(numbers))]
 
     def order(self, epoch: int) -> Tensor:
         """The numbers of the images of an epoch, in order."""
@@ -225,6 +239,10 @@ class Batches:
         return [seed_for(self.seed, self.epoch, number) for number in numbers.tolist()]
 
 
+def _own_rows(total: int) -> slice:
+    return world.own_rows(world.counts_of(total), total)
+
+
 class FolderLoader(Loader):
     """Batches of a folder's images, the same for any number of workers.
 
@@ -236,6 +254,7 @@ class FolderLoader(Loader):
     """
 
     not_numbered = "images get new views in each epoch; set DATASET.VIEWS to a number, such as 50"
+    is_shared = True
 
     def __init__(
         self,
@@ -276,7 +295,9 @@ class FolderLoader(Loader):
         """
         self.batches.epoch = epoch
         self.batches.first = first
-        for batch in supervise(self.loader):
+        totals = self.batches.totals()[first:]
+        for total, batch in zip(totals, supervise(self.loader), strict=True):
+            self.counts = world.counts_of(total) if self.batches.seed is not None else ()
             yield self.received(batch)
 
     def received(self, batch: Any) -> tuple[Tensor, ...]:
@@ -297,12 +318,13 @@ class FolderLoader(Loader):
         """Normalise the images, (N,3,H,W); (N,V,3,H,W) of V views."""
         if image.dim() == 4:
             image = self.normalize(image)
-            return Batch(image, target, index, views=single_view(image))
+            return Batch(image, target, index, views=single_view(image), counts=self.counts)
 
         images = [self.normalize(view) for view in image.unbind(1)]
         by_name = dict(zip((WEAK, STRONG), images, strict=True))
         views = {name: View(by_name[name], None) for name in self.views}
-        return Batch(views[self.views[0]].image, target, index, views=views)
+        first = views[self.views[0]].image
+        return Batch(first, target, index, views=views, counts=self.counts)
 
     def use_views(self, names: Sequence[str]) -> None:
         """See `Loader.use_views`."""

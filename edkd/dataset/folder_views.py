@@ -154,6 +154,8 @@ class NumberedFolder(NumberedLoader):
         size: height and width of a view, in pixels.
     """
 
+    is_shared = True
+
     def __init__(self, inner: "FolderLoader", images: Mapping[str, str], size: int) -> None:
         views = inner.batches.views
         assert views is not None
@@ -201,6 +203,7 @@ class NumberedFolder(NumberedLoader):
         """Images as uint8, targets, image numbers and view numbers of each batch."""
         numbers = self._numbers(epoch).to(self.inner.device)
         for number, inputs in enumerate(self.inner.inputs(epoch, first), first):
+            self.counts = self.inner.counts
             self._announce(epoch, number)
             image, target, index = inputs
             yield image, target, index, numbers[index]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.random import RandomState
 from torch import Tensor
 
+from edkd import world
 from edkd.dataset._base import DataSet, Loader, with_images
 from edkd.dataset.boxes import WHOLE, inside, size_of
 from edkd.dataset.erasing import RandomErasing
@@ -55,13 +56,13 @@ KEYS = {
 class BatchAugmentation(Protocol):
     """A random change of a whole batch, made on the device from numbers that the host draws."""
 
-    num_tensors: int
-    """Tensors that `draw` returns."""
+    per_image: tuple[bool, ...]
+    """Of each tensor that `draw` returns: whether its rows are those of the images."""
     not_numbered: str
     """Why its images have no view number, for the log."""
 
     def draw(self, random: RandomState, number: int) -> tuple[Tensor, ...]:
-        """The numbers for a batch of `number` images, on the CPU."""
+        """The numbers for a whole batch of `number` images, on the CPU."""
 
     def apply(self, batch: Batch, numbers: Sequence[Tensor]) -> Batch:
         """The batch changed by these numbers, without waiting for the device."""
@@ -84,7 +85,7 @@ class Mixing:
         size: height and width of the images, in pixels; not needed without CutMix.
     """
 
-    num_tensors = 2
+    per_image: tuple[bool, ...] = (True, False)
 
     def __init__(
         self,
@@ -142,15 +143,18 @@ class Mixing:
         if not target.is_floating_point():
             target = F.one_hot(target, self.num_classes).to(batch.image.dtype)
         share = own_weight(batch.image, mix).mean()
-        target = torch.lerp(target[partner], target, share)
 
-        batch = with_images(batch, lambda image: mixed(image, partner, mix))
-        return dataclasses.replace(batch, target=target)
+        def others(own: Tensor) -> Tensor:  # a partner may be in another process
+            return world.gather_rows(own, batch.counts)[partner]
+
+        target = torch.lerp(others(target), target, share)
+        mixed_batch = with_images(batch, lambda image: mixed(image, others(image), mix))
+        return dataclasses.replace(mixed_batch, target=target)
 
 
-def mixed(image: Tensor, partner: Tensor, mix: Tensor) -> Tensor:
-    """Images (N,...), each mixed with that of its partner (N,)."""
-    return torch.lerp(image[partner], image, own_weight(image, mix))
+def mixed(image: Tensor, other: Tensor, mix: Tensor) -> Tensor:
+    """Images (N,...), each mixed with another one."""
+    return torch.lerp(other, image, own_weight(image, mix))
 
 
 def own_weight(image: Tensor, mix: Tensor) -> Tensor:
@@ -191,6 +195,7 @@ class AugmentedLoader(Loader):
         self.has_index = inner.has_index
         self.views = inner.views
         self.not_numbered = self.augmentations[-1].not_numbered
+        self.is_shared = inner.is_shared
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -203,22 +208,27 @@ class AugmentedLoader(Loader):
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Those of the inner loader, then the numbers of each augmentation."""
         for number, inputs in enumerate(self.inner.inputs(epoch, first), first):
+            self.counts = self.inner.counts
+            total = sum(self.counts) or len(inputs[0])
+            rows = world.own_rows(self.counts, total)
+
             numbers: list[Tensor] = []
             for place, augmentation in enumerate(self.augmentations):
                 random = RandomState(seed_for(self.seed, epoch, number, place))
-                numbers += augmentation.draw(random, len(inputs[0]))
+                drawn = zip(augmentation.draw(random, total), augmentation.per_image, strict=True)
+                numbers += [each[rows] if is_per_image else each for each, is_per_image in drawn]
 
             device = inputs[0].device
             yield (*inputs, *(each.to(device, non_blocking=True) for each in numbers))
 
     def batch(self, *inputs: Tensor) -> Batch:
         """The inner loader's batch, changed by each augmentation in turn."""
-        total = sum(augmentation.num_tensors for augmentation in self.augmentations)
+        total = sum(len(augmentation.per_image) for augmentation in self.augmentations)
         rest = list(inputs[len(inputs) - total :])
         batch = self.inner.batch(*inputs[: len(inputs) - total])
 
         for augmentation in self.augmentations:
-            count = augmentation.num_tensors
+            count = len(augmentation.per_image)
             batch = augmentation.apply(batch, rest[:count])
             rest = rest[count:]
         return batch

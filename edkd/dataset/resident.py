@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edkd import world
 from edkd.dataset._base import (
     WEAK,
     DataSet,
@@ -109,6 +110,7 @@ class TrainLoader(NumberedLoader):
     """
 
     augmentations: dict[str, Augmentation]
+    is_shared = True
 
     def __init__(
         self,
@@ -158,7 +160,11 @@ class TrainLoader(NumberedLoader):
         device = self.images.image.device
         columns = [column.to(device) for column in (index, *numbers.values())]
         parts = [split_batches(column, self.batch_size)[first:] for column in columns]
-        return zip(*parts, strict=True)
+        for inputs in zip(*parts, strict=True):
+            total = len(inputs[0])
+            self.counts = world.counts_of(total)
+            rows = world.own_rows(self.counts, total)
+            yield tuple(each[rows] for each in inputs)
 
     def batch(self, index: Tensor, *numbers: Tensor) -> Batch:  # type: ignore[override]
         """These images in these views."""
@@ -167,7 +173,7 @@ class TrainLoader(NumberedLoader):
             for name, number in zip(self.views, numbers, strict=True)
         }
         image = views[self.views[0]].image
-        return Batch(image, self.images.target[index], index, views=views)
+        return Batch(image, self.images.target[index], index, views=views, counts=self.counts)
 
     def show(self, index: Tensor, number: Tensor, view: str = WEAK) -> Tensor:
         """Images (N,3,H,W) in their views, normalised."""
@@ -191,8 +197,10 @@ class EvalLoader(Loader):
 
     Args:
         images: on the device.
-        members: (M,), numbers of the images that take part.
+        members: (M,), numbers of the images that take part. Several processes share them.
     """
+
+    is_shared = True
 
     def __init__(
         self, images: Images, members: Tensor, normalize: Normalize, batch_size: int
@@ -215,7 +223,8 @@ class EvalLoader(Loader):
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, the same in every epoch."""
-        members = self.members.to(self.images.image.device)
+        rows = world.own_rows(world.counts_of(self.num_images), self.num_images)
+        members = self.members[rows].to(self.images.image.device)
         return zip(members.split(self.batch_size)[first:])
 
     def batch(self, index: Tensor) -> Batch:  # type: ignore[override]

@@ -23,6 +23,7 @@ from edkd.distillers._interface import (
 )
 from edkd.distillers._layout import to_channels_last
 from edkd.distillers._split import Split
+from edkd.distillers._whole_batch import gather_batch, gather_outputs
 from edkd.distillers.at import at_loss
 from edkd.distillers.cc import cc_loss
 from edkd.distillers.crd import crd_loss
@@ -119,6 +120,8 @@ __all__ = [
     "find_classifier",
     "find_method",
     "fitnet_loss",
+    "gather_batch",
+    "gather_outputs",
     "hcl_loss",
     "kd_loss",
     "kdsvd_loss",

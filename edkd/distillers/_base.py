@@ -26,6 +26,7 @@ from edkd.distillers._switches import (
     with_standardized,
 )
 from edkd.distillers._task import task_loss_of
+from edkd.distillers._whole_batch import gather_batch, gather_outputs, whole_batch
 from edkd.errors import UserError
 from edkd.registry import METHODS, PublishedDict, place
 from edkd.types import Batch, DataInfo, LazyFeatures, Output
@@ -184,15 +185,36 @@ class Distiller(nn.Module):
 
         student = self.run_student(batch)
         teacher = self.run_teachers(batch) if self.needs_teacher else None
+        logits = _outputs(student)[0].logits
+        with whole_batch(self, batch.counts):
+            student, teacher, batch = self.gathered(student, teacher, batch)
+            return logits, self._all_terms(student, teacher, batch)
+
+    def _all_terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+        """The task loss and the terms of `losses`."""
         if self.switches.shuffles:
             teacher = taken_from(teacher, others_of_class(batch.target))
 
-        outputs = list(student.values()) if isinstance(student, Mapping) else [student]
-        loss_ce = torch.stack([self.task_loss(output.logits, batch.target) for output in outputs])
+        each = [self.task_loss(output.logits, batch.target) for output in _outputs(student)]
         terms = self._terms(student, teacher, batch)
         if self.needs_teacher:
             check_not_empty(type(self), terms)
-        return outputs[0].logits, {"loss_ce": loss_ce.sum()} | terms
+        return {"loss_ce": torch.stack(each).sum()} | terms
+
+    def relates_images(self) -> bool:
+        """Whether the losses need the whole batch: by the method itself, or by a switch."""
+        return self.gathers_batch or self.switches.shuffles
+
+    def gathered(self, student: Any, teacher: Any, batch: Batch) -> tuple[Any, Any, Batch]:
+        """Outputs and targets of the whole batch, if processes share it and the losses need it."""
+        if not self.relates_images() or not batch.counts:
+            return student, teacher, batch
+        whole = gather_batch(batch)
+        return (
+            gather_outputs(student, batch.counts),
+            gather_outputs(teacher, batch.counts),
+            whole,
+        )
 
     def _terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         """The scalars of `losses`, with the switches of DISTILLER."""
@@ -438,6 +460,11 @@ def own_node(cls: type[Distiller], cfg: Any) -> Any:
         if entry.value is cls and cfg is not None and entry.name in cfg:
             return cfg[entry.name]
     return None
+
+
+def _outputs(student: Any) -> list[Output]:
+    """The Outputs of a student, one for each view."""
+    return list(student.values()) if isinstance(student, Mapping) else [student]
 
 
 def _teachers(teacher: nn.Module | None) -> Sequence[nn.Module]:

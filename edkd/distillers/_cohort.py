@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edkd.distillers._base import Distiller
 from edkd.distillers._layout import contiguous_output
+from edkd.distillers._whole_batch import whole_batch
 from edkd.keys import Key
 from edkd.types import Batch, Output
 
@@ -49,15 +50,19 @@ class Cohort(Distiller):
         """See `Distiller.training_step`; the logits are (S,N,C)."""
         self.turn = turn
         students = self.run_students(batch)
-        terms = self.losses(students, None, batch)
+        logits = torch.stack([student.logits for student in students])
+        with whole_batch(self, batch.counts):
+            gathered, _, batch = self.gathered(students, None, batch)
+            return logits.detach(), self._terms_of_students(gathered, batch)
 
+    def _terms_of_students(self, students: list[Output], batch: Batch) -> dict[str, Tensor]:
+        """The task loss and the terms of `losses` of those that learn, then all other terms."""
+        terms = self.losses(students, None, batch)
         losses: dict[str, Tensor] = {}
         for i in self.learners():
             losses[f"loss_ce_student{i + 1}"] = self.task_loss(students[i].logits, batch.target)
             losses[f"loss_kd_student{i + 1}"] = terms.pop(f"loss_kd_student{i + 1}")
-
-        logits = torch.stack([student.logits for student in students])
-        return logits.detach(), losses | terms
+        return losses | terms
 
     def run_students(self, batch: Batch) -> list[Output]:
         """The outputs of all students for the batch."""

@@ -5,6 +5,7 @@ batch, as batch norm does.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,12 +36,19 @@ def split(batch: Batch, number: int) -> list[Batch]:
     Batch norm cannot train on one image.
     """
     size = len(batch.image)
-    number = min(number, size // 2)
+    number = min(number, min(batch.counts or (size,)) // 2)
     if number <= 1:
         return [batch]
 
-    indices = torch.arange(size).tensor_split(number)
-    return [_part(batch, slice(int(rows[0]), int(rows[-1]) + 1)) for rows in indices]
+    # All processes make as many parts.
+    of_processes = [_sizes(count, number) for count in batch.counts]
+    counts = list(zip(*of_processes, strict=True)) or [()] * number
+    ends = list(itertools.accumulate(_sizes(size, number)))
+    starts = [0, *ends[:-1]]
+    return [
+        _part(batch, slice(start, end), each)
+        for start, end, each in zip(starts, ends, counts, strict=True)
+    ]
 
 
 def weighted(losses: Losses, part: Batch, whole: Batch) -> Losses:
@@ -87,7 +95,12 @@ def check_accumulate(cfg: Any, distiller: Distiller) -> None:
         )
 
 
-def _part(batch: Batch, rows: slice) -> Batch:
+def _sizes(size: int, number: int) -> list[int]:
+    """Sizes of `number` parts, which differ by 1 at most."""
+    return [len(part) for part in torch.arange(size).tensor_split(number)]
+
+
+def _part(batch: Batch, rows: slice, counts: tuple[int, ...]) -> Batch:
     views = {
         name: View(view.image[rows], None if view.number is None else view.number[rows])
         for name, view in batch.views.items()
@@ -98,4 +111,5 @@ def _part(batch: Batch, rows: slice) -> Batch:
         target=batch.target[rows],
         index=None if batch.index is None else batch.index[rows],
         views=views,
+        counts=counts,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from edkd.dataset import Loader
-from edkd.distillers import Distiller, prepare_batch
+from edkd.distillers import Distiller, gather_batch, gather_outputs, prepare_batch
 from edkd.engine.device import autocast
 from edkd.engine.memo.cache import TeacherCache
 
@@ -45,5 +45,6 @@ def collect(
         if cache:
             cache.expect(batch)
         with autocast(amp, device):
-            distiller.collect(distiller.run_teachers(batch), batch)
+            outputs = gather_outputs(distiller.run_teachers(batch), batch.counts)
+            distiller.collect(outputs, gather_batch(batch))
     distiller.end_collection()

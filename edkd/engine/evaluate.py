@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edkd import world
 from edkd.dataset import Loader
 
 
 @torch.inference_mode()
 def evaluate(classify: Callable[[Tensor], Tensor], loader: Loader) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent, and the mean cross-entropy, of a set.
+
+    Each process runs its share of the images; all return the figures of the whole set.
 
     With fewer than five classes, top-5 is top-C.
 
@@ -36,6 +39,7 @@ def evaluate(classify: Callable[[Tensor], Tensor], loader: Loader) -> dict[str, 
         sums = sums + torch.stack(of_batch)
 
     assert isinstance(sums, Tensor), "the loader has no batch"
+    sums = world.add_up(sums.clone())
     rows = [_figures(row, loader.num_images) for row in sums.tolist()]
     if len(rows) == 1:
         return rows[0]

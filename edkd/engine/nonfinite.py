@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edkd import world
+
 GRADIENT = "norm of the gradient"
 
 
@@ -57,9 +59,10 @@ class FiniteWatch:
         """
         reached = tuple(i for i, each in enumerate(parameters) if each.grad is not None)
         norms = norms_of([parameters[i].grad for i in reached], self.failed.device)
-        terms = [loss.float() for loss in losses.values()]
+        terms = torch.stack([loss.detach().float() for loss in losses.values()])
+        world.average([terms])  # all processes must come to one decision
         whole = torch.linalg.vector_norm(norms)
-        figures = torch.cat([torch.stack([*terms, whole]), norms])
+        figures = torch.cat([terms, whole[None], norms])
 
         # In place, for a captured step: the figures of the first step that failed stay.
         key = (*losses, *reached)

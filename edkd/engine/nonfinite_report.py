@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edkd import world
 from edkd.distillers import Distiller
 from edkd.engine.device import autocast
 from edkd.engine.log.logger import Record
@@ -84,7 +85,9 @@ def explain_step(trainer: "Trainer", epoch: int, step: int, figures: Record) -> 
 
 def _cause(trainer: "Trainer", batch: Batch) -> str:
     with autocast(trainer.amp, trainer.device):
-        return cause_in(batch, trainer.distiller.teachers(), trainer.data.num_classes)
+        own = cause_in(batch, trainer.distiller.teachers(), trainer.data.num_classes)
+    causes = [cause for cause in world.gather_objects(own) if cause]
+    return causes[0] if causes else ""
 
 
 def explain_state(distiller: Distiller) -> str:

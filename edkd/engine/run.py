@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +28,13 @@ from edkd.engine.inputs import with_input, with_input_of_networks
 from edkd.engine.log.logger import Record
 from edkd.engine.network_checks import check_networks
 from edkd.engine.networks import with_own_input
+from edkd.engine.processes import check_agreement, check_shared, join
 from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
 from edkd.engine.weight_source import Weights, find_weights, input_of, read_weights
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
+from edkd.signals import hold
 from edkd.streams import fill_missing_descriptors
 
 
@@ -65,25 +68,26 @@ def train(
             configuration (with it); data or weights are absent or damaged.
         NonFiniteError, WorkerError, StorageError: see `edkd.errors`.
     """
-    world.check_single_process()
     fill_missing_descriptors()  # no file of the run may take the place of standard output
-    where = pick_device(str(device))
+    where = join(cfg, str(device))
     amp_dtype(cfg.SOLVER.AMP, where)  # raises before anything is loaded
     folder = run_folder(cfg, opts)
     if data is None and networks is None:
         cfg = with_input_of_networks(cfg)
 
-    checkpoint = None
+    checkpoint: dict[str, Any] | None = None
     with ExitStack() as held:
+        # Several processes stop after the same step, see `Trainer.after_step`.
+        if world.size() > 1:
+            held.enter_context(hold())
         held.enter_context(deterministic(cfg.SOLVER.DETERMINISTIC))
 
-        # Find or refuse the folder.
+        # Find or refuse the folder; the first of several processes does.
+        resume = resume or world.from_first(lambda: is_restarted(folder))
         if resume:
-            folder = find_run(cfg, folder, opts)
-            held.enter_context(lock(folder))
-            checkpoint = load_latest(folder)
+            folder, checkpoint = world.from_first(lambda: reopen(folder, cfg, opts, held))
         else:
-            refuse_used(folder, cfg)
+            world.from_first(lambda: refuse_used(folder, cfg))
 
         # Load and check everything.
         data = with_batch_augmentations(data or build_data(cfg, where), cfg)
@@ -92,15 +96,41 @@ def train(
         trainer = build_trainer(
             cfg, data, distiller, folder, where, checkpoint, on_epoch, optimizers
         )
-        check_room(folder, trainer.room())
+        check_shared(data, distiller, cfg.DISTILLER.TYPE)
+        check_agreement(trainer)
+        world.from_first(lambda: check_room(folder, trainer.room()))
 
         # From here on files are written.
-        if not resume:
-            claim(folder)
-            held.enter_context(lock(folder))
-            trainer.notes += take_over(folder)
-        save_text(saved_text(cfg), folder / CONFIG)
-        return trainer.train()
+        if world.is_first():
+            trainer.notes += begin(folder, cfg, held, resume)
+        result = trainer.train()
+    world.end()
+    return result
+
+
+def reopen(
+    folder: Path, cfg: CfgNode, opts: Sequence[str], held: ExitStack
+) -> tuple[Path, dict[str, Any] | None]:
+    """Find and lock the folder of the run to resume; return it with its last checkpoint."""
+    folder = find_run(cfg, folder, opts)
+    held.enter_context(lock(folder))
+    return folder, load_latest(folder)
+
+
+def begin(folder: Path, cfg: CfgNode, held: ExitStack, is_resumed: bool) -> list[str]:
+    """Claim and lock the folder of a new run, write its configuration; return lines for the log."""
+    notes: list[str] = []
+    if not is_resumed:
+        claim(folder)
+        held.enter_context(lock(folder))
+        notes = take_over(folder)
+    save_text(saved_text(cfg), folder / CONFIG)
+    return notes
+
+
+def is_restarted(folder: Path) -> bool:
+    """Whether torchrun has started the processes again, after they had begun this run."""
+    return world.restarts() > 0 and (folder / CONFIG).is_file()
 
 
 def evaluate_checkpoint(
@@ -124,6 +154,7 @@ def evaluate_checkpoint(
         UserError: data or weights are absent, damaged, or belong to another model.
         NonFiniteError: the loss is not finite.
     """
+    world.check_single_process("an evaluation")
     where = pick_device(str(device))
     dtype = amp_dtype(cfg.SOLVER.AMP, where)
     name = cfg.DISTILLER.STUDENT

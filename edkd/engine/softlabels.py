@@ -48,7 +48,7 @@ def store_outputs(cfg: Any, device: str | torch.device, say: Say) -> None:
         StorageError: the disk is too small, or it failed.
         NonFiniteError, WorkerError: see `edkd.errors`.
     """
-    world.check_single_process()
+    world.check_single_process("softlabels")
     fill_missing_descriptors()
     where = pick_device(str(device))
     amp_dtype(cfg.SOLVER.AMP, where)  # raises before anything is loaded

@@ -1,11 +1,13 @@
 """The first and the last line of a run, and its result: the last and the best epoch."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
+from edkd import world
 from edkd.dataset import DataSet
 from edkd.distillers import Distiller
 from edkd.engine.best import best_record, leading_student, top1_key
@@ -131,13 +133,14 @@ def _test_figures(distiller: Distiller, folder: Path, evaluate: Evaluate) -> dic
     # The ensemble is that of one epoch, the one with the best mean.
     together: dict[str, float] = {}
     if len(students) > 1:
-        checkpoint = load_checkpoint(folder / "best")
+        checkpoint = world.from_first(lambda: load_checkpoint(folder / "best"))
         trained = checkpoint["model"] | checkpoint.get(STATE, {})
         distiller.load_state_dict(distiller.state_dict() | trained)
         together = evaluate("test")
 
     for name, student in students.items():
-        student.load_state_dict(load_checkpoint(folder / f"{name}_best")["model"])
+        content = world.from_first(functools.partial(load_checkpoint, folder / f"{name}_best"))
+        student.load_state_dict(content["model"])
     own = tuple(students)
     figures["best"] = evaluate("test")
     figures["best"] |= {key: value for key, value in together.items() if not key.startswith(own)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edkd import world
 from edkd.dataset import Loader
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.sampling import random_state, set_random_state
@@ -121,7 +122,8 @@ def _check(trainer: "Trainer", number: int, teacher: nn.Module) -> float:
         problem = far_below(top1, loader.num_images, claim)
     if problem:
         text = f"the teacher {name} has top-1 {top1:.2f} % on the {images}, {problem}"
-        warn(f"{text}; {_CAUSES}; {_REMEDY}")
+        if world.is_first():
+            warn(f"{text}; {_CAUSES}; {_REMEDY}")
         trainer.logger.say(f"warning: {text}; {_CAUSES}; {_REMEDY}")
     return top1
 
@@ -210,12 +212,12 @@ def _figures(
     settings = memo_settings(cfg, number)
     identity = _identity(trainer, teacher, images)
     path = accuracy_file(settings.folder, settings.dataset, settings.teacher, identity)
-    stored = read_accuracy(path)
+    stored = world.from_first(lambda: read_accuracy(path))
     if stored is not None:
         return stored.figures, True
 
     figures = measured(trainer, number, teacher)
-    if math.isfinite(figures["loss"]):
+    if math.isfinite(figures["loss"]) and world.is_first():
         precision = precision_name(trainer.amp)
         found = Accuracy(settings.dataset, settings.teacher, images, precision, figures)
         write_accuracy(path, found, settings.max_bytes, trainer.logger.say)
@@ -262,7 +264,7 @@ def measured(trainer: "Trainer", number: int, teacher: nn.Module) -> dict[str, f
     with autocast(trainer.amp, trainer.device):
         figures = evaluate(run, loader)
 
-    bad = int(run.bad)
+    bad = sum(world.gather_objects(int(run.bad)))
     if bad and not math.isfinite(figures["loss"]):
         images = f"{bad} of the {loader.num_images} {trainer.split} images"
         raise NonFiniteError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edkd import world
 from edkd.dataset import DataSet
 from edkd.dataset.sampling import seed_everything, seed_for
 from edkd.dataset.workers import end_workers
@@ -46,7 +47,8 @@ from edkd.engine.update import Losses, Update
 from edkd.engine.weight_average import STATE, WeightAverage
 from edkd.errors import UserError, WorkerError, batch_norm_explained
 from edkd.keys import Key
-from edkd.signals import Stopped, hold
+from edkd.shared_layers import shared
+from edkd.signals import Stopped, hold, pending, stop_together
 from edkd.types import Batch
 
 KEYS = {
@@ -162,7 +164,9 @@ class Trainer:
 
     def prepare(self, epochs: range) -> None:
         """Set up the captured step and the teacher cache; run the teachers where that is needed."""
-        if self.cfg.SOLVER.CUDA_GRAPH:
+        if self.cfg.SOLVER.CUDA_GRAPH and world.size() > 1:
+            self.logger.say("SOLVER.CUDA_GRAPH: off, steps run eagerly (there are processes)")
+        elif self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
             )
@@ -191,6 +195,7 @@ class Trainer:
         try:
             self.state.start_clock()
             record = {"epoch": epoch, **self.train_epoch(epoch)}
+            world.broadcast(self.distiller.trained_state().values())
             self.state.stop_clock()
 
             start = time.perf_counter()
@@ -211,9 +216,13 @@ class Trainer:
         except (Stopped, WorkerError, UserError) as error:  # the last: an image cannot be read
             if isinstance(error, WorkerError):
                 end_workers()
-            if self.state.step_done:
+
+            # One process alone cannot save: the others wait for it within a step.
+            can_save = world.size() == 1 or isinstance(error, Stopped)
+            if self.state.step_done and can_save:
                 self.check_update(epoch)
                 self.save_latest()
+                world.wait()
             raise
 
     def train_epoch(self, epoch: int) -> Record:
@@ -236,7 +245,8 @@ class Trainer:
             with hold():
                 done = (epoch - 1) * steps + self.state.step_done
                 self.update.set_learning_rate(learning_rate(self.cfg, done, steps))
-                self.state.meter.add(*self.step(epoch, *inputs))
+                results = self.step(epoch, *inputs)
+                self.state.meter.add(*results, count=self.own_count(results[2]))
                 self.state.step_done += 1
                 self.after_step(epoch, done + 1)
 
@@ -287,15 +297,27 @@ class Trainer:
                 self.cache.expect(part)
             losses, logits = self.forward(part, turn)
             losses = weighted(losses, part, batch)
-            self.update.backward(losses)
+            self.update.backward(self.of_share(losses, batch))
             all_losses.append(losses)
             all_logits.append(logits)
         return add_up(all_losses), joined(all_logits)
+
+    def own_count(self, target: Tensor) -> int:
+        """Images of this process in the present batch that count."""
+        return world.own_count(self.data.train.counts, len(target))
+
+    def of_share(self, losses: Losses, batch: Batch) -> Losses:
+        """Losses whose mean over the processes is that of the whole batch."""
+        if not batch.counts or self.distiller.relates_images():
+            return losses
+        weight = world.weight_of(batch.counts)
+        return {name: weight * loss for name, loss in losses.items()}
 
     def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
         """The terms of the loss and "loss", their sum; the logits."""
         has_new_targets = batch.target.is_floating_point() and not self.terms_are_checked
         with (
+            shared(batch.counts, self.cfg.SOLVER.SYNC_BATCH_NORM),
             autocast(self.amp, self.device),
             explained(type(self.distiller), has_new_targets),
             batch_norm_explained(),
@@ -323,10 +345,10 @@ class Trainer:
                 "cannot run it in parts; set SOLVER.ACCUMULATE 1"
             )
         losses, _ = self.forward(batch, turn)
-        return losses
+        return self.of_share(losses, batch)
 
     def after_step(self, epoch: int, step: int) -> None:
-        """Check, log and save where it is time to.
+        """Check, log and save where it is time to; all processes do so in the same step.
 
         Args:
             step: steps done since the first epoch.
@@ -336,16 +358,25 @@ class Trainer:
         if self.average:
             self.average.update(step)
 
-        figures = self.logger.step(step, epoch, self.state.meter.read)
-        if figures:
+        due = (pending(), self.logger.advance(step), self.is_save_due())
+        signal, shows, saves = world.largest(due)
+        if shows:
+            figures = self.state.meter.read()
+            self.logger.step(step, epoch, figures)
             self.check_update(epoch)
             self.check_finite(epoch, figures)
-
-        minutes = self.cfg.SOLVER.CHECKPOINT_MINUTES
-        is_due = minutes and time.monotonic() - self.saved_at > 60 * minutes
-        if is_due and self.state.step_done < len(self.data.train):
+        if saves:
             self.check_update(epoch)
             self.save_latest()
+        if world.size() > 1:
+            stop_together(signal)
+
+    def is_save_due(self) -> bool:
+        """Whether it is time for a checkpoint within the epoch."""
+        minutes = self.cfg.SOLVER.CHECKPOINT_MINUTES
+        is_within = self.state.step_done < len(self.data.train)
+        is_late = time.monotonic() - self.saved_at > 60 * minutes
+        return bool(minutes) and is_within and is_late and world.is_first()
 
     def finish(self) -> dict[str, Any]:
         """Write `result.json`, log the last line; return the summary.
@@ -360,7 +391,8 @@ class Trainer:
         )
         if self.state.teacher_top1:
             result[TEACHER_TOP1] = self.state.teacher_top1
-        save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
+        if world.is_first():
+            save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
         self.logger.say(last_line(result, self.folder))
         return result
@@ -419,6 +451,8 @@ class Trainer:
 
     def save_epoch(self, epoch: int) -> None:
         """Write the files of a finished epoch; `latest`, which refers to the others, comes last."""
+        if not world.is_first():
+            return
         log = self.cfg.LOG
         is_numbered = bool(log.SAVE_CHECKPOINT_FREQ) and epoch % log.SAVE_CHECKPOINT_FREQ == 0
 
@@ -437,7 +471,9 @@ class Trainer:
     def save_latest(self) -> None:
         """Write `latest`; the one before it stays as `latest.previous`."""
         with hold():
-            save_checkpoint(self.checkpoint(), self.folder / LATEST, keep=self.folder / PREVIOUS)
+            content = self.checkpoint()  # within an epoch, all processes add up their figures
+            if world.is_first():
+                save_checkpoint(content, self.folder / LATEST, keep=self.folder / PREVIOUS)
             self.saved_at = time.monotonic()
 
     def checkpoint(self) -> dict[str, Any]:

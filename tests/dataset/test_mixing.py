@@ -33,7 +33,7 @@ def pairs(*opts, epoch=1):
     """Each batch without and with the augmentations, and its inputs."""
     plain, changed = augmented(*opts)
     for inputs in changed.inputs(epoch):
-        count = len(inputs) - sum(each.num_tensors for each in changed.augmentations)
+        count = len(inputs) - sum(len(each.per_image) for each in changed.augmentations)
         yield plain.batch(*inputs[:count]), changed.batch(*inputs), inputs[count:]
 
 

@@ -30,6 +30,7 @@ OWNERS = (
     "edkd.engine.optimizer",
     "edkd.engine.device",
     "edkd.engine.captured_step",
+    "edkd.engine.processes",
     "edkd.engine.memo.keys",
     "edkd.engine.teacher_check",
     "edkd.engine.student_files",

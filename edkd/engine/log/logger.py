@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from edkd import world
 from edkd.engine.checkpoint import save_text
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
@@ -83,7 +84,8 @@ class Logger:
         sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
             wandb.
 
-    What cannot be written is skipped, with one warning for each file or stream.
+    What cannot be written is skipped, with one warning for each file or stream. Of several
+    processes, the first one alone writes.
     """
 
     def __init__(
@@ -97,8 +99,9 @@ class Logger:
     ) -> None:
         self.folder = folder
         self.history = history
+        self.writes = world.is_first()
         self.frequency = cfg.LOG.TENSORBOARD_FREQ
-        self.prints = cfg.LOG.PRINT
+        self.prints = cfg.LOG.PRINT and self.writes
         self.bar = tqdm(
             total=total_steps,
             initial=done_steps,
@@ -116,6 +119,8 @@ class Logger:
         self.sinks = [Background(name, make, self.say) for name, make in sinks.items()]
 
     def _configured_sinks(self, cfg: Any, done_steps: int) -> dict[str, SinkFactory]:
+        if not self.writes:
+            return {}
         events = self.folder / "train.events"
         sinks: dict[str, SinkFactory] = {"TensorBoard": partial(TensorBoard, events, done_steps)}
         if cfg.LOG.WANDB:
@@ -140,6 +145,8 @@ class Logger:
 
         A target that cannot be written is skipped, with one warning.
         """
+        if not self.writes:
+            return
         if self.prints:
             self._print(line)
 
@@ -156,6 +163,8 @@ class Logger:
 
         A file that another program holds open, as a viewer on Windows, is tried again for a moment.
         """
+        if not self.writes:
+            return
         path = self.folder / name
         patience = 0.0 if str(path) in self._warned else PATIENCE
         try:
@@ -169,30 +178,27 @@ class Logger:
             self._shown_at = time.monotonic()
             self.bar.set_description(doing)
 
-    def step(self, step: int, epoch: int, read: Callable[[], Record]) -> Record | None:
-        """Log a training step where one is due.
+    def advance(self, step: int) -> bool:
+        """Count a training step; return whether its figures are due, for the bar or a curve.
+
+        Args:
+            step: number of the step in the run, from 1.
+        """
+        self.bar.update()
+        return self._is_bar_due() or self._is_point_due(step)
+
+    def step(self, step: int, epoch: int, figures: Record) -> None:
+        """Log the figures of a training step.
 
         Args:
             step: number of the step in the run, from 1.
             epoch: from 1.
-            read: returns the figures; it waits for the device, so it is called only where the bar
-                or a curve is due.
-
-        Returns:
-            The figures, or None where they were not read.
+            figures: means since the beginning of the epoch.
         """
-        self.bar.update()
-        is_bar_due = self._is_bar_due()
-        is_point_due = self.frequency > 0 and step % self.frequency == 0
-        if not is_bar_due and not is_point_due:
-            return None
-
-        figures = read()
-        if is_bar_due:
+        if self._is_bar_due():
             self._show_figures(epoch, figures)
-        if is_point_due:
+        if self._is_point_due(step):
             self._send("step", figures, step)
-        return figures
 
     def epoch(self, step: int) -> None:
         """Log the last epoch of `history`: `metrics.jsonl`, a line, a point in each curve.
@@ -221,6 +227,9 @@ class Logger:
         named = {f"{group}/{key}": value for key, value in figures.items()}
         for sink in self.sinks:
             sink.send(named, step)
+
+    def _is_point_due(self, step: int) -> bool:
+        return self.frequency > 0 and step % self.frequency == 0
 
     def _is_bar_due(self) -> bool:
         return not self.bar.disable and time.monotonic() - self._shown_at >= SHOW_EVERY

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edkd import world
 from edkd.dataset import NumberedLoader
 from edkd.engine.device import autocast
 from edkd.engine.memo.description import MADE_OF, describe, unlike
+from edkd.engine.memo.exchange import exchange_rows
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
 from edkd.engine.memo.form import TITLES, Runner, StoredForm
 from edkd.engine.memo.keys import memo_folder
@@ -204,10 +206,11 @@ class TeacherMemo:
     def _load(self, keys: np.ndarray, start: int, show: Say) -> None:
         """The same for some keys, (K,)."""
         rows, found = self.store.read(keys)
+        rows, found = exchange_rows(rows, found)
 
         missing = keys[~found]
         if len(missing):
-            rows[~found] = self.fill(
+            rows[~found] = self.fill_together(
                 missing, lambda done: show(f"teacher cache {done}/{len(missing)}")
             )
 
@@ -221,6 +224,17 @@ class TeacherMemo:
             index = self.parts.place(index, start)
         for name, table in self.tables.items():
             table[index] = values[name].to(table.dtype)
+
+    def fill_together(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
+        """As `fill`; of several processes, each computes and stores a share of the keys."""
+        places = [np.arange(each, len(keys), world.size()) for each in range(world.size())]
+        own = places[world.rank()]
+        rows = np.zeros((len(keys), self.rows.num_bytes), np.uint8)
+        found = np.zeros(len(keys), bool)
+        if len(own):
+            rows[own] = self.fill(keys[own], report)
+            found[own] = True
+        return exchange_rows(rows, found)[0]
 
     def fill(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
         """Compute outputs in large batches and store them, in parts.

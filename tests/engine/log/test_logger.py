@@ -46,10 +46,6 @@ def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def unread():
-    raise AssertionError("the figures were read, which waits for the device")
-
-
 # Files and lines.
 
 
@@ -81,16 +77,17 @@ def test_metrics_are_written_whole(make, tmp_path):
 def test_figures_are_read_where_a_point_is_due_only(make):
     recorder = Recorder()
     with make(sinks={"Recorder": lambda: recorder}) as logger:
-        assert logger.step(1, 1, unread) is None
-        assert logger.step(2, 1, lambda: {"loss": 1.0, "top1": 50.0}) == {"loss": 1.0, "top1": 50.0}
-        assert logger.step(3, 1, unread) is None
+        assert not logger.advance(1)
+        assert logger.advance(2)
+        logger.step(2, 1, {"loss": 1.0, "top1": 50.0})
+        assert not logger.advance(3)
     assert recorder.points == [({"step/loss": 1.0, "step/top1": 50.0}, 2)]
 
 
 def test_without_a_frequency_there_are_points_of_epochs_only(make):
     recorder = Recorder()
     with make([{"epoch": 1, "lr": 0.1}], 0, sinks={"Recorder": lambda: recorder}) as logger:
-        assert logger.step(2, 1, unread) is None
+        assert not logger.advance(2)
         logger.epoch(5)
     assert recorder.points == [({"epoch/lr": 0.1}, 5)]
 
@@ -105,10 +102,11 @@ def test_the_bar_shows_figures_once_a_second(tmp_path):
         contextlib.redirect_stderr(terminal),
         Logger(tmp_path, config(0), [], 10, 3, {}) as logger,
     ):
-        assert logger.step(4, 1, unread) is None
+        assert not logger.advance(4)
         logger._shown_at -= 1
-        assert logger.step(5, 2, lambda: {"loss": 0.125, "top1": 75.0})
-        assert logger.step(6, 2, unread) is None
+        assert logger.advance(5)
+        logger.step(5, 2, {"loss": 0.125, "top1": 75.0})
+        assert not logger.advance(6)
         logger._shown_at -= 1
         logger.show("teacher logits")
     shown = terminal.getvalue()
@@ -120,7 +118,7 @@ def test_the_bar_shows_figures_once_a_second(tmp_path):
 def test_without_a_terminal_there_is_no_bar(make, capsys):
     with make() as logger:
         logger.show("teacher logits")
-        logger.step(1, 1, unread)
+        assert not logger.advance(1)
     assert capsys.readouterr() == ("", "")
 
 
@@ -254,7 +252,7 @@ def test_streams_of_a_service_end_no_run(make, tmp_path, stream):
         (tmp_path / "worklog.txt").mkdir()
         with make([RECORD]) as logger:
             logger.show("teacher logits")
-            logger.step(2, 1, lambda: {"loss": 1.0, "top1": 50.0})
+            logger.step(2, 1, {"loss": 1.0, "top1": 50.0})
             logger.epoch(5)
     assert read_metrics(tmp_path) == [RECORD]
 
@@ -282,7 +280,7 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
         terminal.is_gone = True
         for step in range(1, 5):
             logger._shown_at -= 1
-            logger.step(step, 1, lambda: {"loss": 0.125, "top1": 75.0})
+            logger.step(step, 1, {"loss": 0.125, "top1": 75.0})
         logger.epoch(5)
     assert len((tmp_path / "worklog.txt").read_text().splitlines()) == 1
 
@@ -295,7 +293,7 @@ def test_a_sink_that_fails_leaves_the_others(make, tmp_path, capsys):
     recorder = Recorder()
     with make([RECORD], sinks={"Bad": Raises, "Good": lambda: recorder}) as logger:
         for step in range(2, 12, 2):
-            logger.step(step, 1, lambda: {"loss": 1.0})
+            logger.step(step, 1, {"loss": 1.0})
         logger.epoch(10)
     assert [step for _, step in recorder.points] == [2, 4, 6, 8, 10, 10]
     assert capsys.readouterr().out.count("Bad is off: OSError: read-only") == 1
@@ -311,7 +309,7 @@ def test_a_sink_that_hangs_delays_no_step(make, capsys):
 
     logger = make(frequency=1, sinks={"Hangs": Hangs})
     for step in range(1, 100):
-        logger.step(step, 1, lambda: {"loss": 1.0})
+        logger.step(step, 1, {"loss": 1.0})
     logger.close(0.1)
     release.set()
     assert capsys.readouterr().out == "Hangs is off: no answer for 0.1 s\n"

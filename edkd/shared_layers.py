@@ -1,0 +1,218 @@
+"""Layers that relate the images of a batch, for a batch that several processes share.
+
+Within `shared`, batch normalisation uses the statistics of the whole batch, and dropout and
+stochastic depth draw for the whole batch and use the rows of this process. So the result does not
+depend on the number of processes. Networks stay as they are: the functions that they call are
+replaced.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from edkd import world
+from edkd.world import Counts
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+
+_modes: list["_Shared"] = []
+"""Those that are in use, the innermost one last."""
+
+
+class _Shared(TorchFunctionMode):
+    """Replaces functions of torch within the block.
+
+    Args:
+        counts: images of each process in the batch.
+        syncs: whether batch normalisation uses the whole batch.
+    """
+
+    def __init__(self, counts: Counts, syncs: bool) -> None:
+        super().__init__()
+        self.counts = counts
+        self.syncs = syncs
+        self.is_on = True
+        self.rows = max(1, counts[world.rank()])
+        self.total = sum(counts)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.is_on:
+            return func(*args, **kwargs)
+        if func is F.batch_norm and self.syncs:
+            return _batch_norm(self.counts, *args, **kwargs)
+        if func in _DROPOUTS and self._is_batch(args[0]):
+            bound = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+            return self._drop(func, **bound)
+        if func is Tensor.bernoulli_ and self._is_batch(args[0]):
+            return self._bernoulli(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _is_batch(self, tensor: Tensor) -> bool:
+        return tensor.dim() > 0 and len(tensor) == self.rows
+
+    def _drop(self, func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Tensor:
+        """Dropout with the mask of the whole batch."""
+        kwargs.pop("inplace", None)
+        whole = input.new_ones(self.total, *input.shape[1:])
+        mask = func(whole, **kwargs)
+        return input * mask[world.own_rows(self.counts, self.total)]
+
+    def _bernoulli(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole = tensor.new_empty(self.total, *tensor.shape[1:]).bernoulli_(*args, **kwargs)
+        return tensor.copy_(whole[world.own_rows(self.counts, self.total)])
+
+
+@contextmanager
+def shared(counts: Counts, syncs: bool = True) -> Iterator[None]:
+    """Within the block, layers see the whole batch of which this process has a share.
+
+    Args:
+        counts: images of each process; empty: this process has all, and nothing changes.
+        syncs: SOLVER.SYNC_BATCH_NORM.
+    """
+    if not counts:
+        yield
+        return
+    mode = _Shared(counts, syncs)
+    _modes.append(mode)
+    try:
+        with mode:
+            yield
+    finally:
+        _modes.pop()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block, which is within `shared`, tensors are of the whole batch already."""
+    before = [mode.is_on for mode in _modes]
+    for mode in _modes:
+        mode.is_on = False
+    try:
+        yield
+    finally:
+        for mode, is_on in zip(_modes, before, strict=True):
+            mode.is_on = is_on
+
+
+def _batch_norm(
+    counts: Counts,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """As `F.batch_norm`, with the mean and the variance of the whole batch in training."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    output, mean, var, number = _SyncedBatchNorm.apply(input, weight, bias, counts, eps)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            unbiased = var * (number / (number - 1).clamp(min=1))
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    return output
+
+
+class _SyncedBatchNorm(torch.autograd.Function):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, with the statistics of all processes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        counts: Counts,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Also returns mean and variance (C,), and the number of values of a channel, ()."""
+        count = counts[world.rank()]
+        per_image = input[0, 0].numel()
+        mean, var, number = _statistics(input[:count], counts, per_image)
+        inverse = (var + eps).rsqrt()
+
+        output = F.batch_norm(
+            input,
+            mean.to(_wide(input.dtype)),
+            var.to(_wide(input.dtype)),
+            weight,
+            bias,
+            False,
+            0.0,
+            eps,
+        )
+        ctx.save_for_backward(input, weight, mean, inverse, number)
+        ctx.count = count
+        ctx.mark_non_differentiable(mean, var, number)
+        return output, mean, var, number
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+        """Sums over the batch are those of all processes."""
+        input, weight, mean, inverse, number = ctx.saved_tensors
+        wide = gradient.to(mean.dtype)
+        normal = (input.to(mean.dtype) - _as_channels(mean, input)) * _as_channels(inverse, input)
+        dims = [0, *range(2, input.dim())]
+
+        # Of this process: the gradients of weight and bias.
+        of_bias = wide.sum(dims)
+        of_weight = (wide * normal).sum(dims)
+        means = world.add_up(torch.stack([of_bias, of_weight])) / number
+
+        # An image that does not count has no part in the statistics.
+        scale = inverse if weight is None else inverse * weight.to(mean.dtype)
+        mean_part = _as_channels(means[0], input) + normal * _as_channels(means[1], input)
+        mean_part[ctx.count :] = 0
+        of_input = (wide - mean_part) * _as_channels(scale, input)
+
+        of_parameters: tuple[Any, Any] = (None, None)
+        if weight is not None:
+            of_parameters = (of_weight.to(weight.dtype), of_bias.to(weight.dtype))
+        return of_input.to(input.dtype), *of_parameters, None, None
+
+
+def _statistics(own: Tensor, counts: Counts, per_image: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance (C,) of the whole batch, and its number of values of a channel, ().
+
+    Those of the processes are merged as by T. F. Chan et al., "Algorithms for Computing the Sample
+    Variance", 1983: sums of squares would lose digits.
+
+    Args:
+        own: (N,C,...), the images of this process that count.
+    """
+    dtype = _wide(own.dtype)
+    pair = torch.zeros(2, own.shape[1], dtype=dtype, device=own.device)
+    if len(own):
+        var, mean = torch.var_mean(own.to(dtype), [0, *range(2, own.dim())], correction=0)
+        pair = torch.stack([mean, var])
+
+    means, variances = world.gather(pair).unbind(1)
+    numbers = torch.tensor(counts, dtype=dtype, device=own.device) * per_image
+    number = numbers.sum()
+    shares = (numbers / number)[:, None]
+    mean = (shares * means).sum(0)
+    var = (shares * (variances + (means - mean).square())).sum(0)
+    return mean, var, number
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _as_channels(values: Tensor, input: Tensor) -> Tensor:
+    """(C,) as (1,C,1,...), to be combined with the input."""
+    return values.view(1, -1, *[1] * (input.dim() - 2))
