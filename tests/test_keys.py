@@ -312,5 +312,13 @@ def test_the_keys_of_own_images_are_live(tmp_path, live):
 def test_all_keys_are_above(live, figure):
     """Those of the methods aside."""
     known = {key for key in table() if key.split(".")[0] not in method_names()}
-    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) | set(VIEW_KEYS) | set(PROCESS_KEYS) | set(CROP_KEYS) == known
+    assert (
+        set(KEYS)
+        | set(LOADER_KEYS)
+        | set(FOLDER_KEYS)
+        | set(VIEW_KEYS)
+        | set(PROCESS_KEYS)
+        | set(CROP_KEYS)
+        == known
+    )
     figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

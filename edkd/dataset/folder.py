@@ -24,6 +24,7 @@ from edkd.dataset._base import (
 from edkd.dataset.augment import Normalize
 from edkd.dataset.cores import Workers, workers_for, workers_note
 from edkd.dataset.folder_checks import (
+    Probed,
     check_classes,
     check_files,
     identity_of,
@@ -34,7 +35,14 @@ from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.images import read_image
 from edkd.dataset.listing import Listing, combined, list_images
 from edkd.dataset.parts import Parts
-from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
+from edkd.dataset.readability import (
+    BadImage,
+    bad_image,
+    contents,
+    not_transformed,
+    refusal,
+    unreadable,
+)
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for, split_batches
 from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
@@ -462,9 +470,8 @@ def streamed_dataset(
             leave_out_bad(loaders, train.classes, notes, only_test)
         check_files(files, on_bad != STOP, only_test)
 
-    identity = identity_of(parts.learned, test, files)
     return DataSet(
-        train=_numbered(of_train, identity, preprocessing.size),
+        train=_numbered(of_train, parts.learned, files, preprocessing.size),
         val=of_val,
         test=of_test,
         info=DataInfo(
@@ -477,24 +484,25 @@ def streamed_dataset(
             resize=preprocessing.resize,
             interpolation=preprocessing.interpolation,
             class_names=tuple(train.classes),
-            identity=identity,
+            identity=identity_of(parts.learned, test, files),
         ),
         check=check,
         notes=notes,
     )
 
 
-def _numbered(loader: FolderLoader, identity: dict[str, str], size: int) -> Loader:
+def _numbered(loader: FolderLoader, learned: Listing, files: Probed, size: int) -> Loader:
     """The loader with numbered views, where there are any.
 
     Args:
-        identity: `DataInfo.identity`.
+        learned: the images that decide the result of a run.
+        files: as far as they were read.
         size: height and width of a view, in pixels.
     """
     if loader.batches.views is None:
         return loader
-    hashes = [value for name, value in identity.items() if "training" in name]
-    return NumberedFolder(loader, {"the training images": combined(*hashes)}, size)
+    known = combined(learned.names, learned.sizes, contents(files.train_probes))
+    return NumberedFolder(loader, {"the training images": known}, size)
 
 
 def _list_part(root: Path, part: str) -> Listing:
