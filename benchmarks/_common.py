@@ -92,17 +92,20 @@ def wait(device: torch.device) -> None:
 
 
 def in_turn(
-    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device
+    runs: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of functions called in turn (A B A B); the first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             run()
             wait(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 

@@ -133,8 +133,8 @@ def real_data(request, unpacked) -> Path:
 def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
     """Run a command in this process as tools/<name>.py would: tool("train", "--cfg", ...).
 
-    train, finetune, eval and demo get `--device cpu` where the test names no device. But in the
-    full form, files are not synced to the disk, which only a loss of power could reveal.
+    train, finetune, softlabels, eval and demo get `--device cpu` where the test names no device.
+    But in the full form, files are not synced to the disk, which only a loss of power could reveal.
     """
     from edkd.commands._command_line import run_command
 
@@ -143,7 +143,7 @@ def tool(capsys, monkeypatch) -> Callable[..., Outcome]:
 
     def run(name: str, *arguments: object) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]
-        if name in ("train", "eval", "demo", "finetune") and "--device" not in words:
+        if name in ("train", "eval", "demo", "finetune", "softlabels") and "--device" not in words:
             words = ["--device", "cpu", *words]
         monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *words])
         capsys.readouterr()

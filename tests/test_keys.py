@@ -100,6 +100,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "TEACHER_MEMO.ENABLED": ("False", KD),
     "TEACHER_MEMO.FOLDER": ("elsewhere", KD),
     "TEACHER_MEMO.DTYPE": ("bf16", KD),
+    "TEACHER_MEMO.TOP_K": ("1", KD),
     "TEACHER_MEMO.MAX_GB": ("0", KD),
     "LOG.PRINT": ("False", {}),
     "LOG.PREFIX": ("elsewhere", {}),
@@ -116,7 +117,7 @@ ERRORS = ("DATASET.TYPE", "DATASET.ROOT", "DATASET.RANDAUGMENT")
 
 LOADER_KEYS = (
     *("DATASET.NUM_WORKERS", "DATASET.WORKER_TIMEOUT", "DATASET.TEST.BATCH_SIZE"),
-    "DATASET.ON_BAD_IMAGE",
+    *("DATASET.ON_BAD_IMAGE", "DATASET.PREFETCH"),
 )
 """They change how images are read, and no result; see `test_the_keys_of_loaders_are_live`."""
 
@@ -138,6 +139,12 @@ FOLDER_KEYS = {
     "DATASET.FOLDER.INTERPOLATION": "nearest",
 }
 """Of own images; see `test_the_keys_of_own_images_are_live`."""
+
+VIEW_KEYS = {"DATASET.VIEWS": "3", "DATASET.VIEWS_SEED": "1"}
+"""Of images that are read from files, one after the other."""
+
+CROP_KEYS = {"DATASET.SCALED_DECODING": "False"}
+"""Of random crops of own images; see the same test."""
 
 BASE = {
     "DATASET.TYPE": "tiny",
@@ -192,7 +199,7 @@ def look_at(folder):
         for line in path.read_text().splitlines()
     ]
     for record in metrics:
-        del record["train_seconds"], record["eval_seconds"]
+        del record["train_seconds"], record["eval_seconds"], record["data_seconds"]
     return names, metrics, weights, events
 
 
@@ -236,15 +243,16 @@ def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live, monkeypatch):
             Image.new("RGB", (8, 8)).save(tmp_path / part / "n01" / f"{number}.png")
 
     found = []
-    for workers, timeout, size in (("0", "7.5", "2"), ("3", "7.5", "1")):
+    for workers, timeout, size, ahead in (("0", "7.5", "2", "5"), ("3", "7.5", "1", "5")):
         opts = ["DATASET.TYPE", "tiny_folder", "DATASET.ROOT", str(tmp_path)]
         opts += ["DISTILLER.STUDENT", "narrow", "DATASET.NUM_WORKERS", workers]
         opts += ["DATASET.WORKER_TIMEOUT", timeout, "DATASET.TEST.BATCH_SIZE", size]
+        opts += ["DATASET.PREFETCH", ahead]
         data = get_dataset(load_config(opts=opts, plugins=[str(PLUGIN)]), torch.device("cpu"))
         for loader in (data.train.loader, data.test.loader):
-            found.append((loader.num_workers, loader.timeout))
+            found.append((loader.num_workers, loader.timeout, loader.prefetch_factor))
         found.append(len(data.test))
-    assert found == [(0, 0), (0, 0), 1, (3, 7.5), (3, 7.5), 2]
+    assert found == [(0, 0, None), (0, 0, None), 1, (3, 7.5, 5), (3, 7.5, 5), 2]
 
     # The last options once more, with an image that cannot be read.
     (tmp_path / "train" / "n01" / "0.png").write_bytes(b"x")
@@ -288,9 +296,29 @@ def test_the_keys_of_own_images_are_live(tmp_path, live):
         assert seen(**changes) != unchanged, key
         live.add(key)
 
+    changes = {"DATASET.RESIDENT": "off"}
+    for key, value in VIEW_KEYS.items():
+        before = seen(**changes)
+        changes[key] = value
+        assert seen(**changes) != before, key
+        live.add(key)
+
+    crops = {"DATASET.FOLDER.CROP": "resized"}
+    for key, value in CROP_KEYS.items():
+        assert seen(**crops, **{key: value}) != seen(**crops), key
+        live.add(key)
+
 
 def test_all_keys_are_above(live, figure):
     """Those of the methods aside."""
     known = {key for key in table() if key.split(".")[0] not in method_names()}
-    assert set(KEYS) | set(LOADER_KEYS) | set(FOLDER_KEYS) | set(PROCESS_KEYS) == known
+    assert (
+        set(KEYS)
+        | set(LOADER_KEYS)
+        | set(FOLDER_KEYS)
+        | set(VIEW_KEYS)
+        | set(PROCESS_KEYS)
+        | set(CROP_KEYS)
+        == known
+    )
     figure("R12", f"{len(live)} of {len(known)} keys were changed and had an effect")

@@ -1,14 +1,15 @@
 """The contract of a data set, its configuration keys, and how it is found by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
 
-from edkd.dataset.augment import Augmentation
+from edkd.dataset.augment import NumberedViews
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.keys import Key
@@ -43,6 +44,20 @@ KEYS = {
         unit="seconds",
         low=1e-3,
         free_on_resume=True,
+    ),
+    "DATASET.PREFETCH": Key(
+        2,
+        "batches that each process reads ahead, for image folders",
+        low=1,
+        high=2**10,
+        free_on_resume=True,
+        names_run=False,
+    ),
+    "DATASET.SCALED_DECODING": Key(
+        True,
+        "training images of folders: decode JPEG files at the smallest scale that the crop allows, "
+        "and resize crops as tensors; False: the pixels are those of torchvision's transforms on "
+        "PIL images",
     ),
     "DATASET.ON_BAD_IMAGE": Key(
         STOP,
@@ -138,8 +153,12 @@ class NumberedLoader(Loader):
 
     set_size: int
     """Images in the whole set; each `index` is below it, even if only some images take part."""
-    augmentations: dict[str, Augmentation]
+    batch_size: int
+    augmentations: Mapping[str, NumberedViews]
     """How each view is made, by its name; always has "weak"."""
+    listeners: list[WeakMethod[Callable[[int, int], None]]] | None = None
+    """Called with the epoch and the number of a batch, from 0, before `inputs` yields it; None:
+    this loader calls none."""
 
     @abstractmethod
     def order(self, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -161,9 +180,26 @@ class NumberedLoader(Loader):
             (N,3,H,W), float32, normalised.
         """
 
+    def shown(self, index: Tensor, number: Tensor, view: str, size: int) -> Iterator[Tensor]:
+        """The same in batches of a size; the last one may be smaller."""
+        for part in zip(index.split(size), number.split(size), strict=True):
+            yield self.show(*part, view)
+
+    def show_size(self, device: torch.device) -> int:
+        """The images of a batch in which a teacher runs."""
+        return large_batch(device)
+
+    def first_images(self, count: int) -> Tensor:
+        """The numbers of the first images that can be shown, (count,) or fewer, on the CPU."""
+        return torch.arange(min(count, self.set_size))
+
     @abstractmethod
     def fingerprint(self, view: str = WEAK) -> str:
         """A hash of everything that decides the result of `show`."""
+
+    def parts(self, view: str = WEAK) -> dict[str, str]:
+        """Hashes of what decides the result of `show`, by names for messages."""
+        return {"the images or their views": self.fingerprint(view)}
 
     def use_views(self, names: Sequence[str]) -> None:
         """Choose the views that batches contain, in this order.

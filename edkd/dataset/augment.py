@@ -16,8 +16,7 @@ from edkd.errors import UserError
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
 
 
-@runtime_checkable
-class Augmentation(Protocol):
+class NumberedViews(Protocol):
     """A finite set of numbered views of an image."""
 
     @property
@@ -29,6 +28,11 @@ class Augmentation(Protocol):
 
         It is part of the key of the teacher cache: different parameters need different texts.
         """
+
+
+@runtime_checkable
+class Augmentation(NumberedViews, Protocol):
+    """Makes numbered views of images that are on the device."""
 
     def __call__(self, image: Tensor, number: Tensor) -> Tensor:
         """Make one view of each image.
@@ -97,11 +101,16 @@ def check_augmentation(name: str, augmentation: Any) -> None:
         raise UserError(f"{what} has num_views {num_views!r}; it must be a positive integer")
 
     identity = augmentation.identity()
-    if not isinstance(identity, str) or not identity or _ADDRESS.search(identity):
+    if not isinstance(identity, str) or not identity or has_address(identity):
         raise UserError(
             f"{what} has the identity {identity!r}; identity() must return a text with all "
             "parameters, and no memory address, as that differs between processes"
         )
+
+
+def has_address(text: str) -> bool:
+    """Whether a text contains a memory address, which differs between processes."""
+    return _ADDRESS.search(text) is not None
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,20 @@ class Normalize:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Normalise a batch."""
+        if not image.is_contiguous() and image.is_contiguous(memory_format=torch.channels_last):
+            return self._of_channels_last(image)
         scaled = image.float().div_(self.scale)
         normalised = scaled.sub_(self.mean).div_(self.std)
         return normalised.contiguous(memory_format=torch.channels_last)
+
+    def _of_channels_last(self, image: Tensor) -> Tensor:
+        """The same in rows of all channels: on a CPU, this takes about half of the time."""
+        number, channels, height, width = image.shape
+        rows = image.permute(0, 2, 3, 1).view(number, height, width * channels)
+        mean = self.mean.view(-1).repeat(width)
+        std = self.std.view(-1).repeat(width)
+
+        # x / 255 - mean in one pass over the memory.
+        scaled = rows.float()
+        torch.addcdiv(-mean, scaled, torch.full_like(mean, 255), out=scaled)
+        return scaled.div_(std).view(number, height, width, channels).permute(0, 3, 1, 2)

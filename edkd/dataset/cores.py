@@ -1,13 +1,39 @@
-"""The processor cores that this process may use, and the number of data workers that follows."""
+"""The processor cores that this process may use, and the data workers that follow."""
 
 import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from edkd.dataset.workers import start_worker
 
 _GROUPS = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
+
+
+class Workers(NamedTuple):
+    """The processes that read images."""
+
+    number: int
+    """0: the main process reads."""
+    timeout: float
+    """In seconds, after which a worker counts as hanging."""
+    prefetch: int
+    """Batches that each of them reads ahead."""
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of a DataLoader."""
+        if not self.number:
+            return {}
+        return {
+            "num_workers": self.number,
+            "timeout": self.timeout,
+            "prefetch_factor": self.prefetch,
+            "persistent_workers": True,
+            "worker_init_fn": start_worker,
+        }
 
 
 def available_cores() -> int:

@@ -1,13 +1,13 @@
 """Image folders `{train,val}/<class>/*`, read by a DataLoader and normalised on the device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from edkd import world
@@ -22,22 +22,34 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Normalize
-from edkd.dataset.cores import workers_for, workers_note
+from edkd.dataset.cores import Workers, workers_for, workers_note
 from edkd.dataset.folder_checks import (
+    Probed,
     check_classes,
     check_files,
     identity_of,
     probe_parts,
 )
+from edkd.dataset.folder_views import FileViews, Item, NumberedFolder, file_views
 from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.images import read_image
-from edkd.dataset.listing import Listing, list_images
+from edkd.dataset.listing import Listing, combined, list_images
 from edkd.dataset.parts import Parts
-from edkd.dataset.readability import BadImage, bad_image, not_transformed, refusal, unreadable
+from edkd.dataset.readability import (
+    BadImage,
+    bad_image,
+    contents,
+    not_transformed,
+    refusal,
+    unreadable,
+)
 from edkd.dataset.sampling import epoch_order, hold_out, seed_for, split_batches
+from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
+from edkd.dataset.stored_image import StoredImage, Undecodable
 from edkd.dataset.strong import STRONG, strengthened
-from edkd.dataset.workers import start_worker, supervise
+from edkd.dataset.transfer import DeviceCopy
+from edkd.dataset.workers import supervise
 from edkd.errors import UserError, warn
 from edkd.paths import DATA_ROOT
 from edkd.types import Batch, DataInfo, View
@@ -63,14 +75,6 @@ class Preprocessing:
     """As `InputSpec.resize`."""
     interpolation: str = "bilinear"
     """As `InputSpec.interpolation`."""
-
-
-class Item(NamedTuple):
-    """An image to read."""
-
-    number: int
-    seed: int | None
-    """Of its random transforms; None: they are not random."""
 
 
 class ReadImage(NamedTuple):
@@ -101,6 +105,7 @@ class FolderImages(TorchDataset):
         self.samples = samples
         self.transform = transform
         self.on_bad = on_bad
+        self.open = StoredImage if isinstance(transform, ScaledTransform) else read_image
         self.strong_form = ""
         """Of a second, strong view, see `randaugment.draw`; "": there is none."""
 
@@ -122,12 +127,14 @@ class FolderImages(TorchDataset):
                 # The CPU's generator alone: fork_rng restores no other one here.
                 torch.default_generator.manual_seed(seed)
             try:
-                image = read_image(path)
+                image = self.open(path)
             except Exception as error:  # PIL raises almost any exception for damaged files
                 return bad_image(path, error)
 
             try:
                 return self._views(image, seed)
+            except Undecodable as error:
+                return bad_image(path, error.cause)
             except Exception as error:  # as for an image that is smaller than the crop
                 return not_transformed(path, image.size, error)
 
@@ -158,18 +165,29 @@ class Batches:
         members: (M,), numbers of the images that take part.
         num_images: images in the whole set.
         seed: of the order and the random transforms; None: in order, without randomness.
+        views: numbered views of the images; None: new ones in each epoch.
     """
 
-    def __init__(self, members: Tensor, num_images: int, batch_size: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        members: Tensor,
+        num_images: int,
+        batch_size: int,
+        seed: int | None,
+        views: FileViews | None = None,
+    ) -> None:
         self.members = members
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
+        self.views = views
         self.epoch = 0
         self.first = 0
         """Number of the first batch of the pass."""
         self.left_out = torch.empty(0, dtype=torch.long)
         """Members that are removed from each pass. The others keep their order."""
+        self._numbers: dict[int, Tensor] = {}
+        """Those of the views, of the epoch that was needed last: each batch needs them."""
 
     def __len__(self) -> int:
         return len(self.totals())
@@ -184,15 +202,32 @@ class Batches:
 
     def _index(self) -> Tensor:
         """The image numbers of an epoch; without randomness, those of this process."""
-        index = self.members
-        if self.seed is not None:
-            index, _ = epoch_order(index, self.num_images, (1,), self.seed, self.epoch)
-        index = index[~torch.isin(index, self.left_out)]
+        index = self.order(self.epoch)
         return index if self.seed is not None else index[_own_rows(len(index))]
 
     def _share(self, numbers: Tensor) -> Tensor:
         """The images of a training batch that this process has."""
         return numbers if self.seed is None else numbers[_own_rows(len(numbers))]
+
+    def order(self, epoch: int) -> Tensor:
+        """The numbers of the images of an epoch, in order."""
+        index = self.members_left()
+        if self.seed is None:
+            return index
+        index, _ = epoch_order(self.members, self.num_images, (1,), self.seed, epoch)
+        return index[~torch.isin(index, self.left_out)]
+
+    def members_left(self) -> Tensor:
+        """The members without those that are left out, in their own order."""
+        return self.members[~torch.isin(self.members, self.left_out)]
+
+    def view_numbers(self, epoch: int) -> Tensor:
+        """The number of each image's view in an epoch, (num_images,), where views have numbers."""
+        assert self.views is not None
+        assert self.seed is not None
+        if epoch not in self._numbers:
+            self._numbers = {epoch: self.views.of_epoch(self.num_images, self.seed, epoch)}
+        return self._numbers[epoch]
 
     def all_items(self, epoch: int) -> list[Item]:
         """The Items of all members in an epoch, in the order of `members`."""
@@ -200,10 +235,16 @@ class Batches:
         return self._items(self.members)
 
     def _items(self, numbers: Tensor) -> list[Item]:
-        return [Item(number, self._seed_of(number)) for number in numbers.tolist()]
+        seeds = self._seeds(numbers)
+        return [Item(*pair) for pair in zip(numbers.tolist(), seeds, strict=True)]
 
-    def _seed_of(self, number: int) -> int | None:
-        return None if self.seed is None else seed_for(self.seed, self.epoch, number)
+    def _seeds(self, numbers: Tensor) -> Sequence[int | None]:
+        """The seed of each image's random transforms in this epoch."""
+        if self.seed is None:
+            return [None] * len(numbers)
+        if self.views is not None:
+            return self.views.seeds(numbers, self.view_numbers(self.epoch)[numbers])
+        return [seed_for(self.seed, self.epoch, number) for number in numbers.tolist()]
 
 
 def _own_rows(total: int) -> slice:
@@ -215,12 +256,12 @@ class FolderLoader(Loader):
 
     Args:
         batches: which images, and their order.
-        num_workers: processes that read; 0: this process reads.
-        timeout: in seconds, after which a worker counts as hanging.
+        workers: they read.
         paths: of all images of the data set, which are checked when one cannot be read.
         strong_form: of the strong views, if they are needed; "": there are none.
     """
 
+    not_numbered = "images get new views in each epoch; set DATASET.VIEWS to a number, such as 50"
     is_shared = True
 
     def __init__(
@@ -228,8 +269,7 @@ class FolderLoader(Loader):
         images: FolderImages,
         batches: Batches,
         normalize: Normalize,
-        num_workers: int,
-        timeout: float,
+        workers: Workers,
         paths: Sequence[str],
         strong_form: str = "",
     ) -> None:
@@ -240,17 +280,15 @@ class FolderLoader(Loader):
         self.num_images = len(batches.members)
         self.normalize = normalize
         self.device = normalize.device
+        self.copy = DeviceCopy(self.device)
         self.batches = batches
         self.loader = DataLoader(
             images,
             batch_sampler=batches,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            timeout=timeout if num_workers else 0,
-            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
             generator=torch.Generator(),  # without one, each pass draws from the global generator
+            **workers.settings(),
         )
 
     def __len__(self) -> int:
@@ -267,12 +305,20 @@ class FolderLoader(Loader):
         self.batches.first = first
         totals = self.batches.totals()[first:]
         for total, batch in zip(totals, supervise(self.loader), strict=True):
-            if isinstance(batch, BadImage):
-                raise self._refusal(batch)
-            *parts, replaced = batch
-            self._warn_once(replaced)
             self.counts = world.counts_of(total) if self.batches.seed is not None else ()
-            yield tuple(part.to(self.device, non_blocking=True) for part in parts)
+            yield self.received(batch)
+
+    def received(self, batch: Any) -> tuple[Tensor, ...]:
+        """The tensors of a batch as a worker sent it, on the device.
+
+        Raises:
+            UserError: it is an image that cannot be read.
+        """
+        if isinstance(batch, BadImage):
+            raise self._refusal(batch)
+        *parts, replaced = batch
+        self._warn_once(replaced)
+        return self.copy(parts)
 
     def batch(  # type: ignore[override]
         self, image: Tensor, target: Tensor, index: Tensor
@@ -339,7 +385,10 @@ def collate(
         if item.replaced is not None:
             replaced.append(item.replaced)
 
-    return torch.stack(images), torch.tensor(targets), torch.tensor(numbers), replaced
+    # Channels last in memory, as they were decoded and as they are normalised.
+    # In a worker, `default_collate` stacks into shared memory.
+    image = default_collate([each.movedim(-3, -1) for each in images]).movedim(-1, -3)
+    return image, torch.tensor(targets), torch.tensor(numbers), replaced
 
 
 def folder_dataset(
@@ -378,6 +427,9 @@ def streamed_dataset(
             training transform does not have it.
     """
     check_randaugment(preprocessing.train, cfg)
+    if cfg.DATASET.SCALED_DECODING:
+        preprocessing = replace(preprocessing, train=scaled(preprocessing.train))
+
     train, test = parts.train, parts.test
     on_bad = cfg.DATASET.ON_BAD_IMAGE
     files = probe_parts(parts.learned, test)
@@ -386,17 +438,20 @@ def streamed_dataset(
     members, held_out = hold_out(targets, cfg.DATASET.VAL_SPLIT)
     normalize = Normalize(preprocessing.mean, preprocessing.std, device)
     paths = parts.learned.paths + test.paths
+    workers = Workers(
+        workers_for(cfg.DATASET.NUM_WORKERS), cfg.DATASET.WORKER_TIMEOUT, cfg.DATASET.PREFETCH
+    )
 
     def make(
         part: Listing, transform: Transform, index: Tensor, size: int, seed: int | None
     ) -> FolderLoader:
         """The batches of some images of a part; `seed` as for `Batches`."""
         images = FolderImages(part.samples, transform, on_bad)
-        batches = Batches(index, len(part.samples), size, seed)
-        workers = workers_for(cfg.DATASET.NUM_WORKERS)
-        timeout = cfg.DATASET.WORKER_TIMEOUT
+        batches = Batches(
+            index, len(part.samples), size, seed, file_views(cfg, preprocessing.train)
+        )
         strong_form = "" if seed is None else cfg.DATASET.STRONG_FORM
-        return FolderLoader(images, batches, normalize, workers, timeout, paths, strong_form)
+        return FolderLoader(images, batches, normalize, workers, paths, strong_form)
 
     def evaluated(part: Listing, index: Tensor) -> FolderLoader:
         size = cfg.DATASET.TEST.BATCH_SIZE or EVAL_BATCH_SIZE
@@ -416,7 +471,7 @@ def streamed_dataset(
         check_files(files, on_bad != STOP, only_test)
 
     return DataSet(
-        train=of_train,
+        train=_numbered(of_train, parts.learned, files, preprocessing.size),
         val=of_val,
         test=of_test,
         info=DataInfo(
@@ -434,6 +489,20 @@ def streamed_dataset(
         check=check,
         notes=notes,
     )
+
+
+def _numbered(loader: FolderLoader, learned: Listing, files: Probed, size: int) -> Loader:
+    """The loader with numbered views, where there are any.
+
+    Args:
+        learned: the images that decide the result of a run.
+        files: as far as they were read.
+        size: height and width of a view, in pixels.
+    """
+    if loader.batches.views is None:
+        return loader
+    known = combined(learned.names, learned.sizes, contents(files.train_probes))
+    return NumberedFolder(loader, {"the training images": known}, size)
 
 
 def _list_part(root: Path, part: str) -> Listing:

@@ -33,6 +33,10 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_FORMATS = ("PNG", "PPM")
 """Formats whose mode I holds 16-bit numbers."""
 
+_ORIENTATION = 274
+_TURNED = range(2, 9)
+"""EXIF orientations of images that are not upright."""
+
 # Tags of a TIFF file.
 _BITS = 258
 _PHOTOMETRIC = 262
@@ -86,14 +90,31 @@ def read_image(path: str | os.PathLike[str]) -> Any:
 
 def decode(file: IO[bytes]) -> Any:
     """`read_image` for an open file."""
+    with opened(file) as image:
+        return upright_rgb(image)
+
+
+def opened(content: IO[bytes]) -> Any:
+    """The image of PIL in a file, which is decoded when its pixels are read."""
     from PIL import Image
 
     _prepare_pil()
-    with Image.open(file) as image:
-        check_scale(image)
-        image.load()
-        _turn_upright(image)
-        return _opaque(_eight_bit(image)).convert("RGB")
+    return Image.open(content)
+
+
+def upright_rgb(image: Any, divisor: int = 1) -> Any:
+    """The pixels of an opened image that is not decoded yet, as from `read_image`.
+
+    Args:
+        divisor: 1, or for a JPEG image 2, 4 or 8: its size is divided by it, rounded up.
+    """
+    check_scale(image)
+    if divisor > 1:
+        image.draft(None, (image.width // divisor, image.height // divisor))
+    image.load()
+    _turn_upright(image)
+    opaque = _opaque(_eight_bit(image))
+    return opaque if opaque.mode == "RGB" else opaque.convert("RGB")
 
 
 def max_pixels() -> int | None:
@@ -122,6 +143,15 @@ def check_scale(image: Any) -> None:
         )
     if _SIGNED in _tag(image, _SAMPLE_FORMAT):
         raise ValueError("signed integers have no fixed scale; convert it to unsigned integers")
+
+
+def orientation(image: Any) -> int:
+    """The EXIF orientation of an opened JPEG image, 1 to 8; 1 where it is upright."""
+    with suppress(Exception):
+        found = image.getexif().get(_ORIENTATION)
+        if found in _TURNED:
+            return int(found)
+    return 1
 
 
 def _turn_upright(image: Any) -> None:

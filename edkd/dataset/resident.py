@@ -19,6 +19,7 @@ from edkd.dataset._base import (
     single_view,
 )
 from edkd.dataset.augment import Augmentation, Normalize, check_augmentation, make_views
+from edkd.dataset.folder_views import check_views
 from edkd.dataset.host_augment import check_randaugment
 from edkd.dataset.identity import tensor_hash
 from edkd.dataset.listing import combined
@@ -108,6 +109,7 @@ class TrainLoader(NumberedLoader):
         augmentations: how each view is made, by its name; "weak" is needed.
     """
 
+    augmentations: dict[str, Augmentation]
     is_shared = True
 
     def __init__(
@@ -268,6 +270,7 @@ def resident_dataset(
         augmentations = {WEAK: augmentations}
     augmentations = with_strong(augmentations, train.image.shape[1], cfg)
     check_randaugment(None, cfg)
+    check_views(cfg)
 
     parts = {"training images": train, "test images": test}
     if val is not None:

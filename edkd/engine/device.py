@@ -27,6 +27,7 @@ KINDS = ("auto", "cuda", "mps", "cpu")
 # Numbers of `mallopt(3)`.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -134,7 +135,8 @@ def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
     except (AttributeError, OSError, TypeError):
         return
 
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the highest allowed value
+    mallopt(_M_MMAP_MAX, 0)  # also for blocks above the highest threshold, 32 MiB
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
     mallopt(_M_TRIM_THRESHOLD, most)
 
 

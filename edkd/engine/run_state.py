@@ -1,13 +1,16 @@
 """The position of a run: finished epochs, steps of the current one, means, random state."""
 
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
 from edkd.dataset.sampling import random_state, set_random_state
 from edkd.engine.log.logger import Record
 from edkd.engine.meter import Meter
+
+T = TypeVar("T")
 
 
 class RunState:
@@ -19,6 +22,7 @@ class RunState:
         first_step: the step at which this process entered the epoch.
         meter: running means of the current epoch.
         seconds: time that the current epoch took in earlier processes.
+        data_seconds: the part of the epoch's training in which the host waited for batches.
         teacher_top1: accuracy of each teacher in percent; empty where it was not measured.
     """
 
@@ -28,6 +32,7 @@ class RunState:
         self.first_step = 0
         self.meter = Meter()
         self.seconds = 0.0
+        self.data_seconds = 0.0
         self.teacher_top1: list[float] = []
         self._started: float | None = None
         self._random_state: dict[str, Any] | None = None
@@ -56,6 +61,14 @@ class RunState:
             return self.seconds
         return self.seconds + time.perf_counter() - self._started
 
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; the time until each of them comes is added to `data_seconds`."""
+        start = time.perf_counter()
+        for batch in batches:
+            self.data_seconds += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
+
     def start_epoch(self) -> None:
         """Enter an epoch, at its first step or where a resumed run left it."""
         self.first_step = self.step_done
@@ -70,6 +83,7 @@ class RunState:
         self.history.append(record)
         self.step_done = 0
         self.seconds = 0.0
+        self.data_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `load_state_dict`."""
@@ -79,6 +93,7 @@ class RunState:
                 "step": self.step_done,
                 "meter": self.meter.state_dict(),
                 "seconds": self.train_seconds(),
+                "data_seconds": self.data_seconds,
                 "random": self._random_state or random_state(),
             }
         return {
@@ -103,6 +118,7 @@ class RunState:
         self.step_done = progress["step"]
         self.meter.load_state_dict(progress["meter"], device)
         self.seconds = float(progress.get("seconds", 0.0))  # absent in older checkpoints
+        self.data_seconds = float(progress.get("data_seconds", 0.0))
 
         # Raises here, before anything is written, where it is not such a state.
         set_random_state(progress["random"])

@@ -204,6 +204,7 @@ class Trainer:
 
             record |= {f"{self.split}_{name}": value for name, value in figures.items()}
             record |= {"train_seconds": self.state.seconds, "eval_seconds": seconds}
+            record["data_seconds"] = self.state.data_seconds
             self.check_finite(epoch, record)
 
             with hold():
@@ -239,7 +240,8 @@ class Trainer:
         self.state.start_epoch()
 
         steps = len(self.data.train)
-        for inputs in self.data.train.inputs(epoch, self.state.step_done):
+        batches = self.data.train.inputs(epoch, self.state.step_done)
+        for inputs in self.state.timed(batches):
             with hold():
                 done = (epoch - 1) * steps + self.state.step_done
                 self.update.set_learning_rate(learning_rate(self.cfg, done, steps))

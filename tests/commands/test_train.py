@@ -41,6 +41,7 @@ def test_a_run_leaves_the_files_of_the_design(train, folder, teacher, tool):
     trained = {"lr", "train_loss", "train_loss_ce", "train_loss_kd", "train_top1", "train_seconds"}
     assert trained <= last.keys()
     assert {"test_top1", "test_top5", "test_loss", "eval_seconds"} <= last.keys()
+    assert 0 <= last["data_seconds"] <= last["train_seconds"]
     assert f"last_test_top1 {last['test_top1']:.2f}" in (run / "worklog.txt").read_text()
     result = json.loads((run / "result.json").read_text())
     assert (result["method"], result["student"], result["seed"]) == ("EDKD", ["resnet8"], 1)

@@ -9,9 +9,10 @@ import torch
 from yacs.config import CfgNode
 
 from edkd.dataset._base import KEYS as SHARED
+from edkd.dataset.folder_views import KEYS as VIEWS
 from edkd.dataset.strong import KEYS as STRONG
 
-KEYS = SHARED | STRONG
+KEYS = SHARED | STRONG | VIEWS
 SOLVER = {"SOLVER.BATCH_SIZE": 64, "SOLVER.SEED": 1}
 
 

@@ -43,6 +43,15 @@ def test_normalised_images_are_channels_last_float32():
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_layout_in_memory_changes_no_bit():
+    """Image folders come with channels last, and are normalised in another way."""
+    image = torch.arange(256, dtype=torch.uint8).view(16, 16).expand(2, 3, 16, 16).contiguous()
+    turned = image.contiguous(memory_format=torch.channels_last)
+    normalize = Normalize(MEAN, STD, CPU)
+    assert torch.equal(normalize(image), normalize(turned))
+    assert normalize(image).stride() == normalize(turned).stride()
+
+
 def test_identity_tells_parameters_apart():
     """Objects with the default repr too: it is equal for none and never the same again."""
     prints = [fingerprint(Shift(1)), fingerprint(Shift(2)), fingerprint(CropFlip())]

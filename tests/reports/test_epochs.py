@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.dataset import _base as dataset_module
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.memo import memo as memo_module
 from edkd.engine.memo.admin import is_intact
@@ -66,6 +67,33 @@ def test_time_between_two_parts_and_that_of_the_evaluation_do_not_count(monkeypa
     assert second.train_seconds() == 0.0
 
 
+def test_the_wait_for_batches_is_counted_over_a_stop(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def batches():
+        for seconds in (3.0, 4.0):
+            clock[0] += seconds
+            yield seconds
+
+    def train(state):
+        for _ in state.timed(batches()):
+            clock[0] += 100.0
+
+    first = RunState()
+    train(first)
+    assert first.data_seconds == 7.0
+    first.step_done = 2
+    first.meter.add({"loss": torch.ones(())}, torch.ones(1, 2), torch.zeros(1).long())
+
+    second = RunState()
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    train(second)
+    assert second.data_seconds == 14.0
+    second.finish_epoch({"epoch": 1})
+    assert second.data_seconds == 0.0
+
+
 def test_a_checkpoint_without_seconds_still_resumes(train_tiny, tmp_path, monkeypatch):
     """Those of earlier versions have none."""
     with monkeypatch.context() as patch:
@@ -74,7 +102,7 @@ def test_a_checkpoint_without_seconds_still_resumes(train_tiny, tmp_path, monkey
         assert train_tiny("a", "SOLVER.EPOCHS", 1).code == 143
     latest = tmp_path / "distill" / "a" / "latest"
     state = load_checkpoint(latest)
-    del state["progress"]["seconds"]
+    del state["progress"]["seconds"], state["progress"]["data_seconds"]
     save_checkpoint(state, latest)
     assert train_tiny("a", "SOLVER.EPOCHS", 1, "--resume").code == 0
 
@@ -88,10 +116,10 @@ class Crash(Exception):
 
 def interrupted(folder, monkeypatch, fault, at_batch=3):
     """A memo of 40 images in batches of 8, whose third batch does not come."""
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     memo = make_memo(folder, loader=make_loader())
     with monkeypatch.context() as patch:
-        patch.setattr(TeacherMemo, "compute", before_call(TeacherMemo.compute, at_batch, fault))
+        patch.setattr(TeacherMemo, "run", before_call(TeacherMemo.run, at_batch, fault))
         with pytest.raises((Crash, Stopped)), listening():
             memo.prepare(1, quiet)
     return memo
@@ -125,7 +153,7 @@ def test_a_stop_while_the_cache_is_filled_keeps_what_is_computed(tmp_path, monke
 
 def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
     """A kill, which nothing can catch, costs a minute of the teacher's work at most."""
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     monkeypatch.setattr(memo_module, "PART_SECONDS", 0.0)
     memo = make_memo(tmp_path, loader=make_loader(num_images=37))
     memo.prepare(1, quiet)
@@ -143,7 +171,7 @@ def test_a_long_fill_is_stored_in_parts(tmp_path, monkeypatch):
 
 
 def test_a_short_fill_is_one_segment(tmp_path, monkeypatch):
-    monkeypatch.setattr(memo_module, "large_batch", lambda device: 8)
+    monkeypatch.setattr(dataset_module, "large_batch", lambda device: 8)
     memo = make_memo(tmp_path)
     memo.prepare(1, quiet)
     assert len(segment_files(memo.store.folder)) == 1

@@ -27,6 +27,11 @@ def check_recipe(cfg: CfgNode, has_own_loaders: bool) -> None:
             "DATASET.RANDAUGMENT has no effect on a train_loader of your own; put "
             "torchvision.transforms.v2.RandAugment into the transforms of its data set"
         )
+    if has_own_loaders and cfg.DATASET.VIEWS:
+        raise UserError(
+            "DATASET.VIEWS has no effect on a train_loader of your own, whose views have no "
+            "numbers; set it to 0"
+        )
 
 
 def _check_task_loss(solver: CfgNode, name: str, method: type[Distiller]) -> None:

@@ -23,6 +23,7 @@ OWNERS = (
     "edkd.dataset._base",
     "edkd.dataset.image_folder",
     "edkd.dataset.strong",
+    "edkd.dataset.folder_views",
     "edkd.engine.update",
     "edkd.engine.trainer",
     "edkd.engine.schedule",

@@ -100,6 +100,8 @@ def read_about(folder: Path) -> About:
     try:
         entries = json.loads(path.read_text())
         title = f"{entries['teacher']} on {entries['dataset']}, {entries['dtype']}"
+        if "top_k" in entries:
+            title = f"{title}, topk {int(entries['top_k'])}"
         if "outputs" in entries:
             title = f"{title}, {' and '.join(entries['outputs'])}"
         view = entries.get("view")

@@ -81,19 +81,41 @@ def attach(
     memos: list[TeacherMemo] = []
     stand_ins: list[StandIn] = []
     for number, teacher in enumerate(teachers):
-        settings = memo_settings(cfg, number)
-        own = [
-            TeacherMemo(teacher, loader, view, settings, device, amp, say, features_used(distiller))
-            for view in views_used(distiller, loader)
-        ]
-        stand_in = StandIn(teacher, {memo.view: memo.tables for memo in own})
+        own = make_memos(distiller, number, loader, cfg, device, amp, say)
+        tables = {memo.view: memo.tables for memo in own}
+        places = own[0].parts.places if own[0].parts else None
+        stand_in = StandIn(teacher, tables, own[0].form.outputs, places)
         put_in_place(distiller, number, stand_in)
         memos += own
         stand_ins.append(stand_in)
 
     for memo in memos:
-        say(memo.outlook(epochs))
+        for line in (*memo.others(), memo.outlook(epochs)):
+            say(line)
     return TeacherCache(memos, stand_ins)
+
+
+def make_memos(
+    distiller: Distiller,
+    number: int,
+    loader: NumberedLoader,
+    cfg: Any,
+    device: torch.device,
+    amp: torch.dtype | None,
+    say: Say,
+) -> list[TeacherMemo]:
+    """The cached outputs of a method's teacher, for each view that the method uses.
+
+    Args:
+        number: of the teacher, from 0.
+    """
+    teacher = distiller.teachers()[number]
+    settings = memo_settings(cfg, number)
+    features = features_used(distiller)
+    return [
+        TeacherMemo(teacher, loader, view, settings, device, amp, say, features)
+        for view in views_used(distiller, loader)
+    ]
 
 
 # Whether the cache can serve a method.

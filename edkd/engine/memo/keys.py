@@ -20,8 +20,15 @@ KEYS = {
     ),
     "TEACHER_MEMO.DTYPE": Key(
         "auto",
-        "type of a cached logit; auto: the type that the teacher computes",
+        "type of a cached number; auto: the type that the teacher computes, and fp16 with TOP_K",
         choices=("auto", "fp32", "bf16", "fp16"),
+    ),
+    "TEACHER_MEMO.TOP_K": Key(
+        0,
+        "cache this number of the largest probabilities and the mass of the rest, instead of all "
+        "logits; 0: all logits",
+        low=0,
+        high=2**15,
     ),
     "TEACHER_MEMO.MAX_GB": Key(
         20.0,

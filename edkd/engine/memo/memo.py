@@ -1,8 +1,8 @@
 """The cached outputs of one teacher for one view: tables of an epoch, filled from the store."""
 
-import json
 import re
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,32 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from edkd import world
-from edkd.dataset import NumberedLoader, large_batch
-from edkd.distillers import find_classifier
-from edkd.engine.checkpoint import fingerprint
+from edkd.dataset import NumberedLoader
 from edkd.engine.device import autocast
+from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.exchange import exchange_rows
-from edkd.engine.memo.files import hash_of
 from edkd.engine.memo.finite import nonfinite_outputs, nonfinite_rows
+from edkd.engine.memo.form import TITLES, Runner, StoredForm
 from edkd.engine.memo.keys import memo_folder
-from edkd.engine.memo.rows import LOGITS, POOLED, Field, RowFormat, Values
-from edkd.engine.memo.store import Store
+from edkd.engine.memo.parts import EpochParts
+from edkd.engine.memo.rows import LOGITS, POOLED, Values
+from edkd.engine.memo.store import KEY_BYTES, Store
 from edkd.signals import hold
 
 Say = Callable[[str], None]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-SAMPLE_SIZE = large_batch(torch.device("cpu"))
-"""Images whose outputs become part of the fingerprint: other hardware computes other bits."""
-
-USUAL_VIEW = "weak"
+CPU = torch.device("cpu")
 
 PART_SECONDS = 60.0
 """Time after which computed outputs are stored, the most that a kill can cost."""
 
-TITLES = {LOGITS: "logits", POOLED: "pooled features"}
-"""Of outputs, for the log."""
+CHUNK_BYTES = 2**28
+"""Of the rows that are in the memory of the host at a time."""
 
 
 class MemoSettings(NamedTuple):
@@ -52,6 +47,8 @@ class MemoSettings(NamedTuple):
     dataset: str
     teacher: str
     """Both become part of the cache's name."""
+    top_k: int = 0
+    """Probabilities that are stored of an image; 0: all logits."""
 
 
 def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
@@ -68,6 +65,7 @@ def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
         dtype=cfg.TEACHER_MEMO.DTYPE,
         dataset=safe_name(cfg.DATASET.TYPE),
         teacher=safe_name(name),
+        top_k=cfg.TEACHER_MEMO.TOP_K,
     )
 
 
@@ -79,8 +77,7 @@ def safe_name(name: str) -> str:
 class TeacherMemo:
     """Outputs of a teacher for one view of the training images, computed once and stored.
 
-    The key of a row in the store is `index * num_views + number`. Where pooled features are needed
-    and the teacher's classifier makes its logits of them bit for bit, a row holds these alone.
+    The key of a row in the store is `index * num_views + number`.
 
     Args:
         teacher: frozen, in eval mode, on the device.
@@ -93,7 +90,8 @@ class TeacherMemo:
         needs: the outputs that are read besides the logits: none, or "pooled_feat".
 
     Attributes:
-        tables: outputs (set_size,width) by name, filled for an epoch.
+        form: in which outputs are stored, and how to make outputs of rows of the tables.
+        tables: (set_size,width) by name, filled for an epoch.
     """
 
     def __init__(
@@ -117,15 +115,25 @@ class TeacherMemo:
         self.names = [name for name in (POOLED, LOGITS) if name == LOGITS or name in needs]
 
         sample = self._sample()
-        self.classifier = self._classifier(settings, sample)
-        self.rows = self._format(settings, sample)
-        self.storable(sample, *self._sampled())  # before a store is made
-        self.store = self._open_store(settings, sample, say)
+        runner = Runner(teacher, amp, device)
+        self.form = StoredForm(runner, sample, settings.dtype, settings.top_k)
+        self.rows = self.form.rows
+        stored = self.storable(sample, *self._sampled())  # raises before a store is made
+
+        name, about = describe(self, settings, sample)
+        self.store = Store(settings.folder, name, about, settings.max_bytes, say)
+
+        tables = stored if self.form.outputs else sample
+        row_bytes = sum(value[0].nbytes for value in tables.values())
+        self.parts = EpochParts.needed(loader, row_bytes, device)
+        if self.parts and loader.listeners is not None:
+            loader.listeners.append(weakref.WeakMethod(self.reach))  # no reference cycle
 
         # A captured CUDA graph reads these tensors: they are filled in place and never replaced.
+        num_rows = self.parts.num_rows if self.parts else loader.set_size
         self.tables = {
-            name: torch.zeros(loader.set_size, *value.shape[1:], dtype=value.dtype, device=device)
-            for name, value in sample.items()
+            name: torch.zeros(num_rows, *value.shape[1:], dtype=value.dtype, device=device)
+            for name, value in tables.items()
         }
 
     @torch.no_grad()
@@ -139,10 +147,17 @@ class TeacherMemo:
         Returns:
             Logits (N,C), and pooled features (N,D) where they are needed, on the device.
         """
-        image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+        return self.run(self._show(index, number))
+
+    @torch.no_grad()
+    def run(self, image: Tensor) -> Values:
+        """The same for images (N,3,H,W) in their views."""
         with autocast(self.amp, self.device):
             logits, features = self.teacher(image)
         return {name: logits if name == LOGITS else features[name] for name in self.names}
+
+    def _show(self, index: Tensor, number: Tensor) -> Tensor:
+        return self.loader.show(index.to(self.device), number.to(self.device), self.view)
 
     def keys(self, epoch: int) -> np.ndarray:
         """The keys of an epoch, (num_images,), int64."""
@@ -152,39 +167,76 @@ class TeacherMemo:
     def prepare(self, epoch: int, show: Say) -> None:
         """Fill the tables for an epoch. Outputs that are not stored are computed and stored.
 
+        Where the tables hold a part of an epoch, this happens before the first batch of the part.
+
         Args:
             show: called with the progress, often.
         """
-        keys = self.keys(epoch)
         self.store.refresh()
+        if self.parts is None:
+            self._load_all(self.keys(epoch), show)
+        else:
+            self.parts.restart(show)
+
+    def reach(self, epoch: int, number: int) -> None:
+        """Fill the tables for the part of an epoch that has a batch.
+
+        Args:
+            number: of the batch, from 0.
+        """
+        assert self.parts is not None
+        part = self.parts.of_batch(epoch, number)
+        if part != self.parts.present:
+            self.parts.present = None
+            self._load_all(self.keys(epoch)[self.parts.images(part)], self.parts.show)
+            self.parts.present = part
+
+    def _load_all(self, keys: np.ndarray, show: Say) -> None:
+        """Fill the tables from the first row on; where they have all images, each has its own."""
+        start = 0
+        for chunk in self._chunks(keys):
+            self._load(chunk, start, show)
+            start += len(chunk)
+
+    def _chunks(self, keys: np.ndarray) -> list[np.ndarray]:
+        """Keys (K,) in parts whose rows the memory of the host can hold."""
+        num_chunks = -(-len(keys) * self.rows.num_bytes // CHUNK_BYTES)
+        return np.array_split(keys, num_chunks) if len(keys) else []
+
+    def _load(self, keys: np.ndarray, start: int, show: Say) -> None:
+        """The same for some keys, (K,)."""
         rows, found = self.store.read(keys)
         rows, found = exchange_rows(rows, found)
 
-        if not found.all():
-            rows[~found] = self.fill_together(keys[~found], show)
+        missing = keys[~found]
+        if len(missing):
+            rows[~found] = self.fill_together(
+                missing, lambda done: show(f"teacher cache {done}/{len(missing)}")
+            )
 
         values = {name: value.to(self.device) for name, value in self.rows.unpack(rows).items()}
         if not all(value.isfinite().all() for value in values.values()):
             raise nonfinite_rows(self.store.folder)
-        if self.classifier is not None:
-            values[LOGITS] = self._classify(self.classifier, values[POOLED])
+        values = self.form.tables(values, self.loader.show_size(self.device))
 
         index = torch.from_numpy(keys // self.num_views).to(self.device)
+        if self.parts:
+            index = self.parts.place(index, start)
         for name, table in self.tables.items():
             table[index] = values[name].to(table.dtype)
 
-    def fill_together(self, keys: np.ndarray, show: Say) -> np.ndarray:
+    def fill_together(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
         """As `fill`; of several processes, each computes and stores a share of the keys."""
         places = [np.arange(each, len(keys), world.size()) for each in range(world.size())]
         own = places[world.rank()]
         rows = np.zeros((len(keys), self.rows.num_bytes), np.uint8)
         found = np.zeros(len(keys), bool)
         if len(own):
-            rows[own] = self.fill(keys[own], show)
+            rows[own] = self.fill(keys[own], report)
             found[own] = True
         return exchange_rows(rows, found)[0]
 
-    def fill(self, keys: np.ndarray, show: Say) -> np.ndarray:
+    def fill(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
         """Compute outputs in large batches and store them, in parts.
 
         All batches have one shape, the last one too: the bits of a row must not depend on the other
@@ -192,24 +244,26 @@ class TeacherMemo:
 
         Args:
             keys: (K,), at least one.
-            show: called with the progress before each batch.
+            report: called with the number of finished keys before each batch.
 
         Returns:
             Rows (K,num_bytes), uint8.
         """
-        size = large_batch(self.device)
+        size = self.loader.show_size(self.device)
         num_batches = -(-len(keys) // size)
         padded = torch.from_numpy(np.resize(keys, num_batches * size)).to(self.device)
+        indices = padded // self.num_views
+        numbers = padded % self.num_views
 
+        shown = self.loader.shown(indices, numbers, self.view, size)
+        together = zip(indices.split(size), numbers.split(size), strict=True)
         parts: list[np.ndarray] = []
         batches: list[Tensor] = []
         stored_at = time.monotonic()
         try:
-            for batch_number, batch in enumerate(padded.split(size)):
-                show(f"teacher cache {batch_number * size}/{len(keys)}")
-                index = batch // self.num_views
-                number = batch % self.num_views
-                stored = self.storable(self.compute(index, number), index, number)
+            for batch_number, (index, number) in enumerate(together):
+                report(batch_number * size)
+                stored = self.storable(self.run(next(shown)), index, number)
                 batches.append(self.rows.pack(stored))
 
                 if time.monotonic() - stored_at > PART_SECONDS:
@@ -232,38 +286,53 @@ class TeacherMemo:
             batches.clear()
 
     def storable(self, values: Values, index: Tensor, number: Tensor) -> Values:
-        """Outputs of `compute` that are stored, in the types in which they are stored.
+        """Of outputs of `compute` what is stored, in the types in which it is stored.
 
         Raises:
             NonFiniteError: some are not finite; the message names the teacher and the image.
         """
-        stored = self.rows.stored(values)
+        stored = self.form.stored(values)
         for name, value in stored.items():
             if not value.isfinite().all():
-                image = self.loader.show(index.to(self.device), number.to(self.device), self.view)
+                image = self._show(index, number)
                 teacher = f"the teacher {self.name}"
+                computed = values.get(name, values[LOGITS])
                 raise nonfinite_outputs(
-                    teacher, TITLES[name], values[name], value, index, image, self.amp
+                    teacher, TITLES[name], computed, value, index, image, self.amp
                 )
         return stored
 
     def outlook(self, epochs: Sequence[int]) -> str:
-        """How much of these epochs is cached, as a line for the log."""
-        is_needed = np.zeros(self.store.row_numbers.shape, bool)
-        for epoch in epochs:
-            is_needed[self.keys(epoch)] = True
+        """How much of these epochs is cached, and in which form, as a line for the log."""
+        is_absent = self.is_absent()
+        is_needed = np.zeros(is_absent.shape, bool)
+        if is_absent.any():
+            for epoch in epochs:
+                is_needed[self.keys(epoch)] = True
 
         total = len(epochs) * self.loader.num_images
-        to_compute = int((is_needed & ~self.store.contains()).sum())
+        to_compute = int((is_needed & is_absent).sum())
+        known = f"{total - to_compute} of {total} {self.form.title}"
         return (
-            f"teacher cache: {total - to_compute} of {total} {self.title} are cached or repeat, "
-            f"{to_compute} to compute; a step runs the student alone; {self.store.folder}"
+            f"teacher cache: {known} are cached or repeat, {to_compute} to compute; "
+            f"stored {self.form}; a step runs the student alone; {self.store.folder}"
         )
 
+    def others(self) -> list[str]:
+        """Lines for the log about other caches of these names, if this one is empty."""
+        return [] if self.store.num_rows else unlike(self.store.folder, self.store.about[MADE_OF])
+
+    def is_absent(self) -> np.ndarray:
+        """Which keys of images that take part have no row, (num_keys,), bool."""
+        takes_part = np.zeros(self.loader.set_size, bool)
+        index, _ = self.loader.order(1)
+        takes_part[index.numpy()] = True
+        return takes_part.repeat(self.num_views) & ~self.store.contains()
+
     @property
-    def title(self) -> str:
-        """Of what is stored, for the log: "logits"."""
-        return " and ".join(TITLES[field.name] for field in self.rows.fields)
+    def bytes_per_key(self) -> int:
+        """That a key and its row take on the disk."""
+        return KEY_BYTES + self.rows.num_bytes
 
     def _sample(self) -> Values:
         """Outputs for the images of `_sampled`."""
@@ -271,69 +340,5 @@ class TeacherMemo:
 
     def _sampled(self) -> tuple[Tensor, Tensor]:
         """The first images, each in another view: their numbers, and those of the views."""
-        index = torch.arange(min(SAMPLE_SIZE, self.loader.set_size))
+        index = self.loader.first_images(self.loader.show_size(CPU))
         return index, index % self.num_views
-
-    def _classifier(self, settings: MemoSettings, sample: Values) -> nn.Module | None:
-        """The layer that makes the logits of stored pooled features, with the teacher's bits."""
-        if POOLED not in sample or settings.dtype != "auto":
-            return None
-        logits = sample[LOGITS]
-        classifier = find_classifier(self.teacher, logits.shape[1])
-        if classifier is None or classifier.in_features != sample[POOLED].shape[1]:
-            return None
-
-        with torch.no_grad(), autocast(self.amp, self.device):
-            derived = classifier(sample[POOLED])
-        is_same = derived.dtype == logits.dtype and torch.equal(derived, logits)
-        return classifier if is_same else None
-
-    @torch.no_grad()
-    def _classify(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
-        """Logits (K,C) of pooled features (K,D), in batches of the shape of the teacher's."""
-        size = large_batch(self.device)
-        num_batches = -(-len(pooled) // size)
-        order = torch.arange(num_batches * size, device=self.device) % len(pooled)
-        with autocast(self.amp, self.device):
-            logits = [classifier(pooled[part]) for part in order.split(size)]
-        return torch.cat(logits)[: len(pooled)]
-
-    def _format(self, settings: MemoSettings, sample: Values) -> RowFormat:
-        """The stored outputs and their types."""
-        fields = [
-            Field(name, value.shape[1], DTYPES.get(settings.dtype, value.dtype))
-            for name, value in sample.items()
-            if name != LOGITS or self.classifier is None
-        ]
-        return RowFormat(fields)
-
-    def _open_store(self, settings: MemoSettings, sample: Values, say: Say) -> Store:
-        """The store in a folder whose name contains a hash of all that decides the outputs."""
-        about: dict[str, Any] = {
-            "dataset": settings.dataset,
-            "teacher": settings.teacher,
-            "num_keys": self.loader.set_size * self.num_views,
-            "num_classes": sample[LOGITS].shape[1],
-            "dtype": str(self.rows.fields[0].dtype).removeprefix("torch."),
-            "row_bytes": self.rows.num_bytes,
-        }
-        if POOLED in sample:
-            about["outputs"] = {field.name: field.width for field in self.rows.fields}
-        if self.view != USUAL_VIEW:
-            about["view"] = self.view
-
-        identity = [
-            about,
-            fingerprint(self.teacher),
-            self.loader.fingerprint(self.view),
-            hash_of(_bytes_of(sample)),
-        ]
-        digest = hash_of(json.dumps(identity).encode())[:16]
-        name = f"{settings.dataset}_{settings.teacher}_{digest}"
-        return Store(settings.folder, name, about, settings.max_bytes, say)
-
-
-def _bytes_of(values: Values) -> bytes:
-    """The bits of outputs, one after the other."""
-    parts = [value.cpu().contiguous().view(torch.uint8).numpy() for value in values.values()]
-    return b"".join(part.tobytes() for part in parts)

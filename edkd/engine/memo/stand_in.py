@@ -40,7 +40,7 @@ class Lookup(NamedTuple):
     rows: Tensor
     """(N,), rows of the tables."""
     tables: Values
-    """(set_size,width) each, by the name of the output."""
+    """(set_size,width) each, by the name of what is stored."""
 
 
 class CachedFeatures(Mapping[str, Any]):
@@ -93,13 +93,24 @@ class StandIn(PassThrough):
 
     Args:
         teacher: frozen, in eval mode.
-        tables: by the name of the view, at least one: outputs (set_size,width) by name, the logits
-            among them, filled for the epoch.
+        tables: by the name of the view, at least one: what is stored, (set_size,width) by name,
+            filled for the epoch.
+        outputs: makes the outputs of rows of these tables, the logits among them; None: they are
+            the outputs.
+        places: (set_size,), the row of each image; None: its number.
     """
 
-    def __init__(self, teacher: nn.Module, tables: dict[str, Values]) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        tables: dict[str, Values],
+        outputs: Callable[[Values], Values] | None = None,
+        places: Tensor | None = None,
+    ) -> None:
         super().__init__(teacher)
         self.tables = tables
+        self.places = places
+        self.outputs = outputs
         self.lookups: list[Lookup] = []
 
     def expect(self, batch: Batch) -> None:
@@ -116,10 +127,10 @@ class StandIn(PassThrough):
         else:
             images = [batch.views[name].image for name in self.tables]
 
+        rows = batch.index if self.places is None else self.places[batch.index]
         tables = self.tables.values()
         self.lookups = [
-            Lookup(snapshot(image), batch.index, own)
-            for image, own in zip(images, tables, strict=True)
+            Lookup(snapshot(image), rows, own) for image, own in zip(images, tables, strict=True)
         ]
 
     def forward(self, *images: Any, **options: Any) -> Any:
@@ -134,6 +145,8 @@ class StandIn(PassThrough):
         for lookup in self.lookups:
             if lookup.image.matches(image):
                 cached = {name: table[lookup.rows] for name, table in lookup.tables.items()}
+                if self.outputs is not None:
+                    cached = self.outputs(cached)
                 logits = cached.pop(LOGITS)
                 return Output(logits, CachedFeatures(cached, lambda: self.features(image)))
         return self.teacher(image)

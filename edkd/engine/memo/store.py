@@ -84,6 +84,12 @@ class Store:
         """Which keys have a row, (num_keys,), bool. Their segments need not be verified yet."""
         return self.row_numbers != ABSENT
 
+    def verify(self) -> None:
+        """Compare the hash of each segment that no read has compared; damaged rows are absent."""
+        for segment in list(self.segments.values()):
+            if segment.path.name not in self.verified:
+                self._rows(segment)
+
     def read(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Look up rows.
 

@@ -123,9 +123,8 @@ def test_the_line_at_the_start(tmp_path):
     (line,) = lines
     assert line.startswith("teacher cache: ")
     assert " of 80 logits are cached or repeat, " in line
-    assert line.endswith(
-        f" to compute; a step runs the student alone; {cache.memos[0].store.folder}"
-    )
+    folder = cache.memos[0].store.folder
+    assert line.endswith(f" to compute; stored lossless; a step runs the student alone; {folder}")
 
 
 def test_another_method_finds_all_logits(tmp_path):
