@@ -1,9 +1,9 @@
 """Images per second of image folders against the plain PIL pipeline; the wait of a step for data.
 
-python benchmarks/loader.py [--images FOLDER] [--count N] [--workers N] [--rounds N]
-                            [--student NAME] [--device DEVICE] [KEY VALUE ...]
+python benchmarks/loader.py [--images FOLDER] [--count N] [--size WIDTHxHEIGHT] [--workers N]
+                            [--rounds N] [--student NAME] [--device DEVICE] [KEY VALUE ...]
 
-Real JPEG files are enlarged to 500x375 and written with quality 90 into a temporary folder. Both
+Real JPEG files are enlarged, to 500x375 by default, and written with quality 90 into a temporary folder. Both
 pipelines make normalised batches of random resized crops of 224x224, flipped at random, in as many
 workers, which stay alive. The plain one is that of the usual training script: ImageFolder,
 RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
@@ -34,7 +34,7 @@ from edkd.paths import DATA_ROOT
 
 SOURCE = DATA_ROOT / "data" / "tiny-imagenet-40" / "train"
 STUDENT = "torchvision/mobilenet_v3_small"
-SIZE = (500, 375)
+SIZE = "500x375"
 QUALITY = 90
 BATCH_SIZE = 64
 TESTED = 2
@@ -64,7 +64,7 @@ def plain_loader(folder: Path, workers: int, device: torch.device) -> Iterable[A
     )
 
 
-def write_images(source: Path, count: int) -> Path:
+def write_images(source: Path, count: int, size: str = SIZE) -> Path:
     """A folder with `count` training images: those of `source`, evenly chosen, enlarged."""
     from PIL import Image
 
@@ -73,13 +73,14 @@ def write_images(source: Path, count: int) -> Path:
         raise UserError(f"no JPEG files below {source}; give another folder with --images")
 
     folder = temporary_folder()
+    width, height = map(int, size.split("x"))
     step = max(len(files) // (count + TESTED), 1)
     for number, path in enumerate(files[::step][: count + TESTED]):
         part = "train" if number < count else "val"
         target = folder / part / f"class{number % 2}" / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.open(path).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        image.save(target, quality=QUALITY)
+        image = Image.open(path).convert("RGB")
+        image.resize((width, height), Image.Resampling.BICUBIC).save(target, quality=QUALITY)
     return folder
 
 
@@ -185,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Images per second of image folders.")
     parser.add_argument("--images", type=Path, default=SOURCE, help="folder with JPEG files")
     parser.add_argument("--count", type=int, default=640, help="images (default: 640)")
+    parser.add_argument("--size", default=SIZE, metavar="WIDTHxHEIGHT", help=f"default: {SIZE}")
     parser.add_argument("--workers", type=int, default=2, help="data workers (default: 2)")
     parser.add_argument("--rounds", type=int, default=7, help="turns that count (default: 7)")
     parser.add_argument("--student", default=STUDENT, help=f"default: {STUDENT}")
@@ -194,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     keep_freed_memory(device)  # as in training
 
-    folder = write_images(args.images, args.count)
+    folder = write_images(args.images, args.count, args.size)
     say(
-        f"{machine(device)}; {args.count} JPEG files of {SIZE[0]}x{SIZE[1]}, quality {QUALITY}; "
+        f"{machine(device)}; {args.count} JPEG files of {args.size}, quality {QUALITY}; "
         f"batch {BATCH_SIZE}, {args.workers} workers, {args.rounds} turns"
     )
     compare(folder, args, device)
