@@ -3,10 +3,10 @@
 python benchmarks/loader.py [--images FOLDER] [--count N] [--size WIDTHxHEIGHT] [--workers N]
                             [--rounds N] [--student NAME] [--device DEVICE] [KEY VALUE ...]
 
-Real JPEG files are enlarged, to 500x375 by default, and written with quality 90 into a temporary folder. Both
-pipelines make normalised batches of random resized crops of 224x224, flipped at random, in as many
-workers, which stay alive. The plain one is that of the usual training script: ImageFolder,
-RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
+Real JPEG files are enlarged, to 500x375 by default, and written with quality 90 into a temporary
+folder. Both pipelines make normalised batches of random resized crops of 224x224, flipped at
+random, in as many workers, which stay alive. The plain one is that of the usual training script:
+ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ def plain_loader(folder: Path, workers: int, device: torch.device) -> Iterable[A
     )
 
 
-def write_images(source: Path, count: int, size: str = SIZE) -> Path:
-    """A folder with `count` training images: those of `source`, evenly chosen, enlarged."""
+def write_images(source: Path, number: int, size: str = SIZE) -> Path:
+    """A folder with `number` training images: those of `source`, evenly chosen, enlarged."""
     from PIL import Image
 
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
@@ -74,10 +74,10 @@ def write_images(source: Path, count: int, size: str = SIZE) -> Path:
 
     folder = temporary_folder()
     width, height = map(int, size.split("x"))
-    step = max(len(files) // (count + TESTED), 1)
-    for number, path in enumerate(files[::step][: count + TESTED]):
-        part = "train" if number < count else "val"
-        target = folder / part / f"class{number % 2}" / f"{number}.jpg"
+    step = max(len(files) // (number + TESTED), 1)
+    for place, path in enumerate(files[::step][: number + TESTED]):
+        part = "train" if place < number else "val"
+        target = folder / part / f"class{place % 2}" / f"{place}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         image = Image.open(path).convert("RGB")
         image.resize((width, height), Image.Resampling.BICUBIC).save(target, quality=QUALITY)
@@ -163,7 +163,8 @@ def report_waiting(trainer: Trainer, student: str) -> None:
     """Train some steps; print how much of their time the host waited for batches."""
     state = trainer.state
     trainer.distiller.train()
-    batches = state.timed(trainer.data.train.inputs(1))
+    passes = (trainer.data.train.inputs(epoch) for epoch in count(1))
+    batches = state.timed(chain.from_iterable(passes))
     for inputs in islice(batches, WARM_UP):
         trainer.step(1, *inputs)
     wait(trainer.device)
