@@ -1,12 +1,12 @@
 """Images per second of image folders against the plain PIL pipeline; the wait of a step for data.
 
-python benchmarks/loader.py [--images FOLDER] [--count N] [--workers N] [--rounds N]
-                            [--student NAME] [--device DEVICE] [KEY VALUE ...]
+python benchmarks/loader.py [--images FOLDER] [--count N] [--size WIDTHxHEIGHT] [--workers N]
+                            [--rounds N] [--student NAME] [--device DEVICE] [KEY VALUE ...]
 
-Real JPEG files are enlarged to 500x375 and written with quality 90 into a temporary folder. Both
-pipelines make normalised batches of random resized crops of 224x224, flipped at random, in as many
-workers, which stay alive. The plain one is that of the usual training script: ImageFolder,
-RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
+Real JPEG files are enlarged, to 500x375 by default, and written with quality 90 into a temporary
+folder. Both pipelines make normalised batches of random resized crops of 224x224, flipped at
+random, in as many workers, which stay alive. The plain one is that of the usual training script:
+ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from edkd.paths import DATA_ROOT
 
 SOURCE = DATA_ROOT / "data" / "tiny-imagenet-40" / "train"
 STUDENT = "torchvision/mobilenet_v3_small"
-SIZE = (500, 375)
+SIZE = "500x375"
 QUALITY = 90
 BATCH_SIZE = 64
 TESTED = 2
@@ -64,8 +64,8 @@ def plain_loader(folder: Path, workers: int, device: torch.device) -> Iterable[A
     )
 
 
-def write_images(source: Path, count: int) -> Path:
-    """A folder with `count` training images: those of `source`, evenly chosen, enlarged."""
+def write_images(source: Path, number: int, size: str = SIZE) -> Path:
+    """A folder with `number` training images: those of `source`, evenly chosen, enlarged."""
     from PIL import Image
 
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
@@ -73,13 +73,14 @@ def write_images(source: Path, count: int) -> Path:
         raise UserError(f"no JPEG files below {source}; give another folder with --images")
 
     folder = temporary_folder()
-    step = max(len(files) // (count + TESTED), 1)
-    for number, path in enumerate(files[::step][: count + TESTED]):
-        part = "train" if number < count else "val"
-        target = folder / part / f"class{number % 2}" / f"{number}.jpg"
+    width, height = map(int, size.split("x"))
+    step = max(len(files) // (number + TESTED), 1)
+    for place, path in enumerate(files[::step][: number + TESTED]):
+        part = "train" if place < number else "val"
+        target = folder / part / f"class{place % 2}" / f"{place}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.open(path).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        image.save(target, quality=QUALITY)
+        image = Image.open(path).convert("RGB")
+        image.resize((width, height), Image.Resampling.BICUBIC).save(target, quality=QUALITY)
     return folder
 
 
@@ -162,7 +163,8 @@ def report_waiting(trainer: Trainer, student: str) -> None:
     """Train some steps; print how much of their time the host waited for batches."""
     state = trainer.state
     trainer.distiller.train()
-    batches = state.timed(trainer.data.train.inputs(1))
+    passes = (trainer.data.train.inputs(epoch) for epoch in count(1))
+    batches = state.timed(chain.from_iterable(passes))
     for inputs in islice(batches, WARM_UP):
         trainer.step(1, *inputs)
     wait(trainer.device)
@@ -185,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Images per second of image folders.")
     parser.add_argument("--images", type=Path, default=SOURCE, help="folder with JPEG files")
     parser.add_argument("--count", type=int, default=640, help="images (default: 640)")
+    parser.add_argument("--size", default=SIZE, metavar="WIDTHxHEIGHT", help=f"default: {SIZE}")
     parser.add_argument("--workers", type=int, default=2, help="data workers (default: 2)")
     parser.add_argument("--rounds", type=int, default=7, help="turns that count (default: 7)")
     parser.add_argument("--student", default=STUDENT, help=f"default: {STUDENT}")
@@ -194,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     keep_freed_memory(device)  # as in training
 
-    folder = write_images(args.images, args.count)
+    folder = write_images(args.images, args.count, args.size)
     say(
-        f"{machine(device)}; {args.count} JPEG files of {SIZE[0]}x{SIZE[1]}, quality {QUALITY}; "
+        f"{machine(device)}; {args.count} JPEG files of {args.size}, quality {QUALITY}; "
         f"batch {BATCH_SIZE}, {args.workers} workers, {args.rounds} turns"
     )
     compare(folder, args, device)

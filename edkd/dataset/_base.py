@@ -51,7 +51,6 @@ KEYS = {
         low=1,
         high=2**10,
         free_on_resume=True,
-        names_run=False,
     ),
     "DATASET.SCALED_DECODING": Key(
         True,

@@ -59,12 +59,10 @@ class StoredImage:
         image = opened(io.BytesIO(self._content))
         self._is_jpeg = image.format in _JPEG_FORMATS
         turn = orientation(image) if self._is_jpeg else 1
-        if self._is_jpeg:
-            self._image = image
-            self.size = image.size[::-1] if turn >= _FIRST_SIDEWAYS else image.size
-        else:
-            self._decoded[1] = upright_rgb(image)
-            self.size = self._decoded[1].size
+        self._image: Any = image if self._is_jpeg else None
+        if not self._is_jpeg:
+            self._decoded[1] = image = upright_rgb(image)
+        self.size = image.size[::-1] if turn >= _FIRST_SIDEWAYS else image.size
 
         is_plain = self._is_jpeg and image.mode == "RGB" and turn == 1
         self._to_tensor = _jpeg_decoder() if is_plain else None
@@ -116,10 +114,10 @@ class StoredImage:
         return self._rows is not None
 
     def _undecoded(self) -> Any:
-        """The opened image; another one if it is decoded, as its scale cannot be changed then."""
-        if self._decoded:
-            return opened(io.BytesIO(self._content))
-        return self._image
+        """An opened image that was not used: the scale of one cannot be changed again."""
+        image = self._image or opened(io.BytesIO(self._content))
+        self._image = None
+        return image
 
 
 @functools.cache

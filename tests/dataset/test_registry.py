@@ -133,6 +133,7 @@ def test_keys():
         "DATASET.ROOT",
         "DATASET.NUM_WORKERS",
         "DATASET.WORKER_TIMEOUT",
+        "DATASET.PREFETCH",
         "DATASET.ON_BAD_IMAGE",
         "DATASET.TEST.BATCH_SIZE",
     }

@@ -10,7 +10,7 @@ from edkd.dataset import get_dataset, stored_image
 from edkd.dataset.folder import FolderImages, Item
 from edkd.dataset.images import read_image
 from edkd.dataset.scaled import ScaledTransform, scaled
-from edkd.dataset.stored_image import StoredImage
+from edkd.dataset.stored_image import StoredImage, Undecodable
 from edkd.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding")
@@ -242,6 +242,16 @@ def test_bad_files_have_the_same_reason(files, tmp_path, size, kept):
     bad = fast[Item(0, 1)]
     assert bad == full[Item(0, 1)]
     assert bad.path == str(path)
+
+
+def test_a_damaged_image_fails_each_time(files, tmp_path):
+    """Several views may be made of one stored image."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(files["rgb.jpg"].read_bytes()[:9000])
+    stored = StoredImage(path)
+    for divisor in (4, 4, 1, 1):
+        with pytest.raises(Undecodable, match="image file is truncated"):
+            stored.crop((0, 0, 60, 60), divisor)
 
 
 def test_an_image_of_too_many_pixels_has_the_same_reason(files, monkeypatch):
