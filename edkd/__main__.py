@@ -1,6 +1,7 @@
 """The command `edkd`, which runs one of COMMANDS."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ COMMANDS = {
     "keys": "list the configuration keys",
     "demo": "a teacher, a student alone and a distilled student, on digits",
 }
+
+TOGETHER = ("train", "finetune")
+"""Commands that several processes run together."""
 
 USAGE = """usage: edkd COMMAND [ARGUMENTS]
 
@@ -53,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
+
+    if name not in TOGETHER and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UserError(
+            f"{name} runs in one process; start it without torchrun, which is for "
+            f"{' and '.join(TOGETHER)}"
+        )
 
     module = importlib.import_module(f"edkd.commands.{name.replace('-', '_')}")
     module.main(arguments)

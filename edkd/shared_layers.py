@@ -3,7 +3,7 @@
 Within `shared`, batch normalisation uses the statistics of the whole batch, and dropout and
 stochastic depth draw for the whole batch and use the rows of this process. So the result does not
 depend on the number of processes. Networks stay as they are: the functions that they call are
-replaced.
+replaced. Dropout within torch's attention functions is not: each process draws for its own images.
 """
 
 from collections.abc import Callable, Iterator
@@ -60,6 +60,8 @@ class _Shared(TorchFunctionMode):
 
     def _drop(self, func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Tensor:
         """Dropout with the mask of the whole batch."""
+        if not kwargs.get("training", True) or not kwargs.get("p", 0.5):
+            return func(input, **kwargs)
         kwargs.pop("inplace", None)
         whole = input.new_ones(self.total, *input.shape[1:])
         mask = func(whole, **kwargs)
@@ -117,7 +119,8 @@ def _batch_norm(
     """As `F.batch_norm`, with the mean and the variance of the whole batch in training."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    output, mean, var, number = _SyncedBatchNorm.apply(input, weight, bias, counts, eps)
+    is_counted = counts[world.rank()] > 0
+    output, mean, var, number = _SyncedBatchNorm.apply(input, weight, bias, is_counted, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -135,27 +138,21 @@ class _SyncedBatchNorm(torch.autograd.Function):
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        counts: Counts,
+        is_counted: bool,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Also returns mean and variance (C,), and the number of values of a channel, ()."""
-        count = counts[world.rank()]
-        per_image = input[0, 0].numel()
-        mean, var, number = _statistics(input[:count], counts, per_image)
+        """Also returns mean and variance (C,), and the number of values of a channel, ().
+
+        Args:
+            is_counted: whether the images of this process count.
+        """
+        mean, var, number = _statistics(input if is_counted else input[:0])
         inverse = (var + eps).rsqrt()
 
-        output = F.batch_norm(
-            input,
-            mean.to(_wide(input.dtype)),
-            var.to(_wide(input.dtype)),
-            weight,
-            bias,
-            False,
-            0.0,
-            eps,
-        )
+        wide = _wide(input.dtype)
+        output = F.batch_norm(input, mean.to(wide), var.to(wide), weight, bias, False, 0.0, eps)
         ctx.save_for_backward(input, weight, mean, inverse, number)
-        ctx.count = count
+        ctx.is_counted = is_counted
         ctx.mark_non_differentiable(mean, var, number)
         return output, mean, var, number
 
@@ -172,11 +169,12 @@ class _SyncedBatchNorm(torch.autograd.Function):
         of_weight = (wide * normal).sum(dims)
         means = world.add_up(torch.stack([of_bias, of_weight])) / number
 
-        # An image that does not count has no part in the statistics.
+        # Images that do not count have no part in the statistics.
+        if ctx.is_counted:
+            part = _as_channels(means[0], input) + normal * _as_channels(means[1], input)
+            wide = wide - part
         scale = inverse if weight is None else inverse * weight.to(mean.dtype)
-        mean_part = _as_channels(means[0], input) + normal * _as_channels(means[1], input)
-        mean_part[ctx.count :] = 0
-        of_input = (wide - mean_part) * _as_channels(scale, input)
+        of_input = wide * _as_channels(scale, input)
 
         of_parameters: tuple[Any, Any] = (None, None)
         if weight is not None:
@@ -184,28 +182,30 @@ class _SyncedBatchNorm(torch.autograd.Function):
         return of_input.to(input.dtype), *of_parameters, None, None
 
 
-def _statistics(own: Tensor, counts: Counts, per_image: int) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance (C,) of the whole batch, and its number of values of a channel, ().
 
     Those of the processes are merged as by T. F. Chan et al., "Algorithms for Computing the Sample
     Variance", 1983: sums of squares would lose digits.
 
     Args:
-        own: (N,C,...), the images of this process that count.
+        own: (N,C,...), the values of this process that count. N may be a multiple of its images, as
+            where views or tokens stand in one batch.
     """
     dtype = _wide(own.dtype)
-    pair = torch.zeros(2, own.shape[1], dtype=dtype, device=own.device)
+    dims = [0, *range(2, own.dim())]
+    found = torch.zeros(3, own.shape[1], dtype=dtype, device=own.device)
     if len(own):
-        var, mean = torch.var_mean(own.to(dtype), [0, *range(2, own.dim())], correction=0)
-        pair = torch.stack([mean, var])
+        var, mean = torch.var_mean(own.to(dtype), dims, correction=0)
+        number = torch.full_like(mean, own.numel() // own.shape[1])
+        found = torch.stack([mean, var, number])
 
-    means, variances = world.gather(pair).unbind(1)
-    numbers = torch.tensor(counts, dtype=dtype, device=own.device) * per_image
-    number = numbers.sum()
-    shares = (numbers / number)[:, None]
+    means, variances, numbers = world.gather(found).unbind(1)
+    total = numbers.sum(0)
+    shares = numbers / total
     mean = (shares * means).sum(0)
     var = (shares * (variances + (means - mean).square())).sum(0)
-    return mean, var, number
+    return mean, var, total[0]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -38,6 +38,7 @@ class Stopped(BaseException):
 
 _received: list[int] = []
 _depth = [0]
+_deferred = [0]
 _waiting: list[Callable[[], None]] = []
 _handled: list[int] = []
 
@@ -79,8 +80,18 @@ def hold() -> Iterator[None]:
         return
     while _waiting:
         _waiting.pop(0)()
-    if _received:
+    if _received and not _deferred[0]:
         raise Stopped(_received[0])
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block, a signal raises nothing: several processes stop by `stop_together`."""
+    _deferred[0] += 1
+    try:
+        yield
+    finally:
+        _deferred[0] -= 1
 
 
 def exit_code() -> int | None:
@@ -92,8 +103,8 @@ def exit_code() -> int | None:
 
 
 def pending() -> int:
-    """The signal that arrived and has not been raised yet; 0 for none."""
-    return _received[0] if _received and _depth[0] else 0
+    """The signal that arrived first; 0 for none."""
+    return _received[0] if _received else 0
 
 
 def stop_together(number: int) -> None:
@@ -140,5 +151,5 @@ def _receive(number: int, frame: FrameType | None) -> None:
 
     # The number stays: a library may swallow `Stopped`; then the end of the next `hold` raises it.
     _received.append(number)
-    if not _depth[0]:
+    if not _depth[0] and not _deferred[0]:
         raise Stopped(number)

@@ -4,6 +4,7 @@ With one process, the default, every function returns immediately and changes no
 shared: each process has nearly the same number of its images, in the order of the processes.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from edkd.errors import ProcessError, UserError
+from edkd.errors import EXPECTED, ProcessError, UserError
 
 T = TypeVar("T")
 
@@ -28,6 +29,11 @@ TORN = (
     "another process of the run ended or did not answer; its message, or the log of the system, "
     "says why; --resume continues from the last checkpoint"
 )
+
+_SIGNS = ("connection", "closed", "reset by peer", "timed out", "timeout", "broken pipe")
+"""In messages of torch.distributed where another process is gone."""
+
+_OF_NETWORK = (dist.DistNetworkError, dist.DistBackendError) if dist.is_available() else ()
 
 
 # Which process this is.
@@ -98,6 +104,7 @@ def is_first_report() -> bool:
 
 def end() -> None:
     """Leave the other processes, after all of them are done."""
+    wait()
     if _is_distributed():
         dist.destroy_process_group()
 
@@ -197,18 +204,47 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if size() == 1:
         return
     for tensor in tensors:
-        value = tensor.contiguous()
-        _together(lambda value=value: dist.broadcast(value, 0))  # type: ignore[misc]
-        tensor.copy_(value)
+        value = tensor.detach().clone(memory_format=torch.contiguous_format)
+        _together(functools.partial(dist.broadcast, value, 0))
+        tensor.detach().copy_(value)
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What the first process makes, in all of them; an error that it raises ends the run."""
+    """What the first process makes, in all of them; they also raise the error that it raises."""
     if size() == 1:
         return make()
-    found = [make() if is_first() else None]
-    _together(lambda: dist.broadcast_object_list(found, 0))
-    return found[0]  # type: ignore[return-value]
+    outcome: list[Any] = [None, None]
+    if is_first():
+        outcome = _outcome(make)
+    _together(lambda: dist.broadcast_object_list(outcome, 0))
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
+
+
+def _outcome(make: Callable[[], Any]) -> list[Any]:
+    """What a function makes, and the expected error that it raises."""
+    try:
+        return [make(), None]
+    except EXPECTED as error:
+        return [None, error]
+
+
+def share_random_state(device: torch.device) -> None:
+    """Give the generators of all processes the state of the first one's.
+
+    They are equal already, unless a layer drew a number that depends on the share of its process.
+    """
+    if size() == 1:
+        return
+    state = torch.get_rng_state()
+    broadcast([state])
+    torch.set_rng_state(state)
+    if device.type == "cuda":
+        state = torch.cuda.get_rng_state(device)
+        broadcast([state])
+        torch.cuda.set_rng_state(state, device)
 
 
 def gather_objects(value: T) -> list[T]:
@@ -293,13 +329,14 @@ def _buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _together(call: Callable[[], Any]) -> None:
-    """Run what all processes run; ProcessError where one of them is gone."""
+    """Run what all processes run; ProcessError where one of them is gone or hangs."""
     try:
         call()
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ProcessError(TORN) from error
+        text = str(error).lower()
+        if isinstance(error, _OF_NETWORK) or any(sign in text for sign in _SIGNS):
+            raise ProcessError(TORN) from error
+        raise
 
 
 def _is_distributed() -> bool:

@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 
 from edkd import world
 from edkd.errors import UserError
+from edkd.shared_layers import shared
 
 
 def test_one_process_changes_nothing():
@@ -54,6 +55,57 @@ def one_of_two(rank: int, file: str) -> None:
         world.agree({"data": "same", "seed": rank})
     assert (world.rank(), world.size()) == (rank, 2)
     dist.destroy_process_group()
+
+
+def layers_of_one_of_two(rank: int, file: str) -> None:
+    """Batch norm of tokens and of two views in one batch, dropout, stochastic depth."""
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    whole = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    counts = world.counts_of(5)
+    own = whole[world.own_rows(counts, 5)]
+    norm = torch.nn.BatchNorm1d(4).double()
+
+    def tokens(x):
+        return norm(x.flatten(0, 1)).view(x.shape)
+
+    def views(x):
+        return norm(torch.cat([x[:, 0], 2 * x[:, 1]])).view(2, -1, 4).transpose(0, 1)
+
+    def dropped(x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+    def depth(x):
+        return x * x.new_empty(len(x), 1, 1).bernoulli_(0.5)
+
+    for layer in (tokens, views, dropped, depth):
+        torch.manual_seed(1)
+        expected = layer(whole)[world.own_rows(counts, 5)]
+        torch.manual_seed(1)
+        with shared(counts):
+            found = layer(own)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    dist.destroy_process_group()
+
+
+def test_layers_see_the_whole_batch(tmp_path):
+    mp.spawn(layers_of_one_of_two, (str(tmp_path / "store"),), nprocs=2)
+
+
+def errors_of_one_of_two(rank: int, file: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+
+    def refuse():
+        raise UserError("no such folder")
+
+    with pytest.raises(UserError, match="no such folder"):
+        world.from_first(refuse)
+    assert world.from_first(lambda: 3) == 3
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_is_that_of_all(tmp_path):
+    mp.spawn(errors_of_one_of_two, (str(tmp_path / "store"),), nprocs=2)
 
 
 @pytest.mark.slow

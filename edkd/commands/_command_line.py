@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from edkd.errors import EXPECTED, StorageError, UserError, warn
+from edkd.errors import EXPECTED, ProcessError, StorageError, UserError, warn
 from edkd.hints import closest
 from edkd.invocation import other_checkout
 from edkd.signals import Stopped, exit_code, listening
@@ -133,6 +133,11 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
         check_output()
 
     # Errors.
+    except ProcessError as error:
+        _report(f"error: {error}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # a library may wait for the process that is gone
     except EXPECTED as error:
         _report(f"error: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)

@@ -46,8 +46,12 @@ def available_cores() -> int:
 
 
 def workers_for(limit: int) -> int:
-    """The number of data workers for DATASET.NUM_WORKERS; more than cores slow one another down."""
-    return min(limit, available_cores())
+    """The number of data workers for DATASET.NUM_WORKERS; more than cores slow one another down.
+
+    The processes that torchrun started on this machine share its cores.
+    """
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return min(limit, max(1, available_cores() // sharing))
 
 
 def workers_note(limit: int) -> list[str]:

@@ -43,7 +43,7 @@ from edkd.dataset.readability import (
     refusal,
     unreadable,
 )
-from edkd.dataset.sampling import epoch_order, hold_out, seed_for, split_batches
+from edkd.dataset.sampling import epoch_order, hold_out, num_batches, seed_for, split_batches
 from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.skipping import leave_out_bad
 from edkd.dataset.stored_image import StoredImage, Undecodable
@@ -190,7 +190,7 @@ class Batches:
         """Those of the views, of the epoch that was needed last: each batch needs them."""
 
     def __len__(self) -> int:
-        return len(self.totals())
+        return num_batches(self._count(), self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         for numbers in split_batches(self._index(), self.batch_size)[self.first :]:
@@ -198,7 +198,16 @@ class Batches:
 
     def totals(self) -> list[int]:
         """Images of each batch of an epoch: of all processes in training, else of this one."""
-        return [len(numbers) for numbers in split_batches(self._index(), self.batch_size)]
+        places = torch.arange(self._count())
+        return [len(part) for part in split_batches(places, self.batch_size)]
+
+    def _count(self) -> int:
+        """Images of a pass: of all processes in training, else of this one."""
+        count = len(self.members) - len(self.left_out)
+        if self.seed is not None:
+            return count
+        rows = _own_rows(count)
+        return rows.stop - rows.start
 
     def _index(self) -> Tensor:
         """The image numbers of an epoch; without randomness, those of this process."""

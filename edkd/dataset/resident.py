@@ -212,7 +212,12 @@ class EvalLoader(Loader):
         self.num_images = len(members)
 
     def __len__(self) -> int:
-        return -(-self.num_images // self.batch_size)
+        rows = self._own_rows()
+        return -(-(rows.stop - rows.start) // self.batch_size)
+
+    def _own_rows(self) -> slice:
+        """The members that this process runs."""
+        return world.own_rows(world.counts_of(self.num_images), self.num_images)
 
     def leave_out(self, numbers: Tensor) -> None:
         """Let images take no part, by their numbers (K,), on the CPU; others are ignored."""
@@ -223,8 +228,7 @@ class EvalLoader(Loader):
 
     def inputs(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The image numbers of each batch, the same in every epoch."""
-        rows = world.own_rows(world.counts_of(self.num_images), self.num_images)
-        members = self.members[rows].to(self.images.image.device)
+        members = self.members[self._own_rows()].to(self.images.image.device)
         return zip(members.split(self.batch_size)[first:])
 
     def batch(self, index: Tensor) -> Batch:  # type: ignore[override]

@@ -62,6 +62,6 @@ def _convert(network: nn.Module, inputs: Any, output: Any) -> Any:
 def _contiguous(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.contiguous()
-    if isinstance(value, (list, tuple)) and value:  # an empty one may raise when it is read
+    if isinstance(value, Sequence) and value:  # an empty one may raise when it is read
         return [_contiguous(each) for each in value]
     return value

@@ -1,7 +1,7 @@
 """Switches: standardised logits, a weight for each image, a teacher shuffled within classes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -220,7 +220,7 @@ def _entropy(logits: Tensor, temperature: float) -> Tensor:
 
 def _moved(feature: Any, source: Tensor) -> Any:
     """A feature (N,...), or a list of such, with the rows that `source` names."""
-    if isinstance(feature, (list, tuple)):
+    if isinstance(feature, Sequence):
         return [_moved(each, source) for each in feature]
     return feature[source]
 

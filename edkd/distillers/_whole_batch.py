@@ -1,7 +1,7 @@
 """The whole batch in each process, for losses that relate its images to one another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -72,8 +72,11 @@ def whole_batch(distiller: Any, counts: Counts) -> Iterator[None]:
         distiller: its own layers then get the whole batch in each process.
         counts: images of each process; empty: one process has all.
     """
-    is_whole = bool(counts) and distiller.relates_images()
-    with alone() if is_whole else nullcontext():
+    if not counts or not distiller.relates_images():
+        yield
+        return
+    world.share_random_state(next(distiller.parameters()).device)
+    with alone():
         yield
 
 

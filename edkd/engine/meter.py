@@ -79,9 +79,9 @@ class Meter:
             sums = sums[None]
             counts = [counts]
 
-        rank = world.rank()
-        is_same_number = len(counts) == world.size()
-        own = [rank] if is_same_number else list(range(len(counts))) * world.is_first()
+        own = [world.rank()]
+        if len(counts) != world.size():
+            own = list(range(len(counts))) if world.is_first() else []
         self.names = state["names"]
         self.sums = sums[own].sum(0)
         self.count = sum(counts[each] for each in own)

@@ -13,6 +13,7 @@ from edkd.engine.device import autocast
 from edkd.engine.log.logger import Record
 from edkd.engine.nonfinite import GRADIENT
 from edkd.engine.nonfinite_cause import cause_in
+from edkd.errors import ProcessError
 from edkd.types import Batch
 
 if TYPE_CHECKING:
@@ -119,9 +120,12 @@ def _repeat(trainer: "Trainer", batch: Batch) -> tuple[list[str], list[Tensor]]:
         for turn in range(trainer.distiller.turns):
             losses, _ = trainer.forward(batch, turn)
             terms = {name: loss for name, loss in losses.items() if name != "loss"}
-            names, bad = bad_gradients(terms, trainer.update.parameters)
+            own, bad = bad_gradients(terms, trainer.update.parameters)
+            names = sorted({name for each in world.gather_objects(own) for name in each})
             if names:
                 return names, bad
+    except ProcessError:
+        raise
     except Exception as error:  # it may not hide the error that is reported
         trainer.logger.say(f"the step could not be repeated: {type(error).__name__}: {error}")
     return [], []

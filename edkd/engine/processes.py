@@ -68,20 +68,24 @@ def own_device(name: str) -> torch.device:
     """The device of this process, one of several.
 
     Raises:
-        UserError: there are fewer GPUs than processes on this machine.
+        UserError: there are fewer GPUs than processes on this machine, or one is named for all.
     """
-    where = pick_device(name)
-    if where.type != "cuda" or where.index is not None:
-        return where
-
-    local = int(os.environ.get("LOCAL_RANK") or 0)
-    available = torch.cuda.device_count()
-    if local >= available:
+    if name.startswith("cuda:"):
         raise UserError(
-            f"this machine has {available} GPUs, and torchrun started at least {local + 1} "
-            "processes on it; lower --nproc-per-node, or train on --device cpu"
+            f"--device {name} would be that of all processes; give cuda, or leave it out"
         )
-    return pick_device(f"cuda:{local}")
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return pick_device(name)
+
+    available = torch.cuda.device_count()
+    started = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    if started > available:
+        raise UserError(
+            f"this machine has {available} GPUs, and torchrun started {started} processes on it; "
+            "lower --nproc-per-node, or train on --device cpu"
+        )
+    local = int(os.environ.get("LOCAL_RANK") or 0)
+    return pick_device(f"cuda:{min(local, available - 1)}")  # a launcher may show one GPU to each
 
 
 def check_shared(data: DataSet, distiller: Distiller, name: str) -> None:
@@ -109,12 +113,16 @@ def check_shared(data: DataSet, distiller: Distiller, name: str) -> None:
                 "fewer processes"
             )
 
-    if distiller.relates_images() and uses_published_style(type(distiller)):
+    if not uses_published_style(type(distiller)):
+        return
+    if distiller.relates_images():
         raise UserError(
             f"DISTILLER.TYPE {name} relates the images of a batch, and runs the networks itself: "
             f"{number} processes cannot share its batch; define `losses` instead of "
             "`forward_train`, or start one process"
         )
+    line = f"{name} runs the networks itself: its losses see each process's share of a batch"
+    distiller.notes = [*distiller.notes, line]
 
 
 def check_agreement(trainer: "Trainer") -> None:
@@ -124,6 +132,9 @@ def check_agreement(trainer: "Trainer") -> None:
     cfg = trainer.cfg
     settings = {name: _value(cfg, name) for name, key in table().items() if not key.is_path}
     facts = {"code of edkd": _code(), "torch": torch.__version__, **settings, **trainer.identity}
+    data = trainer.data
+    loaders = [loader for loader in (data.train, data.val, data.test) if loader]
+    facts["number of unreadable images"] = [loader.num_left_out for loader in loaders]
     world.agree(facts)
 
 

@@ -34,7 +34,7 @@ from edkd.engine.weight_source import Weights, find_weights, input_of, read_weig
 from edkd.engine.weights import load_weights
 from edkd.errors import NonFiniteError, UserError
 from edkd.models import get_model
-from edkd.signals import hold
+from edkd.signals import deferred
 from edkd.streams import fill_missing_descriptors
 
 
@@ -79,11 +79,11 @@ def train(
     with ExitStack() as held:
         # Several processes stop after the same step, see `Trainer.after_step`.
         if world.size() > 1:
-            held.enter_context(hold())
+            held.enter_context(deferred())
         held.enter_context(deterministic(cfg.SOLVER.DETERMINISTIC))
 
         # Find or refuse the folder; the first of several processes does.
-        resume = resume or world.from_first(lambda: is_restarted(folder))
+        resume = world.from_first(lambda: resume or is_restarted(folder))
         if resume:
             folder, checkpoint = world.from_first(lambda: reopen(folder, cfg, opts, held))
         else:
@@ -92,6 +92,7 @@ def train(
         # Load and check everything.
         data = with_batch_augmentations(data or build_data(cfg, where), cfg)
         distiller = build_distiller(cfg, data, networks, checkpoint is not None)
+        world.broadcast(distiller.trained_state().values())
         optimizers = networks.optimizers if networks else ()
         trainer = build_trainer(
             cfg, data, distiller, folder, where, checkpoint, on_epoch, optimizers

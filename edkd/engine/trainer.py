@@ -195,7 +195,7 @@ class Trainer:
         try:
             self.state.start_clock()
             record = {"epoch": epoch, **self.train_epoch(epoch)}
-            world.broadcast(self.distiller.trained_state().values())
+            world.broadcast(self.trained_tensors())
             self.state.stop_clock()
 
             start = time.perf_counter()
@@ -325,6 +325,7 @@ class Trainer:
             result = self.distiller.training_step(batch, turn)
         logits, terms = check_terms(self.distiller, result)
         if not self.terms_are_checked:
+            world.agree({"terms of the loss": sorted(terms)})
             check_first_terms(self.distiller, terms)
             self.update.check_terms(terms)
             self.terms_are_checked = True
@@ -405,6 +406,11 @@ class Trainer:
         with self.averaged(), autocast(self.amp, self.device):
             run = functools.partial(evaluation_logits, self.distiller)
             return evaluate(run, getattr(self.data, split))
+
+    def trained_tensors(self) -> list[Tensor]:
+        """The state of what learns, and its average."""
+        averages = self.average.averages if self.average else []
+        return [*self.distiller.trained_state().values(), *averages]
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block, the students have the average of their weights, where there is one."""

@@ -14,7 +14,15 @@ from edkd import world
 from edkd.engine.build import build_data, build_distiller, build_trainer
 from edkd.engine.collection import collect
 from edkd.engine.config.load import load_config
-from tests.golden.make_curves import CASES
+from tests.golden.make_curves import CASES as CURVES
+
+CASES = CURVES | {
+    "AT_shuffled": ["AT", "DISTILLER.SHUFFLE_TEACHER", "True"],
+    "FITNET_RKD": ["FITNET+RKD"],
+    "KD_dot": ["KD", "SOLVER.TRAINER", "dot"],
+    "KD_deepkd": ["KD", "SOLVER.TRAINER", "deepkd"],
+    "KD_smooth_clipped": ["KD", "SOLVER.LABEL_SMOOTHING", "0.1", "SOLVER.CLIP_GRAD_NORM", "0.5"],
+}
 
 BATCH_SIZE = 9
 NUM_IMAGES = 21

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edkd import world
 from edkd.dataset import NumberedLoader
 from edkd.distillers import Distiller, uses_published_style
 from edkd.engine.memo.memo import Say, TeacherMemo, memo_settings
@@ -73,7 +74,8 @@ def attach(
     if not cfg.TEACHER_MEMO.ENABLED or not distiller.needs_teacher or not teachers:
         return None
 
-    reason = why_not(distiller, loader, amp, device)
+    reasons = world.gather_objects(why_not(distiller, loader, amp, device))
+    reason = next(filter(None, reasons), "")
     if reason:
         say(f"teacher cache: off ({reason}); the teacher runs in every step")
         return None

@@ -25,8 +25,9 @@ def exchange_rows(rows: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.n
     # Which process has which row, (R,K).
     own = torch.from_numpy(found.astype(np.uint8))
     has = world.gather(own).numpy().astype(bool)
-    is_somewhere = np.any(has, axis=0, keepdims=True)[0]
-    is_missing = is_somewhere & ~has.all(0)
+    number = has.sum(0)
+    is_somewhere = number > 0
+    is_missing = is_somewhere & (number < len(has))
 
     # A row comes from the first process that has it; the others add zeros.
     rows = rows.copy()

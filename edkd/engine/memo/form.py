@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edkd import world
 from edkd.distillers import find_classifier
 from edkd.engine.device import autocast
 from edkd.engine.memo import topk
@@ -138,7 +139,7 @@ class StoredForm:
         with torch.no_grad(), autocast(amp, device):
             derived = classifier(sample[POOLED])
         is_same = derived.dtype == logits.dtype and torch.equal(derived, logits)
-        return classifier if is_same else None
+        return classifier if all(world.gather_objects(is_same)) else None
 
     @torch.no_grad()
     def _classify(self, classifier: nn.Module, pooled: Tensor, size: int) -> Tensor:
