@@ -5,13 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from edkd import world
+from edkd.engine.build import Networks, build_distiller
 from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.processes import check_shared
+from edkd.errors import UserError
 from tests.runs import CHECKOUT, outcome, records
+from tests.small import TinyNet, config, tiny_data
 
 FAULTS = CHECKOUT / "tests" / "reliability" / "fault_plugin.py"
 FREQUENT = ["SOLVER.CHECKPOINT_MINUTES", "0.000001"]  # a checkpoint after each step
@@ -225,6 +231,67 @@ def test_a_process_that_hangs_ends_the_others(train, tiny_folder):
     assert codes == [4, -signal.SIGKILL]
     assert len(errors) == 1
     assert "did not answer" in errors[0]
+
+
+def test_a_full_disk_of_the_first_process_ends_all(train, tiny_folder, tmp_path):
+    plugin = tmp_path / "full.py"
+    plugin.write_text(FULL_DISK)
+    codes, errors = train(2, "run", of_rank={0: ["--plugin", plugin]})
+    assert codes == [5, 4]
+    assert errors == ["edkd: error: no space left"]
+
+
+FULL_DISK = """
+from edkd.engine import trainer
+from edkd.errors import StorageError
+
+def full(*args, **options):
+    raise StorageError("no space left")
+
+trainer.save_checkpoint = full
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(train, tmp_path):
+    """Over 20 epochs, in both processes; the first epochs fill caches."""
+    plugin = tmp_path / "memory.py"
+    plugin.write_text(MEMORY)
+    words = ["SOLVER.EPOCHS", "20", "--plugin", plugin]
+    places = {rank: {"MEMORY": str(tmp_path / f"memory{rank}")} for rank in range(2)}
+    codes, errors = train(2, "run", *words, environment=places)
+    assert (codes, errors) == ([0, 0], [])
+    for place in places.values():
+        pages = [int(line) for line in Path(place["MEMORY"]).read_text().split()]
+        assert len(pages) == 20
+        assert pages[-1] - pages[4] < 1024  # 4 MiB
+
+
+MEMORY = """
+import os
+from edkd.engine.trainer import Trainer
+
+original = Trainer.save_epoch
+
+def save_epoch(self, epoch):
+    original(self, epoch)
+    pages = open("/proc/self/statm").read().split()[1]
+    with open(os.environ["MEMORY"], "a") as file:
+        file.write(pages + "\\n")
+
+Trainer.save_epoch = save_epoch
+"""
+
+
+def test_fewer_images_than_processes_are_refused(monkeypatch):
+    cfg = config("DISTILLER.TYPE", "NONE")
+    data = tiny_data(cfg)
+    distiller = build_distiller(cfg, data, Networks([TinyNet()], []))
+    monkeypatch.setattr(world, "size", lambda: data.test.num_images)
+    check_shared(data, distiller, "NONE")
+    monkeypatch.setattr(world, "size", lambda: data.test.num_images + 1)
+    with pytest.raises(UserError, match=r"there are \d+ test images for \d+ processes"):
+        check_shared(data, distiller, "NONE")
 
 
 def test_torchrun_starts_and_restarts_a_run(tiny, tiny_folder):
