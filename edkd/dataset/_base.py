@@ -47,7 +47,7 @@ KEYS = {
     ),
     "DATASET.PREFETCH": Key(
         2,
-        "batches that each process reads ahead, for image folders",
+        "batches that each data worker reads ahead, for image folders",
         low=1,
         high=2**10,
         free_on_resume=True,
@@ -55,8 +55,8 @@ KEYS = {
     "DATASET.SCALED_DECODING": Key(
         True,
         "training images of folders: decode JPEG files at the smallest scale that the crop allows, "
-        "and resize crops as tensors; False: the pixels are those of torchvision's transforms on "
-        "PIL images",
+        "and resize crops as tensors; False: decode in full, with torchvision's transforms on PIL "
+        "images",
     ),
     "DATASET.ON_BAD_IMAGE": Key(
         STOP,

@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 KEYS = {
     "DATASET.VIEWS": Key(
         0,
-        "number of views of an image that is read for each batch, which the teacher cache stores; "
-        "0: new views in each epoch, which cannot be stored",
+        "for images that are read from files: number of views of each, for which the teacher's "
+        "outputs can be cached; 0: new views in each epoch, which cannot be cached",
         low=0,
         high=2**20,
     ),
     "DATASET.VIEWS_SEED": Key(
         0,
-        "seed of these views, separate from SOLVER.SEED: all seeds share stored outputs",
+        "seed of the views of DATASET.VIEWS; separate from SOLVER.SEED, so that runs with other "
+        "seeds share cached outputs",
         low=0,
         high=2**63,
     ),

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 KEYS = {
     "SOLVER.SYNC_BATCH_NORM": Key(
         True,
-        "with several processes: batch normalisation uses the statistics of the whole batch, so "
-        "that the result is that of one process; False: of each process's share, which is faster",
+        "with several processes: batch normalisation uses the statistics of the whole batch, which "
+        "gives the result of one process; False: those of each process's share, which sends less",
     ),
     "SOLVER.PROCESS_TIMEOUT": Key(
         600.0,
-        "with several processes: one that does not answer counts as hanging after this time",
+        "with several processes: one that does not respond for this time counts as hanging, and "
+        "the others end",
         unit="seconds",
         low=1.0,
         free_on_resume=True,

@@ -165,7 +165,7 @@ class Trainer:
     def prepare(self, epochs: range) -> None:
         """Set up the captured step and the teacher cache; run the teachers where that is needed."""
         if self.cfg.SOLVER.CUDA_GRAPH and world.size() > 1:
-            self.logger.say("SOLVER.CUDA_GRAPH: off, steps run eagerly (there are processes)")
+            self.logger.say("SOLVER.CUDA_GRAPH: off, steps run eagerly (there are several processes)")
         elif self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say

@@ -9,7 +9,9 @@ FOLDER_NAME = "teacher_memo"
 
 KEYS = {
     "TEACHER_MEMO.ENABLED": Key(
-        True, "cache the teacher's logits, if views are numbered and the method reads logits only"
+        True,
+        "cache the teacher's outputs, if views are numbered and the method reads only its logits "
+        "and pooled features",
     ),
     "TEACHER_MEMO.FOLDER": Key(
         "",
@@ -20,12 +22,13 @@ KEYS = {
     ),
     "TEACHER_MEMO.DTYPE": Key(
         "auto",
-        "type of a cached number; auto: the type that the teacher computes, and fp16 with TOP_K",
+        "type of a cached number; auto: the type in which the teacher computes, and fp16 for "
+        "probabilities of TOP_K",
         choices=("auto", "fp32", "bf16", "fp16"),
     ),
     "TEACHER_MEMO.TOP_K": Key(
         0,
-        "cache this number of the largest probabilities and the mass of the rest, instead of all "
+        "number of the largest probabilities to cache, with the sum of the others, instead of all "
         "logits; 0: all logits",
         low=0,
         high=2**15,
