@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from edkd.dataset._base import WEAK, NumberedLoader, large_batch
+from edkd.dataset._base import REPLACE, WEAK, NumberedLoader, large_batch
 from edkd.dataset.augment import has_address
 from edkd.dataset.sampling import seed_for
 from edkd.dataset.strong import STRONG
@@ -133,6 +133,11 @@ def file_views(cfg: Any, transform: Any) -> FileViews | None:
     data = cfg.DATASET
     if not data.VIEWS:
         return None
+    if data.ON_BAD_IMAGE == REPLACE:
+        raise UserError(
+            f"DATASET.VIEWS {data.VIEWS} stores the teacher's outputs for each image, but "
+            "DATASET.ON_BAD_IMAGE replace shows another one in its place; set that to skip"
+        )
     return FileViews(data.VIEWS, data.VIEWS_SEED, transform)
 
 

@@ -62,7 +62,7 @@ KEYS = {
     ),
     "DATASET.RESIDENT": Key(
         "auto",
-        "folder: decode images once and keep them on the device, as the teacher cache requires; "
+        "folder: decode images once and keep them on the device, with numbered views; "
         f"auto: if FOLDER.SIZE is at most {SMALL}, FOLDER.CROP is not resized, and they fit into "
         "RESIDENT_GB",
         choices=("auto", "on", "off"),

@@ -1,13 +1,9 @@
 """Copies batches to the device; on CUDA beside the computation, from pinned memory."""
 
-from collections import deque
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-AHEAD = 2
-"""Steps that the host may be ahead of a CUDA device, so that few copies take memory there."""
 
 
 class DeviceCopy:
@@ -20,16 +16,13 @@ class DeviceCopy:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream: torch.cuda.Stream | None = None
-        self.steps: deque[torch.cuda.Event] = deque()
-        """The ends of steps that may not be computed yet."""
 
     def __call__(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The tensors on the device; call it once a step, in the thread that computes."""
+        """The tensors on the device; call it in the thread that computes."""
         if self.device.type != "cuda":
             return tuple(part.to(self.device, non_blocking=True) for part in parts)
 
         compute = torch.cuda.current_stream(self.device)
-        self._wait_for_steps(compute)
         if self.stream is None:
             self.stream = torch.cuda.Stream(self.device)
 
@@ -39,9 +32,3 @@ class DeviceCopy:
         for copy in copies:
             copy.record_stream(compute)  # its memory is free only after the step
         return copies
-
-    def _wait_for_steps(self, compute: "torch.cuda.Stream") -> None:
-        """Wait until all but the last AHEAD steps are computed."""
-        self.steps.append(compute.record_event())
-        if len(self.steps) > AHEAD:
-            self.steps.popleft().synchronize()

@@ -19,6 +19,7 @@ from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from edkd.errors import WorkerError, reason_of, warn
+from edkd.memory import return_freed_memory
 from edkd.signals import after_hold, reset_in_worker
 
 KEY = "DATASET.NUM_WORKERS"
@@ -133,6 +134,7 @@ def start_worker(worker: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     reset_in_worker()
+    return_freed_memory()
 
     queue: Any = multiprocessing.queues.Queue
     start = queue._start_thread

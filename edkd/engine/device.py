@@ -1,13 +1,14 @@
 """The device to run on, and the precision for it."""
 
-import ctypes
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from edkd import memory
 from edkd.errors import UserError
 from edkd.keys import Key
 
@@ -22,12 +23,10 @@ KEYS = {
     ),
 }
 
-KINDS = ("auto", "cuda", "mps", "cpu")
+AHEAD = 2
+"""Steps that the host may be ahead of a CUDA device."""
 
-# Numbers of `mallopt(3)`.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_M_MMAP_MAX = -4
+KINDS = ("auto", "cuda", "mps", "cpu")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -119,25 +118,32 @@ def _explain_nondeterminism(message: str) -> None:
         ) from None
 
 
-def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
-    """Let glibc keep the memory that a step on a CPU frees, for the next step.
+class Pace:
+    """Keeps the host few steps ahead of a CUDA device, so that few batches take memory there."""
 
-    By default it returns large blocks to the system, and the next step pays for page faults.
-    With another device or another allocator, nothing happens.
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.steps: deque[torch.cuda.Event] = deque()
+        """The ends of steps that may not be computed yet."""
+
+    def end_step(self) -> None:
+        """Wait until all but the last AHEAD steps are computed."""
+        if self.device.type != "cuda":
+            return
+        self.steps.append(torch.cuda.current_stream(self.device).record_event())
+        if len(self.steps) > AHEAD:
+            self.steps.popleft().synchronize()
+
+
+def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
+    """Let this process keep the memory that a step on a CPU frees, for the next step.
 
     Args:
+        device: with another one, nothing happens.
         most: bytes that are kept.
     """
-    if device.type != "cpu":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-
-    mallopt(_M_MMAP_MAX, 0)  # also for blocks above the highest threshold, 32 MiB
-    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(_M_TRIM_THRESHOLD, most)
+    if device.type == "cpu":
+        memory.keep_freed_memory(most)
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -31,7 +31,7 @@ from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
 from edkd.engine.collection import collect
 from edkd.engine.config.batch_hint import hints_of
 from edkd.engine.config.compare import long_warmups, saved_text
-from edkd.engine.device import amp_dtype, autocast, keep_freed_memory, precision_name
+from edkd.engine.device import Pace, amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
@@ -128,6 +128,7 @@ class Trainer:
             self.split,
             cfg.DATASET.TYPE,
         )
+        self.pace = Pace(device)
         keep_freed_memory(device)
 
         self.identity = identity_of(self)
@@ -165,7 +166,9 @@ class Trainer:
     def prepare(self, epochs: range) -> None:
         """Set up the captured step and the teacher cache; run the teachers where that is needed."""
         if self.cfg.SOLVER.CUDA_GRAPH and world.size() > 1:
-            self.logger.say("SOLVER.CUDA_GRAPH: off, steps run eagerly (there are several processes)")
+            self.logger.say(
+                "SOLVER.CUDA_GRAPH: off, steps run eagerly (there are several processes)"
+            )
         elif self.cfg.SOLVER.CUDA_GRAPH:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
@@ -249,6 +252,7 @@ class Trainer:
                 self.state.meter.add(*results, count=self.own_count(results[2]))
                 self.state.step_done += 1
                 self.after_step(epoch, done + 1)
+            self.pace.end_step()
 
         self.check_update(epoch)
         means = self.state.meter.read()

@@ -70,6 +70,8 @@ def attach(
         off or the method has no teacher.
     """
     detach(distiller)
+    if getattr(loader, "listeners", None):  # those of an earlier cache
+        loader.listeners.clear()
     teachers = distiller.teachers()
     if not cfg.TEACHER_MEMO.ENABLED or not distiller.needs_teacher or not teachers:
         return None

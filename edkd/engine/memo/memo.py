@@ -22,11 +22,14 @@ from edkd.engine.memo.keys import memo_folder
 from edkd.engine.memo.parts import EpochParts
 from edkd.engine.memo.rows import LOGITS, POOLED, Values
 from edkd.engine.memo.store import KEY_BYTES, Store
-from edkd.signals import hold
+from edkd.signals import hold, pending, stop_together
 
 Say = Callable[[str], None]
 
 CPU = torch.device("cpu")
+
+ROUND = 64
+"""Batches that each of several processes computes before they exchange rows."""
 
 PART_SECONDS = 60.0
 """Time after which computed outputs are stored, the most that a kill can cost."""
@@ -227,12 +230,26 @@ class TeacherMemo:
 
     def fill_together(self, keys: np.ndarray, report: Callable[[int], None]) -> np.ndarray:
         """As `fill`; of several processes, each computes and stores a share of the keys."""
-        places = [np.arange(each, len(keys), world.size()) for each in range(world.size())]
-        own = places[world.rank()]
+        number = world.size()
+        if number == 1:
+            return self.fill(keys, report)
+
+        # In rounds, so that processes wait for one another briefly and stop together.
+        rounds: list[np.ndarray] = []
+        size = ROUND * self.loader.show_size(self.device) * number
+        for start in range(0, len(keys), size):
+            stop_together(*world.largest([pending()]))
+            report(start)
+            rounds.append(self._fill_round(keys[start : start + size]))
+        return np.concatenate(rounds)
+
+    def _fill_round(self, keys: np.ndarray) -> np.ndarray:
+        """Rows of keys (K,), of which each process computes a share."""
+        own = np.arange(world.rank(), len(keys), world.size())
         rows = np.zeros((len(keys), self.rows.num_bytes), np.uint8)
         found = np.zeros(len(keys), bool)
         if len(own):
-            rows[own] = self.fill(keys[own], report)
+            rows[own] = self.fill(keys[own], lambda done: None)
             found[own] = True
         return exchange_rows(rows, found)[0]
 
@@ -309,6 +326,8 @@ class TeacherMemo:
         if is_absent.any():
             for epoch in epochs:
                 is_needed[self.keys(epoch)] = True
+                if is_needed[is_absent].all():  # no later epoch needs more
+                    break
 
         total = len(epochs) * self.loader.num_images
         to_compute = int((is_needed & is_absent).sum())

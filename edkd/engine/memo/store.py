@@ -136,7 +136,7 @@ class Store:
             self.is_writable = False
             reason = error.strerror or error
             self.say(
-                f"teacher cache: nothing more is written to {self.root} ({reason}); training "
+                f"teacher cache: nothing more is written to {self.root} ({reason}); this run "
                 "continues"
             )
             return
