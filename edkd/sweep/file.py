@@ -92,17 +92,17 @@ def _matches(path: Path, key: str, name: str) -> list[str]:
     """The files of a pattern: beside the sweep's file, else in the working folder, else shipped."""
     pattern = expanded(name, f"{path}: {key}")
     folders = [path.parent, Path()]
-    if Path(pattern).parts[0] == CONFIGS.name:
+    if Path(pattern).parts[:1] == (CONFIGS.name,):
         folders.append(CONFIGS.parent)
 
     for folder in folders:
         single = folder / pattern
-        if single.exists():
+        if _is_file(single):
             return [str(single)]
 
         inside = os.path.join(glob.escape(str(folder)), pattern)
         matches = sorted(glob.glob(inside, recursive=True))
-        files = [Path(match) for match in matches]
+        files = [Path(match) for match in matches if _is_file(Path(match))]
         shown_files = [str(file) for file in files if not file.name.startswith("_")]
         if shown_files:
             return shown_files
@@ -110,6 +110,11 @@ def _matches(path: Path, key: str, name: str) -> list[str]:
         f"{path}: {key}: no file {name}; it is looked for beside this file and in the working "
         f"folder {os.getcwd()}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether something other than a folder is there, as a file or a pipe."""
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 # Numbers.
@@ -142,9 +147,11 @@ def _resources(path: Path, value: Any) -> Resources:
 
 
 def _check_amount(path: Path, name: str, number: Any) -> None:
-    """Ray takes fractions up to 1 and whole numbers above."""
+    """Ray takes fractions up to 1 and whole numbers above; a run uses one GPU at most."""
     is_number = type(number) in (int, float) and math.isfinite(number) and number >= 0
     is_allowed = is_number and (number <= 1 or number == int(number))
     if not is_allowed:
         expected = "a fraction up to 1, or a whole number"
         raise wrong(path, f"resources: {name}", expected, number)
+    if name == "gpus" and number > 1:
+        raise wrong(path, "resources: gpus", "at most 1, as a run uses one GPU", number)

@@ -3,6 +3,7 @@
 Nothing here imports torch: a worker of Ray imports this file.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from edkd.engine.folder_lock import is_in_use
-from edkd.errors import NonFiniteError, UserError
+from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
 
 CONFIG = "config.yaml"
 
@@ -39,6 +40,8 @@ class Job(NamedTuple):
     """The file for what the process prints."""
     environment: Mapping[str, str]
     """Variables that are set for it."""
+    token: str = ""
+    """On Ray: of the sweep; see `ray_task.MARK`."""
 
 
 class Outcome(NamedTuple):
@@ -63,19 +66,29 @@ def attempt(job: Job, environment: Mapping[str, str]) -> Outcome:
     Args:
         job: the run.
         environment: the variables of this process.
+
+    Raises:
+        StorageError: its process cannot be started, or its output cannot be written.
     """
     words = list(job.words)
     if Path(job.working_folder, job.folder, CONFIG).is_file():
         words.append("--resume")
 
     log = Path(job.working_folder, job.log)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a+b") as output:
-        begin = output.seek(0, 2)
-        with _process(words, job, environment, output) as process:
-            code = _code_of(process)
-        output.seek(begin)
-        text = output.read().decode(errors="replace")
+    try:
+        os.makedirs(job.working_folder, exist_ok=True)  # absent on another machine
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a+b") as output:
+            begin = output.seek(0, 2)
+            with _process(words, job, environment, output) as process:
+                code = _code_of(process)
+            output.seek(begin)
+            text = output.read().decode(errors="replace")
+    except OSError as error:
+        raise StorageError(
+            f"cannot start a run with its output in {log} ({reason_of(error)}); free disk space, "
+            "or allow more open files and processes, and repeat the command"
+        ) from None
     return Outcome(code, _error_of(code, text))
 
 

@@ -8,18 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from edkd.engine.checkpoint import save_bytes
+from edkd.engine.checkpoint import save_bytes, save_text
 from edkd.errors import UserError, reason_of, warn
 from edkd.results.runs import RESULT
 from edkd.signals import SIGNALS, Stopped, hold
 from edkd.sweep.file import Resources
 from edkd.sweep.job import Outcome
 from edkd.sweep.plan import Planned
-from edkd.sweep.ray_task import Done, Failed, run_task
+from edkd.sweep.ray_task import MARK, Done, Failed, run_task
 from edkd.sweep.running import Progress
 
 LOCAL = "local"
@@ -88,15 +89,12 @@ def run_on_ray(progress: Progress) -> None:
         submitted = _submit(ray, progress)
         progress.say(f"submitted: {len(submitted)}; each occupies {_shown(progress)}")
 
-    waiting = list(submitted)
     try:
-        while waiting:
+        while submitted:
             with hold():  # an exception within Ray's own code would be lost
-                ended, waiting = ray.wait(waiting, timeout=_POLL)
-                for task in ended:
-                    _collect(ray, task, submitted[task], progress)
+                _collect_ended(ray, submitted, progress)
     except Stopped:
-        _cancel(ray, waiting)
+        _cancel(ray, list(submitted))
         raise
 
 
@@ -183,11 +181,13 @@ def _submit(ray: Any, progress: Progress) -> dict[Any, Planned]:
         retry_exceptions=[Failed],
     )
     environment = {} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    token = uuid.uuid4().hex
+    save_text(token, progress.sweep.folder / MARK)
 
     submitted: dict[int, Any] = {}
     for run in progress.sweep.runs:
         if progress.is_open(run):
-            job = progress.job(run)._replace(environment=environment)
+            job = progress.job(run)._replace(environment=environment, token=token)
             needed = [submitted[number] for number in run.needs if number in submitted]
             submitted[run.number] = task.remote(job, *needed)
     return {submitted[run.number]: run for run in progress.sweep.runs if run.number in submitted}
@@ -196,6 +196,13 @@ def _submit(ray: Any, progress: Progress) -> dict[Any, Planned]:
 def _shown(progress: Progress) -> str:
     resources = progress.sweep.resources
     return f"{resources.cpus:g} CPUs and {resources.gpus or 0:g} GPUs"
+
+
+def _collect_ended(ray: Any, submitted: dict[Any, Planned], progress: Progress) -> None:
+    """Take the results of tasks that have ended, and drop them, so that Ray frees their memory."""
+    ended, _ = ray.wait(list(submitted), timeout=_POLL)
+    for task in ended:
+        _collect(ray, task, submitted.pop(task), progress)
 
 
 def _collect(ray: Any, task: Any, run: Planned, progress: Progress) -> None:

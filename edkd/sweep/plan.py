@@ -1,6 +1,8 @@
 """The runs of a sweep: each with its configuration, checked before the first one starts."""
 
+import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -51,9 +53,10 @@ class Sweep(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """For the results and the outputs of all runs."""
+        """For the results and the outputs of all runs; another one for each path of a file."""
         prefix = Path(self.runs[0].cfg.LOG.PREFIX).expanduser()
-        return prefix / "sweeps" / self.file.stem
+        path = os.fsencode(self.file.resolve())
+        return prefix / "sweeps" / f"{self.file.stem}-{hashlib.sha256(path).hexdigest()[:6]}"
 
 
 def plan(file: str) -> Sweep:
@@ -119,9 +122,8 @@ def _checked_folder(path: Path, config: str, options: Options, cfg: CfgNode) -> 
     try:
         folder = run_folder(cfg, words)
         if (folder / CONFIG).is_file():
-            find_run(cfg, folder, words)
-        else:
-            refuse_used(folder)
+            return find_run(cfg, folder, words)  # an earlier version may have named it otherwise
+        refuse_used(folder)
     except UserError as error:
         raise UserError(f"{_place(path, config, options)}: {error}") from None
     return folder

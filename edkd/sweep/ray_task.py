@@ -6,15 +6,20 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from edkd.errors import StorageError
 from edkd.sweep.job import CONFIG, Job, Outcome, attempt, wait_until_free
 
 LOCKED = 120.0
 """Seconds in which the process of a lost worker saves its checkpoint and ends."""
 
 RETURNED = (CONFIG, "environment.json", "metrics.jsonl", "worklog.txt", "result.json")
-"""Files that a task returns, beside the weights of the best epoch."""
+"""Files that a task returns: a network file system may show them late to other machines."""
+
+MARK = ".token"
+"""File with the token of the sweep, beside the logs: it tells a task whether storage is shared."""
 
 _BEST = "student*_best"
+"""The weights of the best epoch, which a task returns where storage is not shared."""
 
 
 class Failed(RuntimeError):
@@ -47,26 +52,38 @@ def run_task(job: Job, *needed: Done) -> Done:
 
     Args:
         job: the run.
-        needed: results of the runs that it needs: Ray starts it after them.
+        needed: results of the runs that it needs, for the order alone: Ray starts it after them.
 
     Raises:
         Failed: see there.
     """
     begin = time.monotonic()
-    os.makedirs(job.working_folder, exist_ok=True)
     folder = Path(job.working_folder, job.folder)
     wait_until_free(folder, LOCKED)
     resumed = (folder / CONFIG).is_file()
 
-    outcome = attempt(job, os.environ)
+    try:
+        outcome = attempt(job, os.environ)
+    except StorageError as error:
+        raise Failed(error.exit_code, str(error)) from None
     if outcome.may_retry:
         raise Failed(outcome.code, outcome.error)
     seconds = time.monotonic() - begin
-    files = {} if outcome.code else _files(folder)
+    files = {} if outcome.code else _files(folder, _is_shared(job))
     return Done(outcome, files, platform.node(), seconds, resumed)
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _is_shared(job: Job) -> bool:
+    """Whether the machine of the sweep has the same storage as this one."""
+    mark = Path(job.working_folder, job.log).with_name(MARK)
+    try:
+        return mark.read_text() == job.token
+    except OSError:
+        return False
+
+
+def _files(folder: Path, is_shared: bool) -> dict[str, bytes]:
     paths = [folder / name for name in RETURNED]
-    paths += folder.glob(_BEST)
+    if not is_shared:
+        paths += folder.glob(_BEST)
     return {path.name: path.read_bytes() for path in paths if path.is_file()}

@@ -13,10 +13,9 @@ from edkd.sweep.plan import Planned, Sweep
 from edkd.sweep.states import (
     FINISHED,
     IN_USE,
-    STARTED,
+    Results,
+    is_started,
     make_folder,
-    result_of,
-    results_of,
     state_of,
     write_results,
 )
@@ -40,6 +39,7 @@ class Progress:
         self.sweep = sweep
         self.device = device
         self.say = say
+        self.results = Results()
         self.errors: dict[int, str] = {}
         self.skipped: list[int] = []
 
@@ -51,7 +51,7 @@ class Progress:
         """Whether a run is still to be run; a line says why not."""
         state = state_of(run)
         if state == FINISHED:
-            self.about(run, f"already there, {accuracy(run)}")
+            self.about(run, f"already there, {self.accuracy(run)}")
         if state == IN_USE:
             self.skipped.append(run.number)
             self.about(run, "skipped: another process runs it")
@@ -66,12 +66,24 @@ class Progress:
 
     def ended(self, run: Planned, outcome: Outcome, about: str) -> None:
         """Note how a run ended, and write the results so far."""
-        if outcome.code == 0 and result_of(run):
-            self.about(run, f"{accuracy(run)}, {about}")
+        if outcome.code == 0 and self.results.of(run):
+            self.about(run, f"{self.accuracy(run)}, {about}")
         else:
-            self.errors[run.number] = outcome.error
-            self.about(run, f"failed ({exit_text(outcome)}): {outcome.error}")
-        write_results(self.sweep, self.errors)
+            error = outcome.error or f"no result of all epochs is in {run.folder}"
+            self.errors[run.number] = error
+            self.about(run, f"failed ({exit_text(outcome)}): {error}")
+        self.write()
+
+    def accuracy(self, run: Planned) -> str:
+        """The accuracies of a finished run."""
+        result = self.results.of(run)
+        if result is None:
+            return "no result"
+        return f"{result.accuracy('last'):.2f} % (best {result.accuracy('best'):.2f} %)"
+
+    def write(self) -> Path:
+        """Write the results so far, and return the path of their file."""
+        return write_results(self.sweep, self.results, self.errors, self.skipped)
 
 
 def run_sweep(sweep: Sweep, device: str, say: Say, run_all: RunAll) -> None:
@@ -85,7 +97,7 @@ def run_sweep(sweep: Sweep, device: str, say: Say, run_all: RunAll) -> None:
 
     Raises:
         SweepError: a run failed, or another process runs it.
-        StorageError: a file of the sweep cannot be written.
+        StorageError: a file of the sweep cannot be written, or a process cannot be started.
         Stopped: a signal arrived; the run that was running has saved a checkpoint.
     """
     make_folder(sweep)
@@ -93,14 +105,15 @@ def run_sweep(sweep: Sweep, device: str, say: Say, run_all: RunAll) -> None:
     try:
         run_all(progress)
     except Stopped as stopped:
-        write_results(sweep, progress.errors)
+        progress.write()
         stopped.hint = "the same command continues from here"
         raise
 
-    results = results_of(sweep)
-    path = write_results(sweep, progress.errors)
-    if results:
-        say(f"\n{table(results)}\n")
+    path = progress.write()
+    found = [progress.results.of(run) for run in sweep.runs]
+    finished = [result for result in found if result]
+    if finished:
+        say(f"\n{table(finished)}\n")
     say(f"results of each run: {path}")
     _raise_where_incomplete(progress)
 
@@ -116,21 +129,13 @@ def _run(run: Planned, progress: Progress) -> None:
     """One run, with further attempts where it fails."""
     begin = time.monotonic()
     for left in range(progress.sweep.retries, -1, -1):
-        progress.about(run, "continues" if state_of(run) == STARTED else "starts")
+        progress.about(run, "continues" if is_started(run) else "starts")
         outcome = attempt(progress.job(run), os.environ)
         if not left or not outcome.may_retry:
             break
         progress.about(run, f"{exit_text(outcome)}: {outcome.error}; tried again")
 
     progress.ended(run, outcome, f"{time.monotonic() - begin:.0f} s")
-
-
-def accuracy(run: Planned) -> str:
-    """The accuracies of a finished run."""
-    result = result_of(run)
-    if result is None:
-        return "no result"
-    return f"{result.accuracy('last'):.2f} % (best {result.accuracy('best'):.2f} %)"
 
 
 def exit_text(outcome: Outcome) -> str:
@@ -144,7 +149,7 @@ def _raise_where_incomplete(progress: Progress) -> None:
         missing.append(f"{len(progress.errors)} failed")
 
     skipped = [run for run in progress.sweep.runs if run.number in progress.skipped]
-    open_ones = [run for run in skipped if result_of(run) is None]
+    open_ones = [run for run in skipped if progress.results.of(run) is None]
     if open_ones:
         missing.append(f"{len(open_ones)} in use by another process")
 

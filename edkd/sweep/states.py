@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,16 @@ _FIGURES = ("last_test_top1", "best_test_top1", "best_epoch", "epochs", "paramet
 
 def state_of(run: Planned) -> str:
     """How far a run is."""
-    if not (run.folder / CONFIG).is_file():
+    if not is_started(run):
         return NEW
-    if is_in_use(run.folder):
-        return IN_USE
-    return FINISHED if result_of(run) else STARTED
+    if result_of(run):
+        return FINISHED
+    return IN_USE if is_in_use(run.folder) else STARTED
+
+
+def is_started(run: Planned) -> bool:
+    """Whether a run has a folder; nothing is locked, as `state_of` does for a moment."""
+    return (run.folder / CONFIG).is_file()
 
 
 def result_of(run: Planned) -> Run | None:
@@ -44,10 +49,20 @@ def result_of(run: Planned) -> Run | None:
     return result if len(result.history) == run.cfg.SOLVER.EPOCHS else None
 
 
-def results_of(sweep: Sweep) -> list[Run]:
-    """The results of all finished runs."""
-    found = [result_of(run) for run in sweep.runs]
-    return [result for result in found if result]
+class Results:
+    """Results of the runs of a sweep. That of a finished run is read once."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Run] = {}
+
+    def of(self, run: Planned) -> Run | None:
+        """The same as `result_of`."""
+        if run.number in self._found:
+            return self._found[run.number]
+        result = result_of(run)
+        if result:
+            self._found[run.number] = result
+        return result
 
 
 def make_folder(sweep: Sweep) -> None:
@@ -64,28 +79,48 @@ def make_folder(sweep: Sweep) -> None:
         ) from None
 
 
-def write_results(sweep: Sweep, errors: Mapping[int, str]) -> Path:
+def write_results(
+    sweep: Sweep, results: Results, errors: Mapping[int, str], in_use: Collection[int]
+) -> Path:
     """Write a line for each run to `results.csv`, and return its path.
+
+    No folder is locked: the processes of this sweep may be about to lock theirs.
 
     Args:
         sweep: its runs.
+        results: of its runs.
         errors: a line for each run that failed, by number.
+        in_use: numbers of runs of other processes.
     """
     keys = list(dict.fromkeys(key for run in sweep.runs for key in run.options))
     header = ["run", "state", "config", *keys, *_FIGURES, "folder", "error"]
-    lines = [_line(run, keys, errors.get(run.number, "")) for run in sweep.runs]
+    lines = []
+    for run in sweep.runs:
+        result = results.of(run)
+        error = errors.get(run.number, "")
+        state = "failed" if error else _known_state(run, result, in_use)
+        lines.append(_line(run, keys, result, state, error))
 
     path = sweep.folder / RESULTS
     save_text(_csv([header, *lines]), path)
     return path
 
 
-def _line(run: Planned, keys: Sequence[str], error: str) -> list[Any]:
-    result = result_of(run)
+def _known_state(run: Planned, result: Run | None, in_use: Collection[int]) -> str:
+    if result:
+        return FINISHED
+    if run.number in in_use:
+        return IN_USE
+    return STARTED if is_started(run) else NEW
+
+
+def _line(
+    run: Planned, keys: Sequence[str], result: Run | None, state: str, error: str
+) -> list[Any]:
     figures: Mapping[str, Any] = result.result if result else {}
     return [
         run.number,
-        "failed" if error else state_of(run),
+        state,
         run.config,
         *(run.options.get(key, "") for key in keys),
         *(figures.get(name, "") for name in _FIGURES),

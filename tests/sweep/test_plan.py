@@ -1,5 +1,7 @@
 """What a file of a sweep stands for, and which mistakes are refused before anything is written."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -77,6 +79,8 @@ MISTAKES = {
     "unknown key": ({"seed": [1]}, "unknown key 'seed', did you mean 'seeds'"),
     "no file": ({"configs": ["aloneX.yaml"]}, "configs: no file aloneX.yaml"),
     "no files": ({"configs": []}, "configs must be a list of files"),
+    "a folder": ({"configs": ["."]}, "configs: no file \\."),
+    "a plugin that is a folder": ({"plugins": ["."]}, "plugins: no file \\."),
     "no plugin": ({"plugins": ["other.py"]}, "plugins: no file other.py"),
     "typo in one run": (
         {"overrides": {"SOLVER.TYPE": ["SGD", "AdamW", "SDG"]}, "seeds": [1, 2]},
@@ -108,6 +112,7 @@ MISTAKES = {
     "retries": ({"retries": -1}, "retries must be a number from 0 to 100, not -1"),
     "resources": ({"resources": {"gpu": 1}}, "resources: unknown key 'gpu', did you mean 'gpus'"),
     "amount": ({"resources": {"gpus": 1.5}}, "resources: gpus must be a fraction up to 1"),
+    "two GPUs": ({"resources": {"gpus": 2}}, "resources: gpus must be at most 1, .* not 2"),
 }
 
 
@@ -129,6 +134,27 @@ def test_the_example_of_the_documentation(write, tool, tmp_path):
     found = folders(tool("sweep", file, "--list"))
     assert len(found) == 18
     assert sum(name.startswith("dkd,") for name in found) == 6
+
+
+def test_sweeps_of_one_name_have_folders_of_their_own(write, tmp_path):
+    file = write()
+    other = tmp_path / "other" / file.name
+    other.parent.mkdir()
+    other.write_bytes(file.read_bytes())
+    folders = {plan(str(path)).folder for path in (file, other, f"other/../{file.name}")}
+    assert len(folders) == 2
+    assert all(folder.name.startswith("s-") for folder in folders)
+
+
+def test_a_folder_that_an_earlier_version_has_named(write, tool, runs):
+    """The run that --resume continues is the one whose state is shown."""
+    file = write(overrides={"SOLVER.LR": ["5e-2"]})
+    words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml", "SOLVER.LR=5e-2"]
+    assert tool("train", *words, "SOLVER.EPOCHS=1").code == 0
+    assert folders(tool("sweep", file, "--list")) == ["alone,SOLVER.LR=0.05"]
+
+    shutil.copytree(runs / "alone,SOLVER.LR=0.05", runs / "alone,SOLVER.LR=5e-2")
+    assert folders(tool("sweep", file, "--list")) == ["alone,SOLVER.LR=5e-2"]
 
 
 def test_no_such_sweep(write, tool):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.runs import assert_refused, outcome
-from tests.sweep.test_sweep import read_results, wait_for
+from tests.sweep.test_sweep import read_results, sweep_folder, wait_for
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -51,7 +51,7 @@ def test_a_worker_is_killed(write, server, runs, tmp_path, undisturbed):
     assert workers[0].pid != workers[1].pid
     assert all(worker.name().startswith("ray::") for worker in workers)
     os.kill(workers[0].pid, signal.SIGKILL)
-    log = tmp_path / "output/sweeps/s/1.log"
+    log = sweep_folder(tmp_path) / "1.log"
     wait_for(lambda: "edkd: stopped" in log.read_text())
     (tmp_path / "go").touch()
 
@@ -81,7 +81,7 @@ def test_failures_and_stops(write, server, runs, tmp_path):
     assert sweep.wait() == 143, sweep.err
     assert sweep.err == "edkd: stopped; the same command continues from here\n"
     assert (run / "latest").is_file()
-    assert "edkd: stopped" in (tmp_path / "output/sweeps/s/2.log").read_text()
+    assert "edkd: stopped" in (sweep_folder(tmp_path) / "2.log").read_text()
     assert [line["state"] for line in read_results(tmp_path)] == ["failed", "started"]
 
 
@@ -136,8 +136,52 @@ def test_resources_that_a_cluster_lacks(capsys):
     _check_resources(Cluster(2.0), Resources(gpus=0.5))
     _check_resources(Cluster(0), Resources())
     assert capsys.readouterr().err == ""
-    _check_resources(Cluster(2.0), Resources(gpus=4))
-    assert "no machine of the Ray cluster has 4 GPUs and 1 CPUs" in capsys.readouterr().err
+    _check_resources(Cluster(2.0), Resources(gpus=1, cpus=8))
+    assert "no machine of the Ray cluster has 1 GPUs and 8 CPUs" in capsys.readouterr().err
+
+
+def test_results_are_dropped_once_they_are_written(tmp_path, monkeypatch):
+    """Ray frees the memory of a result when no reference to it is left."""
+    from edkd.sweep import on_ray
+
+    tasks = [SimpleNamespace(number=number) for number in range(3)]
+    submitted = {id(task): task for task in tasks}
+    collected = []
+    monkeypatch.setattr(on_ray, "_collect", lambda ray, task, run, progress: collected.append(run))
+    cluster = SimpleNamespace(wait=lambda waiting, timeout: (waiting[:2], waiting[2:]))
+    on_ray._collect_ended(cluster, submitted, None)
+    assert collected == tasks[:2]
+    assert submitted == {id(tasks[2]): tasks[2]}
+
+
+@pytest.mark.parametrize("token", ["this sweep", "another sweep", None])
+def test_weights_are_returned_where_storage_is_not_shared(tmp_path, monkeypatch, token):
+    from edkd.sweep import ray_task
+    from edkd.sweep.job import Job, Outcome
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_bytes(b"{}")
+    (run / "student_best").write_bytes(b"weights")
+    if token:
+        (tmp_path / ".token").write_text(token)
+
+    monkeypatch.setattr(ray_task, "attempt", lambda job, environment: Outcome(0))
+    done = ray_task.run_task(Job((), str(tmp_path), "run", "1.log", {}, "this sweep"))
+    assert done.files["result.json"] == b"{}"
+    assert ("student_best" in done.files) == (token != "this sweep")
+
+
+def test_a_machine_without_space_is_tried_again(tmp_path):
+    from edkd.sweep.job import Job
+    from edkd.sweep.ray_task import Failed, run_task
+
+    (tmp_path / "logs").touch()
+    with pytest.raises(Failed) as raised:
+        run_task(Job((), str(tmp_path), "run", "logs/1.log", {}))
+    code, error = raised.value.args
+    assert code == 5
+    assert "logs/1.log (File exists)" in error
 
 
 def test_results_of_a_machine_with_a_disk_of_its_own(tmp_path):

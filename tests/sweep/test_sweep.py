@@ -20,8 +20,14 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
+def sweep_folder(tmp_path):
+    """The folder of the sweep s.yaml."""
+    (folder,) = (tmp_path / "output" / "sweeps").glob("s-*")
+    return folder
+
+
 def read_results(tmp_path):
-    with open(tmp_path / "output" / "sweeps" / "s" / "results.csv", newline="") as file:
+    with open(sweep_folder(tmp_path) / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -46,7 +52,8 @@ def test_a_run_that_dies_is_resumed_and_one_that_diverges_is_not(
     assert lines[5].endswith("SOLVER.LR=1e+30: starts")
     assert "failed (exit code 3)" in lines[6]
     assert "| alone,SOLVER.LR=0.05 |" in done.out
-    assert_refused(done, "not finished, of 2 runs: 1 failed; .* output/sweeps/s/NUMBER.log", code=6)
+    message = "not finished, of 2 runs: 1 failed; .* output/sweeps/s-[0-9a-f]{6}/NUMBER.log"
+    assert_refused(done, message, code=6)
     assert "epochs 2-3" in (first / "worklog.txt").read_text()
 
     # The results.
@@ -80,7 +87,7 @@ def test_a_signal_stops_the_run_with_a_checkpoint(write, server, runs, tmp_path,
     assert sweep.wait() == 143, sweep.err
     assert sweep.err == "edkd: stopped; the same command continues from here\n"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-    assert "edkd: stopped" in (tmp_path / "output/sweeps/s/1.log").read_text()
+    assert "edkd: stopped" in (sweep_folder(tmp_path) / "1.log").read_text()
 
     (tmp_path / "go").touch()
     sweep = server.start("sweep", file, "--device", "cpu", folder=tmp_path, **environment)
