@@ -36,8 +36,6 @@ STOP_AFTER = 3
 SWITCHES = ("LSKD", "EAKD", "SHUFFLE_TEACHER")
 """Keys of DISTILLER that change what any method is given."""
 
-SECONDS = ("train_seconds", "eval_seconds")
-
 OK = "ok"
 REFUSED = "refused"
 FAILED = "FAILED"
@@ -295,12 +293,12 @@ def _folder(words: Sequence[str], name: str) -> Path:
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without times."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        for name in SECONDS:
-            record.pop(name, None)
-    return records
+    """The lines of metrics.jsonl without times, which differ in each run."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.endswith("_seconds")}
+        for line in lines
+    ]
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -196,8 +196,8 @@ def differences(found: Terms, expected: Terms) -> tuple[float, float]:
     Terms that are 0 to rounding, as those that begin in a later epoch, are left out.
     """
     names = [name for name, loss in expected.losses.items() if loss.abs() > 1e-6]
-    of_losses = max(relative(found.losses[name], expected.losses[name]) for name in names)
-    return of_losses, relative(found.gradient, expected.gradient)
+    of_losses = [relative(found.losses[name], expected.losses[name]) for name in names]
+    return max(of_losses, default=0.0), relative(found.gradient, expected.gradient)
 
 
 def on_cpu(variant: str, setting: Setting) -> tuple[Distiller, Batch]:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -76,5 +77,8 @@ def find_wheel(wheels: Path, project: str) -> Path | None:
 
 def fits(pythons: Sequence[str], abi: str) -> bool:
     """Whether a wheel with these tags is for this version of Python."""
-    own = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    return "py3" in pythons or abi == "abi3" or own in pythons
+    minor = sys.version_info.minor
+    if abi == "abi3":  # for the version that is named, and all later ones
+        named = (re.fullmatch(r"cp3(\d+)", python) for python in pythons)
+        return any(match is not None and int(match[1]) <= minor for match in named)
+    return "py3" in pythons or f"cp3{minor}" in pythons

@@ -26,6 +26,13 @@ OK = "ok"
 FAILED = "FAILED"
 SKIPPED = "skipped"
 
+UNFINISHED = 75
+"""Exit code where parts are left: the same command continues."""
+
+BROKEN = 70
+"""Exit code of the worker where an error made the device unusable in its process, and its part has
+its result: another process runs the other parts."""
+
 HEADER = ("| slice | part | result | figures | s |", "|---|---|---|---|--:|")
 
 

@@ -36,6 +36,8 @@ class Part(NamedTuple):
 
     name: str
     run: Callable[[], Figures]
+    after: tuple[str, ...] = ()
+    """Parts whose results it needs: it runs only where these are done."""
 
 
 class CheckError(Exception):

@@ -41,7 +41,8 @@ def times_parts(setting: Setting, record: Record) -> list[Part]:
         Part(f"recipe, {cache}, {first}", partial(recipe, cache, first, setting))
         for cache in ("cache empty at the start", "cache full")
     ]
-    parts.append(Part(f"ratios, {first}", partial(ratios, first, setting, record)))
+    ratio = partial(ratios, first, setting, record)
+    parts.append(Part(f"ratios, {first}", ratio, after=(f"step, {first}",)))
     for pair in others:
         parts += short_parts(pair, setting)
     return parts

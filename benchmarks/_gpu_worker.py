@@ -4,6 +4,7 @@ python benchmarks/_gpu_worker.py --output FOLDER --device DEVICE --seconds N [--
                                  [--small] SLICE ...
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from _gpu_correctness import correctness_parts
 from _gpu_environment import environment_parts
 from _gpu_precision import precision_parts
 from _gpu_processes import processes_parts
-from _gpu_record import FAILED, OK, SKIPPED, Record, row, save_table
+from _gpu_record import BROKEN, FAILED, OK, SKIPPED, UNFINISHED, Record, row, save_table
 from _gpu_setting import Part, Setting
 from _gpu_times import times_parts
 
@@ -33,10 +34,6 @@ PARTS: Mapping[str, Callable[[Setting, Record], list[Part]]] = {
     "times": times_parts,
     "processes": processes_parts,
 }
-
-UNFINISHED = 75
-BROKEN = 70
-"""Exit code where an error made the device unusable in this process."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,6 +69,10 @@ def run_slice(record: Record, parts: Sequence[Part], end: float, text: str = "")
     """
     for part in parts:
         if part.name in record.parts or text not in part.name:
+            continue
+        missing = [name for name in part.after if name not in record.parts]
+        if missing:
+            say(f"{part.name}: not run; it needs the results of: {'; '.join(missing)}")
             continue
         if time.monotonic() > end:
             sys.exit(UNFINISHED)
@@ -111,7 +112,8 @@ def check_device() -> None:
         torch.zeros(1, device="cuda").add_(1)
         torch.cuda.synchronize()
     except RuntimeError:
-        sys.exit(BROKEN)
+        sys.stdout.flush()
+        os._exit(BROKEN)  # an ordinary exit uses the device once more, and may abort
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ as soon as it is there, so that the same command continues where the one before 
 is used if data/cifar-100-python is there, and random images of its shape otherwise. `--small
 --device cpu` runs everything in a small form on any machine.
 
-Exit code: 0 if all parts are done, 1 if one failed, 75 if the time was too short for all.
+Exit code: 0 if all parts are done, 1 if one failed, 2 if it cannot start (a package or the device
+is missing, the output folder has results of other settings, the command line is wrong), 75 if the
+time was too short for all, 130 after Ctrl-C; any other is that of a process that ended between two
+parts.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,16 +26,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _gpu_packages import bring, bundle, is_installed
-from _gpu_record import FAILED, SLICES, Record, failures, save_table, stored
+from _gpu_record import BROKEN, FAILED, SLICES, UNFINISHED, Record, failures, save_table, stored
 
 BENCHMARKS = Path(__file__).resolve().parent
 CHECKOUT = BENCHMARKS.parent
 
-UNFINISHED = 75
-"""Exit code where parts are left: the same command continues."""
-
 GRACE = 20.0
 """Seconds in which a process that is stopped may save a checkpoint."""
+
+
+def command(argv: Sequence[str] | None = None) -> int:
+    """`main`; Ctrl-C ends it with one line."""
+    try:
+        return main(argv)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,6 +124,8 @@ def run(args: argparse.Namespace, site: Path) -> int:
     forget_cut_off(args.output)
     while True:
         code = run_worker(args, site, end)
+        if code == BROKEN:
+            continue
         crashed = code not in (0, UNFINISHED) and note_crash(args, settings, code)
         if not crashed:
             break
@@ -147,13 +159,18 @@ def run_worker(args: argparse.Namespace, site: Path, end: float) -> int:
     if args.small:  # with more threads, small tensors take many times as long on busy cores
         environment.setdefault("OMP_NUM_THREADS", "1")
 
-    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment)
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, preexec_fn=ignore_ctrl_c)
     try:
         return process.wait(max(seconds, 0))
     except subprocess.TimeoutExpired:
         return UNFINISHED
     finally:
         stop(process)
+
+
+def ignore_ctrl_c() -> None:
+    """In the worker: Ctrl-C reaches it, too, but `stop` ends it, by a single signal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -163,7 +180,7 @@ def stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
         process.wait(GRACE)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # the latter: Ctrl-C a second time
         process.kill()
         process.wait()
 
@@ -190,4 +207,4 @@ def note_crash(args: argparse.Namespace, settings: dict[str, object], code: int)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -8,8 +8,10 @@ workers, the teacher in every step, float32, eager, two figures read in every st
 networks and the same method.
 """
 
+import ctypes
 import importlib.util
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,10 @@ from edkd.engine.meter import Meter
 from edkd.engine.trainer import Trainer
 
 PAIRS = ("resnet32x4:resnet8x4", "resnet56:resnet20")
+
+LIMITS_OF_GLIBC = {-4: 65536, -3: 32 * 2**20, -1: 64 * 2**20}
+"""M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of `mallopt(3)`, in blocks, bytes, bytes: the
+default number, and the highest thresholds that glibc reaches by itself."""
 
 
 class PilImages(Dataset):
@@ -110,8 +116,8 @@ class PlainLoop:
             yield from self.loader
 
     def run(self, steps: int) -> None:
-        """Some steps, with the most memory that glibc keeps by default; ours keeps more."""
-        keep_freed_memory(self.device, 64 * 2**20)
+        """Some steps, with the most freed memory that glibc keeps by itself; ours keeps more."""
+        keep_as_by_default(self.device)
         for _ in range(steps):
             image, target, index = (part.to(self.device) for part in next(self.batches))
             self.optimizer.zero_grad()
@@ -122,6 +128,16 @@ class PlainLoop:
             loss.item()
             (logits.argmax(1) == target).float().mean().item()
         keep_freed_memory(self.device)
+
+
+def keep_as_by_default(device: torch.device) -> None:
+    """On a CPU with glibc, undo `keep_freed_memory`: back to LIMITS_OF_GLIBC."""
+    if device.type != "cpu":
+        return
+    with suppress(AttributeError, OSError, TypeError):  # another allocator
+        mallopt = ctypes.CDLL(None).mallopt
+        for number, limit in LIMITS_OF_GLIBC.items():
+            mallopt(number, limit)
 
 
 class Ours:

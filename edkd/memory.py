@@ -10,16 +10,13 @@ _USUAL_TRIM = 128 * 1024
 _USUAL_MMAPS = 65536
 
 
-def keep_freed_memory(most: int = 2**31 - 1) -> None:
+def keep_freed_memory() -> None:
     """Let this process keep freed memory for later use, and not only small blocks of it.
 
     By default glibc returns large blocks to the system, and whatever needs the next ones pays for
     page faults.
-
-    Args:
-        most: bytes at the end of the heap that are kept.
     """
-    _set(mmaps=0, trim=most)
+    _set(mmaps=0, trim=2**31 - 1)
 
 
 def return_freed_memory() -> None:

@@ -1,15 +1,19 @@
 """benchmarks/gpu.py: its slices continue, keep what they had, and bring the packages they need."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 
 import pytest
 import torch
 
+from edkd.engine.device import keep_freed_memory
 from tests.conftest import CHECKOUT
 from tests.test_matrix import module
 
@@ -38,6 +42,9 @@ for name in slices:
         open(os.path.join(output, "log"), "a").write(f"{{name}}/{{part}} ")
         if name + "/" + part in os.environ.get("CRASH", ""):
             os._exit(9)
+        if name + "/" + part in os.environ.get("BREAK", ""):
+            record.end(part, dict(status="FAILED", reason="CUDA error", seconds=0.1))
+            os._exit({broken})
         if name + "/" + part in os.environ.get("HANG", ""):
             time.sleep(60)
         record.end(part, dict(status="ok", ms=1.5, seconds=0.1))
@@ -48,7 +55,9 @@ for name in slices:
 @pytest.fixture
 def gpu(tmp_path, monkeypatch):
     """gpu(*words): the exit code, the log of the parts that began, the table."""
-    worker = textwrap.dedent(WORKER).format(benchmarks=str(BENCHMARKS), settings=SETTINGS)
+    worker = textwrap.dedent(WORKER).format(
+        benchmarks=str(BENCHMARKS), settings=SETTINGS, broken=RECORD.BROKEN
+    )
     (tmp_path / "_gpu_worker.py").write_text(worker)
     monkeypatch.setattr(GPU, "BENCHMARKS", tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -89,6 +98,46 @@ def test_after_a_crash_the_part_has_failed_and_the_others_run(gpu, monkeypatch):
     assert "| environment | second | FAILED | reason its process ended with the code 9 |" in table
     assert "| times | first | FAILED |" in table
     assert table.count("| ok |") == 4
+
+
+def test_after_the_device_became_unusable_the_other_parts_run(gpu, monkeypatch):
+    monkeypatch.setenv("BREAK", "environment/second times/third")
+    code, began, table = gpu(*TWO)
+    assert code == 1
+    assert began == [f"{name}/{part}" for name in ("environment", "times") for part in PARTS]
+    assert "| environment | second | FAILED | reason CUDA error |" in table
+    assert "| times | third | FAILED | reason CUDA error |" in table
+    assert table.count("| ok |") == 4
+
+
+def test_ctrl_c_ends_the_worker_and_the_command_with_one_line(gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANG", "environment/second")
+    output = tmp_path / "out"
+    words = ["--small", "--device", "cpu", "--output", str(output), *TWO]
+    lines = ["import pathlib, sys", f"sys.path.insert(0, {str(BENCHMARKS)!r})", "import gpu"]
+    lines.append(f"gpu.BENCHMARKS = pathlib.Path({str(tmp_path)!r})")
+    lines.append(f"sys.exit(gpu.command({words!r}))")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = output / "log"
+    while process.poll() is None and not (log.is_file() and "second" in log.read_text()):
+        time.sleep(0.05)
+
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the worker gets it, too
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "stopped; the same command continues\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+    log.unlink()
+    monkeypatch.delenv("HANG")
+    code, began, _ = gpu(*TWO)
+    assert code == 0
+    assert began[0] == "environment/second"
 
 
 def test_what_is_cut_off_runs_again_and_nothing_else(gpu, monkeypatch):
@@ -165,6 +214,91 @@ def test_a_slice_keeps_failures_and_ends_in_time(tmp_path, capsys):
     assert "a kernel failed / here" in capsys.readouterr().out
 
 
+def test_a_part_waits_for_those_whose_results_it_needs(tmp_path, capsys):
+    worker = module("_gpu_worker")
+    part = module("_gpu_setting").Part
+    record = RECORD.Record(tmp_path, "times", SETTINGS)
+    parts = [part("step", lambda: {"ms": 2.0})]
+    parts.append(part("ratios", lambda: {"x": record.parts["step"]["ms"] / 1.0}, ("step",)))
+
+    worker.run_slice(record, parts, end=float("inf"), text="ratios")
+    assert capsys.readouterr().out == "ratios: not run; it needs the results of: step\n"
+    assert not record.parts
+    assert not record.is_done
+
+    worker.run_slice(record, parts, end=float("inf"))
+    assert record.parts["ratios"]["x"] == 2.0
+    assert record.is_done
+
+
+def test_the_ratios_need_the_step(tmp_path):
+    record = RECORD.Record(tmp_path, "times", SETTINGS)
+    setting = module("_gpu_setting").Setting(torch.device("cpu"), True, tmp_path)
+    parts = module("_gpu_times").times_parts(setting, record)
+    (ratios,) = [part for part in parts if part.name.startswith("ratios")]
+    assert ratios.after == (parts[0].name,)
+    assert parts[0].name.startswith("step, ")
+
+
+def test_an_error_that_breaks_the_device_ends_the_worker(tmp_path, monkeypatch):
+    worker = module("_gpu_worker")
+    part = module("_gpu_setting").Part
+    codes = []
+
+    def end(code):
+        codes.append(code)
+        raise SystemExit(code)
+
+    def fail():
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    monkeypatch.setattr(os, "_exit", end)
+    record = RECORD.Record(tmp_path, "times", SETTINGS)
+    with pytest.raises(SystemExit):
+        worker.run_slice(record, [part("a", fail), part("b", lambda: {})], end=float("inf"))
+    assert codes == [RECORD.BROKEN]
+    assert list(record.parts) == ["a"]
+    assert record.running is None
+
+
+def test_terms_that_are_zero_are_not_compared():
+    correctness = module("_gpu_correctness")
+    gradient = torch.tensor([3.0, 4.0])
+    one = correctness.Terms({"loss_kd": torch.tensor(0.0)}, gradient, False)
+    other = correctness.Terms({"loss_kd": torch.tensor(1e-9)}, gradient * 1.5, False)
+    assert correctness.differences(other, one) == (0.0, 0.5)
+
+
+class Allocated(ctypes.Structure):
+    """The start of `mallinfo2(3)`, and room for the rest."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks")]
+    _fields_ += [("others", ctypes.c_size_t * 6)]
+
+
+def mapped_blocks():
+    """How many blocks of memory glibc has mapped, each of which it will return when freed."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Allocated
+    return mallinfo().hblks
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another allocator")
+def test_the_plain_loop_has_the_memory_limits_of_glibc():
+    """Blocks above 32 MiB are mapped there, and come from the heap in our steps."""
+    cpu = torch.device("cpu")
+    mapped = []
+    for limit in (module("step").keep_as_by_default, keep_freed_memory):
+        limit(cpu)
+        before = mapped_blocks()
+        block = torch.empty(48 * 2**20, dtype=torch.uint8)
+        mapped.append(mapped_blocks() - before)
+        del block
+    assert mapped == [1, 0]
+
+
 def test_captured_steps_that_train_otherwise_are_found(tmp_path, monkeypatch):
     captured = module("_gpu_captured")
     setting_of = module("_gpu_setting")
@@ -231,6 +365,8 @@ def test_only_packages_that_are_absent_are_unpacked(wheels, tmp_path, monkeypatc
         ("py3-none-any", True),
         (f"cp3{sys.version_info.minor}-cp3{sys.version_info.minor}-manylinux1_x86_64", True),
         ("cp310-abi3-manylinux2014_x86_64", True),
+        (f"cp3{sys.version_info.minor}-abi3-manylinux2014_x86_64", True),
+        (f"cp3{sys.version_info.minor + 1}-abi3-manylinux2014_x86_64", False),
         ("cp39-cp39-manylinux1_x86_64", False),
     ],
 )
@@ -274,4 +410,4 @@ def test_all_slices_run_on_a_cpu(tmp_path):
     assert set(results) == {"ok", "skipped"}
     for part in ("losses of CRD", "resume, captured, KD", "recipe, cache full"):
         assert part in table
-    assert "| processes | KD | ok | processes 1," in table
+    assert "| processes | KD | ok | processes 2," in table

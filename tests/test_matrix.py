@@ -4,12 +4,15 @@ The short form of benchmarks/matrix.py, for all that is registered; and benchmar
 """
 
 import importlib
+import json
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from edkd.distillers import find_method, method_names
+from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.compare import long_warmups
 from tests.conftest import CHECKOUT, FORM
 
@@ -64,6 +67,31 @@ def test_on_networks_of_different_widths(run, variant):
         assert REFUSING[variant] in cell.reason
         return
     assert (cell.status, cell.reason) == ("ok", "")
+
+
+def save_run(folder, weight=1.0, **figures):
+    """What `check_equal` reads of a run."""
+    record = {"epoch": 1, "train_loss": 0.5, "train_seconds": 1.0, **figures}
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    state = {"model": {"weight": torch.tensor(weight)}, "optimizer": {"state": {}}}
+    save_checkpoint(state, folder / "latest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"train_seconds": 2.0, "eval_seconds": 2.0, "data_seconds": 2.0}, ""),
+        ({"train_loss": 0.5000001}, "other figures in metrics.jsonl"),
+        ({"weight": 1.0000001}, "model differs in weight"),
+    ],
+)
+def test_runs_are_compared_bit_for_bit_except_their_times(tmp_path, changes, found):
+    save_run(tmp_path / "one")
+    save_run(tmp_path / "other", **changes)
+    expected = pytest.raises(CELLS.CellError, match=found) if found else nullcontext()
+    with expected:
+        CELLS.check_equal(tmp_path / "one", tmp_path / "other")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

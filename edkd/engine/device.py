@@ -135,15 +135,14 @@ class Pace:
             self.steps.popleft().synchronize()
 
 
-def keep_freed_memory(device: torch.device, most: int = 2**31 - 1) -> None:
+def keep_freed_memory(device: torch.device) -> None:
     """Let this process keep the memory that a step on a CPU frees, for the next step.
 
     Args:
         device: with another one, nothing happens.
-        most: bytes that are kept.
     """
     if device.type == "cpu":
-        memory.keep_freed_memory(most)
+        memory.keep_freed_memory()
 
 
 def _has_native_bf16(device: torch.device) -> bool:
