@@ -209,7 +209,7 @@ def test_the_parts_of_each_method_add_up(name, eakd):
     distiller.split = Split()
     _, parts = distiller.training_step(batch())
     assert {"loss_kd_target", "loss_kd_other"} <= set(parts)
-    assert distilled(parts) == pytest.approx(distilled(whole), rel=1e-5)
+    assert distilled(parts) == pytest.approx(distilled(whole), rel=5e-5)  # in float32
 
 
 def test_the_likeliest_other_classes_are_kept():

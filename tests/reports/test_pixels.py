@@ -85,6 +85,7 @@ def test_training_evaluation_and_notebooks_see_the_same_image(tmp_path, orientat
     )
     data = get_dataset(cfg, torch.device("cpu"))
     data.train.images.transform = data.test.images.transform
+    data.train.images.open = data.test.images.open
     _, notebook, _ = prepare_dataloaders(root, num_workers=0)
 
     for number in (0, 1):

@@ -35,6 +35,7 @@ FREE = {
     "DISTILLER.CHECK_TEACHER",
     "SOLVER.EPOCHS",
     "SOLVER.CHECKPOINT_MINUTES",
+    "SOLVER.PROCESS_TIMEOUT",
     "TEACHER_MEMO.FOLDER",
     "TEACHER_MEMO.MAX_GB",
     "LOG.PREFIX",
@@ -55,7 +56,8 @@ def test_the_keys_that_do_not_name_a_run():
     paths = {name for name, key in table().items() if key.is_path}
     names = {name for name in table() if name.startswith(("EXPERIMENT.", "LOG."))}
     paths -= {"DISTILLER.STUDENT_CKPT"}  # decides the result
-    assert nameless == names | paths | {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER"}
+    others = {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER", "SOLVER.PROCESS_TIMEOUT"}
+    assert nameless == names | paths | others
     assert paths == {
         "DATASET.ROOT",
         "DATASET.LIST",
