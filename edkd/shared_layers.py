@@ -148,38 +148,42 @@ class _SyncedBatchNorm(torch.autograd.Function):
         """
         mean, var, number = _statistics(input if is_counted else input[:0])
         inverse = (var + eps).rsqrt()
+        output = F.batch_norm(input, mean, var, weight, bias, False, 0.0, eps)
 
-        wide = _wide(input.dtype)
-        output = F.batch_norm(input, mean.to(wide), var.to(wide), weight, bias, False, 0.0, eps)
-        ctx.save_for_backward(input, weight, mean, inverse, number)
+        ctx.save_for_backward(input, weight, mean, var, inverse, number)
         ctx.is_counted = is_counted
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, var, number)
         return output, mean, var, number
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
         """Sums over the batch are those of all processes."""
-        input, weight, mean, inverse, number = ctx.saved_tensors
-        wide = gradient.to(mean.dtype)
-        normal = (input.to(mean.dtype) - _as_channels(mean, input)) * _as_channels(inverse, input)
-        dims = [0, *range(2, input.dim())]
+        input, weight, mean, var, inverse, number = ctx.saved_tensors
 
         # Of this process: the gradients of weight and bias.
-        of_bias = wide.sum(dims)
-        of_weight = (wide * normal).sum(dims)
-        means = world.add_up(torch.stack([of_bias, of_weight])) / number
+        mask = [False, True, True]
+        constants = (mean, var, None, None, False, ctx.eps, mask)
+        unit = torch.ones_like(mean) if weight is None else weight
+        _, of_weight, of_bias = _backward(gradient, input, unit, *constants)
+        means = world.add_up(torch.stack([of_bias, of_weight]).to(mean.dtype)) / number
 
+        # With u = (x - mean) / sqrt(var + eps), of the input:
+        # scale * (gradient - mean(gradient) - u * mean(gradient * u)) = a * gradient + b * x + c.
         # Images that do not count have no part in the statistics.
-        if ctx.is_counted:
-            part = _as_channels(means[0], input) + normal * _as_channels(means[1], input)
-            wide = wide - part
         scale = inverse if weight is None else inverse * weight.to(mean.dtype)
-        of_input = wide * _as_channels(scale, input)
+        of_input = gradient * _as_channels(scale, input)
+        if ctx.is_counted:
+            slope = scale * inverse * means[1]
+            constant = scale * means[0] - slope * mean
+            part = torch.addcmul(_as_channels(constant, input), input, _as_channels(slope, input))
+            of_input = of_input.sub_(part)
 
-        of_parameters: tuple[Any, Any] = (None, None)
-        if weight is not None:
-            of_parameters = (of_weight.to(weight.dtype), of_bias.to(weight.dtype))
+        of_parameters = (None, None) if weight is None else (of_weight, of_bias)
         return of_input.to(input.dtype), *of_parameters, None, None
+
+
+_backward = torch.ops.aten.native_batch_norm_backward
 
 
 def _statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,13 +196,10 @@ def _statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own: (N,C,...), the values of this process that count. N may be a multiple of its images, as
             where views or tokens stand in one batch.
     """
-    dtype = _wide(own.dtype)
-    dims = [0, *range(2, own.dim())]
-    found = torch.zeros(3, own.shape[1], dtype=dtype, device=own.device)
+    found = torch.zeros(3, own.shape[1], dtype=_wide(own.dtype), device=own.device)
     if len(own):
-        var, mean = torch.var_mean(own.to(dtype), dims, correction=0)
-        number = torch.full_like(mean, own.numel() // own.shape[1])
-        found = torch.stack([mean, var, number])
+        found[:2] = torch.stack(torch.batch_norm_update_stats(own, None, None, 0.0))
+        found[2] = own.numel() // own.shape[1]
 
     means, variances, numbers = world.gather(found).unbind(1)
     total = numbers.sum(0)
