@@ -4,30 +4,30 @@ import ctypes
 
 # Numbers of `mallopt(3)`.
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
+_M_MMAP_THRESHOLD = -3
 
-_USUAL_TRIM = 128 * 1024
-_USUAL_MMAPS = 65536
+_USUAL = 128 * 1024
+"""Both thresholds of a new process, in bytes."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for later use, and not only small blocks of it.
+    """Let this process keep freed memory for later use, blocks of up to 32 MiB.
 
     By default glibc returns large blocks to the system, and whatever needs the next ones pays for
     page faults.
     """
-    _set(mmaps=0, trim=2**31 - 1)
+    _set(mmap=32 * 2**20, trim=2**31 - 1)  # the highest allowed values
 
 
 def return_freed_memory() -> None:
     """Return freed memory to the system, as by default; child processes inherit the above."""
-    _set(mmaps=_USUAL_MMAPS, trim=_USUAL_TRIM)
+    _set(mmap=_USUAL, trim=_USUAL)
 
 
-def _set(mmaps: int, trim: int) -> None:
+def _set(mmap: int, trim: int) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_MAX, mmaps)
+    mallopt(_M_MMAP_THRESHOLD, mmap)
     mallopt(_M_TRIM_THRESHOLD, trim)
