@@ -13,7 +13,6 @@ import zipfile
 import pytest
 import torch
 
-from edkd.engine.device import keep_freed_memory
 from tests.conftest import CHECKOUT
 from tests.test_matrix import module
 
@@ -278,27 +277,7 @@ class Allocated(ctypes.Structure):
     _fields_ += [("others", ctypes.c_size_t * 6)]
 
 
-def mapped_blocks():
-    """How many blocks of memory glibc has mapped, each of which it will return when freed."""
-    mallinfo = ctypes.CDLL(None).mallinfo2
-    mallinfo.restype = Allocated
-    return mallinfo().hblks
-
-
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another allocator")
-def test_the_plain_loop_has_the_memory_limits_of_glibc():
-    """Blocks above 32 MiB are mapped there, and come from the heap in our steps."""
-    cpu = torch.device("cpu")
-    mapped = []
-    for limit in (module("step").keep_as_by_default, keep_freed_memory):
-        limit(cpu)
-        before = mapped_blocks()
-        block = torch.empty(48 * 2**20, dtype=torch.uint8)
-        mapped.append(mapped_blocks() - before)
-        del block
-    assert mapped == [1, 0]
-
-
 def test_captured_steps_that_train_otherwise_are_found(tmp_path, monkeypatch):
     captured = module("_gpu_captured")
     setting_of = module("_gpu_setting")
