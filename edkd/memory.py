@@ -1,33 +1,53 @@
-"""What glibc does with freed memory. With another allocator, nothing happens."""
+"""The memory of a process on a CPU. Where the system has no such settings, nothing happens."""
 
 import ctypes
+import mmap
 
 # Numbers of `mallopt(3)`.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
-_USUAL = 128 * 1024
-"""Both thresholds of a new process, in bytes."""
+_LARGEST_MMAP = 32 * 2**20
+_LARGEST_TRIM = 2 * _LARGEST_MMAP
+"""In bytes: up to these, glibc raises its thresholds by itself when large blocks are freed. A
+threshold that was set stays as it is."""
+
+_HUGE_PAGE = 2 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for later use, blocks of up to 32 MiB.
+    """Let this process keep freed memory for later use, in blocks of up to 32 MiB.
 
-    By default glibc returns large blocks to the system, and whatever needs the next ones pays for
+    By default glibc returns most of it to the system, and whatever needs the next blocks pays for
     page faults.
     """
-    _set(mmap=32 * 2**20, trim=2**31 - 1)  # the highest allowed values
+    _set(threshold=_LARGEST_MMAP, trim=2**31 - 1)
 
 
 def return_freed_memory() -> None:
-    """Return freed memory to the system, as by default; child processes inherit the above."""
-    _set(mmap=_USUAL, trim=_USUAL)
+    """Undo this in a child process, which inherits it: it keeps 64 MiB at most."""
+    _set(threshold=_LARGEST_MMAP, trim=_LARGEST_TRIM)
 
 
-def _set(mmap: int, trim: int) -> None:
+def prefer_huge_pages(address: int, size: int) -> None:
+    """Ask for huge pages for a new block, so that its first use has far fewer page faults.
+
+    Args:
+        address: of its first byte.
+        size: in bytes; smaller blocks than two huge pages are left alone.
+    """
+    if size < 2 * _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    start = -(-address // _HUGE_PAGE) * _HUGE_PAGE
+    length = (address + size - start) // _HUGE_PAGE * _HUGE_PAGE
+    madvise = ctypes.CDLL(None).madvise
+    madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+
+
+def _set(threshold: int, trim: int) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, mmap)
+    mallopt(_M_MMAP_THRESHOLD, threshold)
     mallopt(_M_TRIM_THRESHOLD, trim)

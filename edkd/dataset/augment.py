@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edkd.errors import UserError
+from edkd.memory import prefer_huge_pages
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+", re.IGNORECASE)
 
@@ -203,7 +204,12 @@ class Normalize:
         mean = self.mean.view(-1).repeat(width)
         std = self.std.view(-1).repeat(width)
 
+        # A batch of large images is a new block of memory in each step.
+        scaled = torch.empty(rows.shape, device=rows.device)
+        if rows.device.type == "cpu":
+            prefer_huge_pages(scaled.data_ptr(), scaled.nbytes)
+        scaled.copy_(rows)
+
         # x / 255 - mean in one pass over the memory.
-        scaled = rows.float()
         torch.addcdiv(-mean, scaled, torch.full_like(mean, 255), out=scaled)
         return scaled.div_(std).view(number, height, width, channels).permute(0, 3, 1, 2)
