@@ -125,7 +125,8 @@ def captured(trainer: Any, device: torch.device) -> Any:
 
 def epoch_times(pair: Pair, setting: Setting, is_captured: bool) -> Figures:
     """Seconds of a whole epoch of real runs: training, evaluation, checkpoints, logs."""
-    own = f"{pair.teacher}_{'captured' if is_captured else 'eager'}"
+    kind_of_step = "captured" if is_captured else "eager"
+    own = f"{pair.teacher}_{kind_of_step}"
     cache = setting.folder / "caches" / f"{own}_{time.time_ns()}"
     common = [f"SOLVER.CUDA_GRAPH={is_captured}", f"TEACHER_MEMO.FOLDER={cache}"]
     kinds = {

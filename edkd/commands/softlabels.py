@@ -11,7 +11,7 @@ from edkd.signals import hold
 DESCRIPTION = """Compute and store the teacher's outputs for all views of all training images.
 
 Training with the same configuration then replays them without running the teacher, with any seed,
-student and method that reads the same outputs. An interrupted command goes on where it stopped.
+student and method that reads the same outputs. An interrupted command continues where it stopped.
 
 - Images that are read from files need DATASET.VIEWS, the number of views of each.
 - TEACHER_MEMO.TOP_K 10 stores the ten largest probabilities and the mass of the rest, instead of

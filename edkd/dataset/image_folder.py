@@ -13,7 +13,8 @@ import torch
 from edkd.dataset._base import DataSet, register
 from edkd.dataset.augment import CropFlip
 from edkd.dataset.decoded import decoded_dataset
-from edkd.dataset.folder import Preprocessing, Transform, streamed_dataset
+from edkd.dataset.file_images import Transform
+from edkd.dataset.folder import Preprocessing, streamed_dataset
 from edkd.dataset.host_augment import with_randaugment
 from edkd.dataset.image_lists import read_list
 from edkd.dataset.listing import in_threads

@@ -84,11 +84,11 @@ def _after_tensor(steps: Sequence[Any]) -> list[Any]:
     return [v2.ToPILImage(), *steps]
 
 
-class ScaledCrop:
-    """A RandomResizedCrop that decodes what its crop needs.
+class _ScaledStep:
+    """A transform of torchvision that decodes no more than it needs.
 
     Args:
-        step: it draws the crop.
+        step: the transform.
     """
 
     def __init__(self, step: Any) -> None:
@@ -96,6 +96,10 @@ class ScaledCrop:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.step})"
+
+
+class ScaledCrop(_ScaledStep):
+    """A RandomResizedCrop that decodes what its crop needs."""
 
     def __call__(self, image: StoredImage) -> Tensor:
         """The resized crop, uint8 (3,H,W)."""
@@ -123,18 +127,8 @@ def _edges(start: int, length: int, divisor: int, whole: int) -> tuple[int, int]
     return new_start, new_start + new_length
 
 
-class ScaledResize:
-    """A Resize that decodes at the smallest scale that is at least as large as its result.
-
-    Args:
-        step: it resizes what was decoded.
-    """
-
-    def __init__(self, step: Any) -> None:
-        self.step = step
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.step})"
+class ScaledResize(_ScaledStep):
+    """A Resize that decodes at the smallest scale that is at least as large as its result."""
 
     def __call__(self, image: StoredImage) -> Any:
         """The resized image, of PIL."""

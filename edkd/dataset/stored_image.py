@@ -42,7 +42,7 @@ class Undecodable(Exception):
 
 
 class StoredImage:
-    """An image file. Formats other than JPEG have no decoder of fractions and are decoded at once.
+    """An image file. JPEG files are decoded when their pixels are needed, others immediately.
 
     Attributes:
         size: width and height of the upright image, in pixels.

@@ -26,7 +26,7 @@ from edkd.distillers._switches import (
     with_standardized,
 )
 from edkd.distillers._task import task_loss_of
-from edkd.distillers._whole_batch import gather_batch, gather_outputs, whole_batch
+from edkd.distillers._whole_batch import whole_batch
 from edkd.errors import UserError
 from edkd.registry import METHODS, PublishedDict, place
 from edkd.types import Batch, DataInfo, LazyFeatures, Output
@@ -186,9 +186,8 @@ class Distiller(nn.Module):
         student = self.run_student(batch)
         teacher = self.run_teachers(batch) if self.needs_teacher else None
         logits = _outputs(student)[0].logits
-        with whole_batch(self, batch.counts):
-            student, teacher, batch = self.gathered(student, teacher, batch)
-            return logits, self._all_terms(student, teacher, batch)
+        with whole_batch(self, student, teacher, batch) as whole:
+            return logits, self._all_terms(*whole)
 
     def _all_terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         """The task loss and the terms of `losses`."""
@@ -204,17 +203,6 @@ class Distiller(nn.Module):
     def relates_images(self) -> bool:
         """Whether the losses need the whole batch: by the method itself, or by a switch."""
         return self.gathers_batch or self.switches.shuffles
-
-    def gathered(self, student: Any, teacher: Any, batch: Batch) -> tuple[Any, Any, Batch]:
-        """Outputs and targets of the whole batch, if processes share it and the losses need it."""
-        if not self.relates_images() or not batch.counts:
-            return student, teacher, batch
-        whole = gather_batch(batch)
-        return (
-            gather_outputs(student, batch.counts),
-            gather_outputs(teacher, batch.counts),
-            whole,
-        )
 
     def _terms(self, student: Any, teacher: Any, batch: Batch) -> dict[str, Tensor]:
         """The scalars of `losses`, with the switches of DISTILLER."""

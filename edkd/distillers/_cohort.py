@@ -51,9 +51,8 @@ class Cohort(Distiller):
         self.turn = turn
         students = self.run_students(batch)
         logits = torch.stack([student.logits for student in students])
-        with whole_batch(self, batch.counts):
-            gathered, _, batch = self.gathered(students, None, batch)
-            return logits.detach(), self._terms_of_students(gathered, batch)
+        with whole_batch(self, students, None, batch) as (outputs, _, whole):
+            return logits.detach(), self._terms_of_students(outputs, whole)
 
     def _terms_of_students(self, students: list[Output], batch: Batch) -> dict[str, Tensor]:
         """The task loss and the terms of `losses` of those that learn, then all other terms."""

@@ -65,19 +65,30 @@ class LazyList(Sequence[Any]):
 
 
 @contextmanager
-def whole_batch(distiller: Any, counts: Counts) -> Iterator[None]:
-    """A block in which the losses of a method that `relates_images` see the whole batch.
+def whole_batch(
+    distiller: Any, student: Any, teacher: Any, batch: Batch
+) -> Iterator[tuple[Any, Any, Batch]]:
+    """A block in which a method that `relates_images` computes the losses of the whole batch.
+
+    Its own layers then get the whole batch in each process.
 
     Args:
-        distiller: its own layers then get the whole batch in each process.
-        counts: images of each process; empty: one process has all.
+        student: its outputs for the share of this process, see `gather_outputs`.
+        teacher: the same.
+
+    Returns:
+        Outputs and targets: of the whole batch, or as they are, where one process has all or the
+        method relates no images.
     """
+    counts = batch.counts
     if not counts or not distiller.relates_images():
-        yield
+        yield student, teacher, batch
         return
-    world.share_random_state(next(distiller.parameters()).device)
+
+    world.share_random_state(batch.image.device)
     with alone():
-        yield
+        outputs = [gather_outputs(each, counts) for each in (student, teacher)]
+        yield outputs[0], outputs[1], gather_batch(batch)
 
 
 def gather_batch(batch: Batch) -> Batch:

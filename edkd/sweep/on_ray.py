@@ -54,7 +54,7 @@ _NO_TOKEN = "; the cluster needs a token: set RAY_AUTH_MODE=token, see the docum
 
 @contextmanager
 def connected(address: str, resources: Resources) -> Iterator[None]:
-    """A connection to a cluster that has what a run needs.
+    """A connection to a cluster with enough resources for a run.
 
     Args:
         address: auto, local, HOST:PORT or ray://HOST:PORT.
@@ -224,7 +224,8 @@ def _failure(error: Any) -> Outcome:
     if isinstance(cause, Failed):
         return Outcome(*cause.args)
     lines = str(error).strip().splitlines()
-    return Outcome(1, f"{type(error).__name__}: {lines[0] if lines else ''}")
+    first = lines[0] if lines else ""
+    return Outcome(1, f"{type(error).__name__}: {first}")
 
 
 def _write_files(run: Planned, done: Done) -> None:

@@ -52,6 +52,14 @@ def test_the_layout_in_memory_changes_no_bit():
     assert normalize(image).stride() == normalize(turned).stride()
 
 
+def test_a_batch_in_huge_pages_has_the_same_pixels():
+    """Of 5 MB, so that it has whole huge pages, and a rest before and after them."""
+    image = torch.randint(256, (9, 3, 215, 217), dtype=torch.uint8)
+    turned = image.contiguous(memory_format=torch.channels_last)
+    normalize = Normalize(MEAN, STD, CPU)
+    assert torch.equal(normalize(image), normalize(turned))
+
+
 def test_identity_tells_parameters_apart():
     """Objects with the default repr too: it is equal for none and never the same again."""
     prints = [fingerprint(Shift(1)), fingerprint(Shift(2)), fingerprint(CropFlip())]

@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from edkd.dataset import get_dataset, stored_image
-from edkd.dataset.folder import FolderImages, Item
+from edkd.dataset.file_images import FolderImages
+from edkd.dataset.folder_views import Item
 from edkd.dataset.images import read_image
 from edkd.dataset.scaled import ScaledTransform, scaled
 from edkd.dataset.stored_image import StoredImage, Undecodable

@@ -281,7 +281,7 @@ WORKERS = {
 
 FAULTY_IMAGES = """
 import os, time
-from edkd.dataset.folder import FolderImages
+from edkd.dataset.file_images import FolderImages
 get = FolderImages.__getitem__
 def broken(self, item):
     if os.path.exists('distill/a/latest'):
