@@ -39,6 +39,7 @@ class Batches:
         """Number of the first batch of the pass."""
         self.left_out = torch.empty(0, dtype=torch.long)
         """Members that are removed from each pass. The others keep their order."""
+
         self._numbers: dict[int, Tensor] = {}
         """Those of the views, of the epoch that was needed last: each batch needs them."""
 
