@@ -65,7 +65,7 @@ def load_teacher(name: str, num_classes: int) -> torch.nn.Module:
 
 def with_cache(trainer: Trainer) -> TeacherCache:
     """Give a trainer its teacher cache; it is empty."""
-    trainer.cache = attach(
+    trainer.train_step.cache = attach(
         trainer.distiller,
         trainer.data.train,
         trainer.cfg,
@@ -74,8 +74,8 @@ def with_cache(trainer: Trainer) -> TeacherCache:
         range(1, 2),
         lambda line: None,
     )
-    assert trainer.cache is not None
-    return trainer.cache
+    assert trainer.train_step.cache is not None
+    return trainer.train_step.cache
 
 
 def temporary_folder() -> Path:

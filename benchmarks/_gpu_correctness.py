@@ -93,8 +93,8 @@ def teacher_cache(setting: Setting) -> Figures:
     with full_float32():
         cfg = setting.config("KD", "SOLVER.AMP=off", f"TEACHER_MEMO.FOLDER={fresh(setting)}")
         trainer = ready_trainer(cfg, setting.folder / "unused", setting.device)
-        assert trainer.cache is not None
-        (memo,) = trainer.cache.memos
+        assert trainer.train_step.cache is not None
+        (memo,) = trainer.train_step.cache.memos
         first = memo.tables["logits"].clone()
 
         # Another process would find the rows in the store.

@@ -31,11 +31,12 @@ def ready_trainer(cfg: Any, folder: Path, device: torch.device) -> Trainer:
     data = build_data(cfg, device)
     distiller = build_distiller(cfg, data)
     trainer = build_trainer(cfg, data, distiller, folder, device)
-    trainer.cache = attach(distiller, data.train, cfg, device, trainer.amp, range(1, 2), ignore)
-    if trainer.cache:
-        trainer.cache.prepare(1, ignore)
+    cache = attach(distiller, data.train, cfg, device, trainer.amp, range(1, 2), ignore)
+    trainer.train_step.cache = cache
+    if cache:
+        cache.prepare(1, ignore)
     if distiller.collects:
-        collect(distiller, data.train, trainer.cache, trainer.amp, device, ignore)
+        collect(distiller, data.train, cache, trainer.amp, device, ignore)
 
     distiller.train()
     distiller.start_epoch(1)

@@ -82,7 +82,7 @@ def one_epoch(trainer: Trainer, name: str, watches: dict[str, Callable[[], float
     record |= {f"test_{key}": value for key, value in trainer.evaluate("test").items()}
     tested = time.perf_counter()
     trainer.state.finish_epoch(record)
-    trainer.save_epoch(trainer.state.epochs_done)
+    trainer.files.save_epoch(trainer.state.epochs_done)
     trainer.logger.epoch(1)
     whole = time.perf_counter() - start
 

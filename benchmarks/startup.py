@@ -20,17 +20,17 @@ from edkd.errors import UserError
 TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
 PLUGIN = """
 import sys, time
-from edkd.engine.trainer import Trainer
+from edkd.engine.train_step import TrainStep
 
 HEAVY = ("wandb", "tensorboardX", "matplotlib", "sklearn", "torchvision")
-train_step = Trainer.train_step
+train_step = TrainStep.__call__
 
 def first_step(self, *inputs):
     train_step(self, *inputs)
     print("FIRST STEP", time.time(), *(name for name in HEAVY if name in sys.modules), flush=True)
     raise KeyboardInterrupt
 
-Trainer.train_step = first_step
+TrainStep.__call__ = first_step
 """
 
 

@@ -199,10 +199,10 @@ def make_trainer(
     change(distiller)
     trainer = build_trainer(cfg, data, distiller, folder, device, checkpoint)
     if cached and distiller.needs_teacher:
-        trainer.cache = attach(
+        trainer.train_step.cache = attach(
             distiller, data.train, cfg, device, trainer.amp, range(1, 2), lambda line: None
         )
-        if trainer.cache:
-            trainer.cache.prepare(1, lambda line: None)
+        if trainer.train_step.cache:
+            trainer.train_step.cache.prepare(1, lambda line: None)
     distiller.train()
     return trainer

@@ -25,7 +25,7 @@ def check_steps(trainer: "Trainer", epoch: int) -> None:
         findings = explain_step(trainer, epoch, last, {})
         raise NonFiniteError(
             f"fp16 has no scale at which the gradient of epoch {epoch} is finite; set "
-            f"SOLVER.AMP bf16 or off; {findings.text()}; {trainer.last_checkpoint()}"
+            f"SOLVER.AMP bf16 or off; {findings.text()}; {trainer.files.last_checkpoint()}"
         )
 
 
@@ -37,7 +37,8 @@ def check_figures(trainer: "Trainer", epoch: int, figures: Record) -> None:
 
     found = " and ".join(f"{name} is {value}" for name, value in bad.items())
     reason = explain_state(trainer.distiller)
-    raise NonFiniteError(f"{found} in epoch {epoch}; {reason}; {trainer.last_checkpoint()}")
+    checkpoint = trainer.files.last_checkpoint()
+    raise NonFiniteError(f"{found} in epoch {epoch}; {reason}; {checkpoint}")
 
 
 def _refuse_step(trainer: "Trainer", epoch: int, step: int, figures: Record) -> NoReturn:
@@ -48,9 +49,10 @@ def _refuse_step(trainer: "Trainer", epoch: int, step: int, figures: Record) -> 
     trainer.logger.save(json.dumps(about, indent=1) + "\n", "nonfinite.json")
 
     names = ", ".join(_bad(figures))
+    checkpoint = trainer.files.last_checkpoint()
     raise NonFiniteError(
         f"{names} not finite in epoch {epoch}, step {step + 1}; {findings.text()}; "
-        f"{trainer.last_checkpoint()}; nonfinite.json there has the figures and the images"
+        f"{checkpoint}; nonfinite.json there has the figures and the images"
     )
 
 

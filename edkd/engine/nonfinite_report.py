@@ -118,7 +118,7 @@ def _repeat(trainer: "Trainer", batch: Batch) -> tuple[list[str], list[Tensor]]:
     """Terms of a batch whose gradients are not finite, and the parameters of these."""
     try:
         for turn in range(trainer.distiller.turns):
-            losses, _ = trainer.forward(batch, turn)
+            losses, _ = trainer.train_step.forward(batch, turn)
             terms = {name: loss for name, loss in losses.items() if name != "loss"}
             own, bad = bad_gradients(terms, trainer.update.parameters)
             names = sorted({name for each in world.gather_objects(own) for name in each})

@@ -99,7 +99,7 @@ def train(
         )
         check_shared(data, distiller, cfg.DISTILLER.TYPE)
         check_agreement(trainer)
-        world.from_first(lambda: check_room(folder, trainer.room()))
+        world.from_first(lambda: check_room(folder, trainer.files.room()))
 
         # From here on files are written.
         if world.is_first():

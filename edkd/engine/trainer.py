@@ -1,6 +1,5 @@
 """The training loop: a pass over the images, an evaluation, a checkpoint, for each epoch."""
 
-import dataclasses
 import functools
 import json
 import time
@@ -16,18 +15,10 @@ from edkd import world
 from edkd.dataset import DataSet
 from edkd.dataset.sampling import seed_everything, seed_for
 from edkd.dataset.workers import end_workers
-from edkd.distillers import (
-    Distiller,
-    check_first_terms,
-    check_terms,
-    evaluation_logits,
-    explained,
-    prepare_batch,
-)
-from edkd.engine.accumulate import add_up, joined, split, weighted
-from edkd.engine.best import best_record, is_best, top1_key
+from edkd.distillers import Distiller, evaluation_logits
+from edkd.engine.best import top1_key
 from edkd.engine.captured_step import CapturedStep
-from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
+from edkd.engine.checkpoint import save_text
 from edkd.engine.collection import collect
 from edkd.engine.config.batch_hint import hints_of
 from edkd.engine.config.compare import long_warmups, saved_text
@@ -35,19 +26,19 @@ from edkd.engine.device import Pace, amp_dtype, autocast, keep_freed_memory, pre
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
 from edkd.engine.log.logger import Logger, Record
-from edkd.engine.memo.cache import TeacherCache, attach
+from edkd.engine.memo.cache import attach
 from edkd.engine.nonfinite_checks import check_figures, check_steps
 from edkd.engine.resume import identity_of, restore
+from edkd.engine.run_files import RunFiles
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
-from edkd.engine.student_files import StudentFiles, remove_numbered, room_of_run
 from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
+from edkd.engine.train_step import TrainStep
 from edkd.engine.update import Losses, Update
-from edkd.engine.weight_average import STATE, WeightAverage
-from edkd.errors import UserError, WorkerError, batch_norm_explained
+from edkd.engine.weight_average import WeightAverage
+from edkd.errors import UserError, WorkerError
 from edkd.keys import Key
-from edkd.shared_layers import shared
 from edkd.signals import Stopped, hold, pending, stop_together
 from edkd.types import Batch
 
@@ -56,13 +47,6 @@ KEYS = {
         1, "seed of the weights, the order of the images, and their views", low=0, high=2**63
     ),
     "SOLVER.BATCH_SIZE": Key(64, "images of a step", low=1, high=2**31),
-    "SOLVER.CHECKPOINT_MINUTES": Key(
-        10.0,
-        "time between checkpoints within an epoch, the most that a crash can cost; 0: none",
-        unit="minutes",
-        low=0.0,
-        free_on_resume=True,
-    ),
 }
 
 AVERAGE_NOTE = (
@@ -111,23 +95,14 @@ class Trainer:
         self.split = "val" if data.val else "test"
         self.top1 = top1_key(self.split)
         self.state = RunState()
-        self.cache: TeacherCache | None = None
-        self.saved_at = time.monotonic()
-        self.terms_are_checked = False
         self.notes = [*data.notes, *hints_of(cfg)]  # lines for the beginning of the log
+        self.train_step = TrainStep(cfg, distiller, data, update, self.amp, device)
         self.step: Callable[..., tuple[Losses, Tensor, Tensor]] = self.train_step
         self.average: WeightAverage | None = None
         if cfg.SOLVER.EMA:
             self.average = WeightAverage(distiller, cfg.SOLVER.EMA)
             self.notes.append(AVERAGE_NOTE.format(cfg.SOLVER.EMA))
-        self.student_files = StudentFiles(
-            folder,
-            distiller.students(),
-            distiller.architectures(cfg),
-            data.info,
-            self.split,
-            cfg.DATASET.TYPE,
-        )
+        self.files = RunFiles(self)
         self.pace = Pace(device)
         keep_freed_memory(device)
 
@@ -160,7 +135,7 @@ class Trainer:
                     self.run_epoch(epoch)
                 return self.finish()
             except Stopped as stopped:
-                stopped.hint = self.how_to_continue()
+                stopped.hint = self.files.how_to_continue()
                 raise
 
     def prepare(self, epochs: range) -> None:
@@ -173,7 +148,7 @@ class Trainer:
             self.step = CapturedStep(
                 self.train_step, self.update.optimizer, self.device, self.logger.say
             )
-        self.cache = attach(
+        self.train_step.cache = attach(
             self.distiller,
             self.data.train,
             self.cfg,
@@ -187,7 +162,7 @@ class Trainer:
             collect(
                 self.distiller,
                 self.data.train,
-                self.cache,
+                self.train_step.cache,
                 self.amp,
                 self.device,
                 self.logger.show,
@@ -212,7 +187,7 @@ class Trainer:
 
             with hold():
                 self.state.finish_epoch(record)
-                self.save_epoch(epoch)
+                self.files.save_epoch(epoch)
                 self.logger.epoch(epoch * len(self.data.train))
                 if self.on_epoch:
                     self.on_epoch(record)
@@ -224,7 +199,7 @@ class Trainer:
             can_save = world.size() == 1 or isinstance(error, Stopped)
             if self.state.step_done and can_save:
                 self.check_update(epoch)
-                self.save_latest()
+                self.files.save_latest()
                 world.wait()
             raise
 
@@ -237,8 +212,8 @@ class Trainer:
         has_stages = type(self.distiller).start_epoch is not Distiller.start_epoch
         if has_stages and isinstance(self.step, CapturedStep):
             self.step.forget()
-        if self.cache:
-            self.cache.prepare(epoch, self.logger.show)
+        if self.train_step.cache:
+            self.train_step.cache.prepare(epoch, self.logger.show)
         self.update.watch.reset()
         self.state.start_epoch()
 
@@ -249,7 +224,7 @@ class Trainer:
                 done = (epoch - 1) * steps + self.state.step_done
                 self.update.set_learning_rate(learning_rate(self.cfg, done, steps))
                 results = self.step(epoch, *inputs)
-                self.state.meter.add(*results, count=self.own_count(results[2]))
+                self.state.meter.add(*results, count=self.train_step.own_count(results[2]))
                 self.state.step_done += 1
                 self.after_step(epoch, done + 1)
             self.pace.end_step()
@@ -265,93 +240,6 @@ class Trainer:
             **{f"train_{name}": value for name, value in means.items()},
         }
 
-    def train_step(self, epoch: int | Tensor, *inputs: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        """Batch, forward, backward, update.
-
-        It runs on the device alone, from tensors to tensors: nothing waits for the device.
-
-        Returns:
-            The terms of the loss and their sum, the logits, the targets.
-        """
-        batch = dataclasses.replace(self.data.train.batch(*inputs), epoch=epoch)
-        batch = prepare_batch(self.distiller, batch)
-
-        total: Losses = {}
-        first_logits = None
-        for turn in range(self.distiller.turns):
-            losses, logits = self.backward(batch, turn)
-            self.update.step(
-                losses,
-                recompute=functools.partial(self.recompute, batch, turn),
-                ends_step=turn + 1 == self.distiller.turns,
-            )
-            for name, loss in losses.items():
-                total[name] = total.get(name, 0.0) + loss.detach()
-            first_logits = logits.detach() if first_logits is None else first_logits
-
-        assert first_logits is not None
-        return total, first_logits, batch.target
-
-    def backward(self, batch: Batch, turn: int) -> tuple[Losses, Tensor]:
-        """Gradients of a batch, which runs in SOLVER.ACCUMULATE parts; its losses and logits."""
-        all_losses: list[Losses] = []
-        all_logits: list[Tensor] = []
-        for part in split(batch, self.cfg.SOLVER.ACCUMULATE):
-            if self.cache and turn == 0:
-                self.cache.expect(part)
-            losses, logits = self.forward(part, turn)
-            losses = weighted(losses, part, batch)
-            self.update.backward(self.of_share(losses, batch))
-            all_losses.append(losses)
-            all_logits.append(logits)
-        return add_up(all_losses), joined(all_logits)
-
-    def own_count(self, target: Tensor) -> int:
-        """Images of this process in the present batch that count."""
-        return world.own_count(self.data.train.counts, len(target))
-
-    def of_share(self, losses: Losses, batch: Batch) -> Losses:
-        """Losses whose mean over the processes is that of the whole batch."""
-        if not batch.counts or self.distiller.relates_images():
-            return losses
-        weight = world.weight_of(batch.counts)
-        return {name: weight * loss for name, loss in losses.items()}
-
-    def forward(self, batch: Batch, turn: int = 0) -> tuple[Losses, Tensor]:
-        """The terms of the loss and "loss", their sum; the logits."""
-        has_new_targets = batch.target.is_floating_point() and not self.terms_are_checked
-        with (
-            shared(batch.counts, self.cfg.SOLVER.SYNC_BATCH_NORM),
-            autocast(self.amp, self.device),
-            explained(type(self.distiller), has_new_targets),
-            batch_norm_explained(),
-        ):
-            result = self.distiller.training_step(batch, turn)
-        logits, terms = check_terms(self.distiller, result)
-        if not self.terms_are_checked:
-            world.agree({"terms of the loss": sorted(terms)})
-            check_first_terms(self.distiller, terms)
-            self.update.check_terms(terms)
-            self.terms_are_checked = True
-
-        losses = {name: loss.mean() for name, loss in terms.items()}
-        losses["loss"] = torch.stack(list(losses.values())).sum()
-        return losses, logits
-
-    def recompute(self, batch: Batch, turn: int) -> Losses:
-        """The losses of a batch with the present weights, for update rules that need them again.
-
-        Raises:
-            UserError: the batch runs in parts.
-        """
-        if self.cfg.SOLVER.ACCUMULATE > 1:
-            raise UserError(
-                f"SOLVER.TRAINER {self.cfg.SOLVER.TRAINER} computes the loss of a batch again and "
-                "cannot run it in parts; set SOLVER.ACCUMULATE 1"
-            )
-        losses, _ = self.forward(batch, turn)
-        return self.of_share(losses, batch)
-
     def after_step(self, epoch: int, step: int) -> None:
         """Check, log and save where it is time to; all processes do so in the same step.
 
@@ -363,7 +251,7 @@ class Trainer:
         if self.average:
             self.average.update(step)
 
-        due = (pending(), self.logger.advance(step), self.is_save_due())
+        due = (pending(), self.logger.advance(step), self.files.is_save_due())
         signal, shows, saves = world.largest(due)
         if shows:
             figures = self.state.meter.read()
@@ -372,16 +260,9 @@ class Trainer:
             self.check_finite(epoch, figures)
         if saves:
             self.check_update(epoch)
-            self.save_latest()
+            self.files.save_latest()
         if world.size() > 1:
             stop_together(signal)
-
-    def is_save_due(self) -> bool:
-        """Whether it is time for a checkpoint within the epoch."""
-        minutes = self.cfg.SOLVER.CHECKPOINT_MINUTES
-        is_within = self.state.step_done < len(self.data.train)
-        is_late = time.monotonic() - self.saved_at > 60 * minutes
-        return bool(minutes) and is_within and is_late and world.is_first()
 
     def finish(self) -> dict[str, Any]:
         """Write `result.json`, log the last line; return the summary.
@@ -441,75 +322,8 @@ class Trainer:
     def batch_of(self, epoch: int, step: int) -> Batch:
         """The batch of a step, from 0."""
         inputs = next(iter(self.data.train.inputs(epoch, step)))
-        batch = dataclasses.replace(self.data.train.batch(*inputs), epoch=epoch)
-        return prepare_batch(self.distiller, batch)
+        return self.train_step.batch(epoch, *inputs)
 
     def check_finite(self, epoch: int, figures: Record) -> None:
         """Raise NonFiniteError where a figure of the epoch is not finite, before it is saved."""
         check_figures(self, epoch, figures)
-
-    # Files.
-
-    def last_checkpoint(self) -> str:
-        """Describes the last checkpoint."""
-        which = "the last" if (self.folder / LATEST).exists() else "no"
-        return f"{self.folder} holds {which} checkpoint"
-
-    def how_to_continue(self) -> str:
-        """The hint of a stopped run; "" where there is no checkpoint to resume from."""
-        return "--resume continues from here" if (self.folder / LATEST).exists() else ""
-
-    def save_epoch(self, epoch: int) -> None:
-        """Write the files of a finished epoch; `latest`, which refers to the others, comes last."""
-        if not world.is_first():
-            return
-        log = self.cfg.LOG
-        is_numbered = bool(log.SAVE_CHECKPOINT_FREQ) and epoch % log.SAVE_CHECKPOINT_FREQ == 0
-
-        tags = ["latest", str(epoch)] if is_numbered else ["latest"]
-        with self.averaged():
-            self.student_files.save(self.state.history, tags)
-        if is_numbered:
-            save_checkpoint(self.checkpoint(), self.folder / f"epoch_{epoch}")
-        if is_best(self.state.history, self.top1):
-            save_checkpoint(self.checkpoint(), self.folder / "best")
-
-        self.save_latest()
-        if log.KEEP:
-            remove_numbered(self.folder, log.KEEP)
-
-    def save_latest(self) -> None:
-        """Write `latest`; the one before it stays as `latest.previous`."""
-        with hold():
-            content = self.checkpoint()  # within an epoch, all processes add up their figures
-            if world.is_first():
-                save_checkpoint(content, self.folder / LATEST, keep=self.folder / PREVIOUS)
-            self.saved_at = time.monotonic()
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Everything needed to resume after the last step, without the teacher's weights."""
-        history = self.state.history
-        best = best_record(history, self.top1)[self.top1] if history else -1.0
-        average = {}
-        if self.average:
-            self.average.give_weights()  # a signal may have ended an evaluation
-            average = {STATE: self.average.state_dict()}
-        return {
-            "model": self.distiller.trained_state(),
-            **self.update.state_dict(),
-            **self.state.state_dict(),
-            **average,
-            "best_acc": best,
-            "config": self.config_text,
-            "identity": self.identity,
-            "threads": torch.get_num_threads(),
-        }
-
-    def room(self) -> int:
-        """Bytes that the checkpoints of the whole run take at most."""
-        return room_of_run(
-            self.cfg,
-            self.distiller.trained_state(),
-            self.student_files.size(),
-            self.update.buffers_per_parameter() + bool(self.average),
-        )

@@ -118,7 +118,7 @@ def steps_of(trainer):
     trainer.update.may_update = may_update
     for inputs in trainer.data.train.inputs(1):
         results = trainer.train_step(1, *inputs)
-        trainer.state.meter.add(*results, count=trainer.own_count(results[2]))
+        trainer.state.meter.add(*results, count=trainer.train_step.own_count(results[2]))
         losses.append(mean_losses(trainer, results[0]))
     state = {name: each.clone() for name, each in trainer.distiller.trained_state().items()}
     return {"losses": losses, "gradients": gradients, "weights": state}

@@ -269,9 +269,9 @@ def test_memory_does_not_grow(train, tmp_path):
 
 MEMORY = """
 import os
-from edkd.engine.trainer import Trainer
+from edkd.engine.run_files import RunFiles
 
-original = Trainer.save_epoch
+original = RunFiles.save_epoch
 
 def save_epoch(self, epoch):
     original(self, epoch)
@@ -279,7 +279,7 @@ def save_epoch(self, epoch):
     with open(os.environ["MEMORY"], "a") as file:
         file.write(pages + "\\n")
 
-Trainer.save_epoch = save_epoch
+RunFiles.save_epoch = save_epoch
 """
 
 
@@ -318,9 +318,9 @@ def test_torchrun_starts_and_restarts_a_run(tiny, tiny_folder):
 
 KILLS_ONCE = """
 import os, pathlib, signal
-from edkd.engine.trainer import Trainer
+from edkd.engine.train_step import TrainStep
 
-original = Trainer.train_step
+original = TrainStep.__call__
 calls = []
 
 def train_step(*args):
@@ -331,5 +331,5 @@ def train_step(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args)
 
-Trainer.train_step = train_step
+TrainStep.__call__ = train_step
 """

@@ -21,8 +21,8 @@ def make(folder, method="EDKD", *opts):
 
 def forward(trainer, epoch, *inputs):
     batch = dataclasses.replace(trainer.data.train.batch(*inputs), epoch=epoch)
-    trainer.cache.expect(batch)
-    return trainer.forward(batch)
+    trainer.train_step.cache.expect(batch)
+    return trainer.train_step.forward(batch)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -205,7 +205,7 @@ def test_captured_and_eager_steps_train_the_same(tmp_path, method, opts):
                 trainer.train_step, trainer.update.optimizer, trainer.device, said.append
             )
         for epoch in range(1, 6):
-            trainer.cache.prepare(epoch, lambda line: None)
+            trainer.train_step.cache.prepare(epoch, lambda line: None)
             for i, inputs in enumerate(trainer.data.train.inputs(epoch)):
                 trainer.update.set_learning_rate(0.01 / (epoch + i))
                 trainer.step(epoch, *inputs)

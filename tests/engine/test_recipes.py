@@ -152,7 +152,7 @@ def test_other_mistakes_are_not_blamed_on_probabilities(tmp_path):
     trainer = make_trainer("KD", tmp_path, cached=False)
     batch = Batch(torch.zeros(1, 3, 1, 1), torch.full((1, 4), 0.25), torch.arange(1))
     with pytest.raises(UserError, match="^a batch has one image"):
-        trainer.forward(batch)
+        trainer.train_step.forward(batch)
 
 
 # Averaged weights.
@@ -256,13 +256,13 @@ def test_an_update_that_is_skipped_leaves_the_average_finite(tmp_path):
 def test_a_signal_during_an_evaluation_leaves_the_live_weights(tmp_path):
     trainer = make_trainer("NONE", tmp_path, "SOLVER.EMA", 0.9)
     trainer.train_step(1, *next(iter(trainer.data.train.inputs(1))))
-    live = plain(trainer.checkpoint())
+    live = plain(trainer.files.content())
     with pytest.raises(Stopped), trainer.averaged():
         raise Stopped(15)
-    assert plain(trainer.checkpoint()) == live
+    assert plain(trainer.files.content()) == live
 
     trainer.average.give_average()  # the signal came before the weights were given back
-    assert plain(trainer.checkpoint()) == live
+    assert plain(trainer.files.content()) == live
 
 
 def test_the_student_of_distill_ends_with_the_average(tmp_path):
@@ -415,9 +415,11 @@ def gradients(folder, method, parts, *opts, mixed=False):
     data = with_batch_augmentations(tiny_data(cfg), cfg)
     trainer = build_trainer(cfg, data, distiller, folder, CPU)
     if teacher and not mixed:
-        trainer.cache = attach(distiller, data.train, cfg, CPU, None, range(1, 2), lambda line: 0)
-        assert trainer.cache
-        trainer.cache.prepare(1, lambda line: None)
+        trainer.train_step.cache = attach(
+            distiller, data.train, cfg, CPU, None, range(1, 2), lambda line: 0
+        )
+        assert trainer.train_step.cache
+        trainer.train_step.cache.prepare(1, lambda line: None)
     distiller.train()
 
     before = [p.detach().clone() for p in trainer.update.parameters]

@@ -287,7 +287,7 @@ def test_a_rule_may_recompute_alternating_updates(tmp_path):
         trainer = make_trainer("DML", tmp_path, *opts)
         batch = trainer.data.train.batch(*next(trainer.data.train.inputs(1)))
         for turn in range(2):
-            losses, _ = trainer.forward(batch, turn)
-            assert trainer.recompute(batch, turn).keys() == losses.keys()
+            losses, _ = trainer.train_step.forward(batch, turn)
+            assert trainer.train_step.recompute(batch, turn).keys() == losses.keys()
     finally:
         UPDATES.remove("test_sam")

@@ -131,7 +131,7 @@ def one_step(trainer, batch) -> dict[str, float]:
     """The terms of the loss of a step, summed over its updates."""
     total: dict[str, float] = {}
     for turn in range(trainer.distiller.turns):
-        losses, _ = trainer.forward(batch, turn)
+        losses, _ = trainer.train_step.forward(batch, turn)
         trainer.update.backward(losses)
         trainer.update.step(losses, ends_step=turn + 1 == trainer.distiller.turns)
         for name, loss in losses.items():

@@ -8,16 +8,18 @@ from typing import Any
 from edkd.engine import checkpoint
 from edkd.engine.log.logger import Logger
 from edkd.engine.memo.memo import TeacherMemo
+from edkd.engine.run_files import RunFiles
+from edkd.engine.train_step import TrainStep
 from edkd.engine.trainer import Trainer
 
 STEPS = 9
 """Steps of an epoch in the runs of the fixtures `words`, `tiny` and `digits`."""
 
 PLACES: dict[str, tuple[Any, str]] = {
-    "step": (Trainer, "train_step"),
+    "step": (TrainStep, "__call__"),
     "evaluation": (Trainer, "evaluate"),
     "memo": (TeacherMemo, "fill"),
-    "save": (Trainer, "save_epoch"),
+    "save": (RunFiles, "save_epoch"),
     "replace": (checkpoint, "_sync_folder"),
     "log": (Logger, "epoch"),
 }

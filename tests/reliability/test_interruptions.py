@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from edkd.distillers import Distiller, distiller_dict, method_names
 from edkd.engine import run
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.trainer import Trainer
+from edkd.engine.run_files import RunFiles
 from edkd.signals import Stopped, exit_code, hold, listening
 from tests.reliability.faults import PLACES, STEPS, kill_at
 from tests.runs import CHECKOUT, NEED_STAGES, TINY_OPTIONS, outcome
@@ -120,7 +120,7 @@ def test_a_bug_inside_a_save_shows_its_traceback_also_after_a_signal(train, monk
         raise LookupError("a bug of our own")
 
     kill_at(monkeypatch, "step", 3)
-    monkeypatch.setattr(Trainer, "checkpoint", broken)
+    monkeypatch.setattr(RunFiles, "content", broken)
     with pytest.raises(LookupError, match="a bug of our own"):
         train("a")
 
@@ -129,11 +129,11 @@ def test_a_traceback_reaches_the_user(server, words, tmp_path):
     plugin = tmp_path / "broken_save.py"
     plugin.write_text(
         "import os, signal\n"
-        "from edkd.engine.trainer import Trainer\n"
+        "from edkd.engine.run_files import RunFiles\n"
         "def broken(self):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    raise LookupError('a bug of our own')\n"
-        "Trainer.checkpoint = broken\n"
+        "RunFiles.content = broken\n"
     )
     code, err = server.run("train", "--plugin", plugin, *words, "a")
     assert code == 1
@@ -369,11 +369,11 @@ def test_a_second_signal_ends_at_once(server, words, tmp_path):
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         "import os, signal, time\n"
-        "from edkd.engine.trainer import Trainer\n"
+        "from edkd.engine.train_step import TrainStep\n"
         "def slow(self, *inputs):\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
-        "Trainer.train_step = slow\n"
+        "TrainStep.__call__ = slow\n"
     )
     code, _ = server.run("train", "--plugin", plugin, *words, "a", timeout=50)
     assert code == -signal.SIGTERM

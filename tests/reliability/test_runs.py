@@ -18,6 +18,7 @@ from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import fingerprint, load_checkpoint
 from edkd.engine.folder_lock import fcntl
 from edkd.engine.log.background import Background
+from edkd.engine.train_step import TrainStep
 from edkd.engine.trainer import Trainer
 from tests.conftest import FORM
 from tests.reliability.faults import STEPS
@@ -243,7 +244,7 @@ def test_nothing_is_learned_from_values_that_are_not_finite(
 
 def break_step(patch, step, place):
     """Break a step of the run; the student's weights before it and at the error are returned."""
-    forward = Trainer.forward
+    forward = TrainStep.forward
     check = Trainer.check_update
     calls = []
     weights = []
@@ -266,7 +267,7 @@ def break_step(patch, step, place):
             keep(self)
             raise
 
-    patch.setattr(Trainer, "forward", broken)
+    patch.setattr(TrainStep, "forward", broken)
     patch.setattr(Trainer, "check_update", checked)
     return weights
 
@@ -319,15 +320,15 @@ def test_a_faulty_data_worker_ends_the_run(server, image_folder, tmp_path, exten
 
 KILLS_WORKER = """
 import multiprocessing, os, time
-from edkd.engine.trainer import Trainer
-step, calls = Trainer.train_step, []
+from edkd.engine.train_step import TrainStep
+step, calls = TrainStep.__call__, []
 def kills(self, *inputs):
     calls.append(1)
     if len(calls) == 4:
         os.kill(multiprocessing.active_children()[0].pid, 9)
         time.sleep(0.5)
     return step(self, *inputs)
-Trainer.train_step = kills
+TrainStep.__call__ = kills
 """
 
 
@@ -439,7 +440,7 @@ def test_no_logger_changes_the_result(train, tmp_path, monkeypatch, extent, figu
         "wandb hangs": (on, [(sys.modules, "wandb", HangingWandb("wandb"))]),
         "TensorBoard hangs": (full, [(event_file_writer, "EventsWriter", HangingWriter)]),
         "no folder of events": (full, [(event_file_writer, "EventsWriter", read_only)]),
-        "logs deleted": (full, [(Trainer, "train_step", deletes_logs(Trainer.train_step))]),
+        "logs deleted": (full, [(TrainStep, "__call__", deletes_logs(TrainStep.__call__))]),
     }
 
     results = {}

@@ -19,7 +19,7 @@ import torch
 
 from edkd.engine import checkpoint
 from edkd.engine.checkpoint import load_checkpoint, load_latest, save_checkpoint
-from edkd.engine.trainer import Trainer
+from edkd.engine.run_files import RunFiles
 from edkd.errors import StorageError
 from edkd.models import get_model
 from tests.runs import outcome, tree
@@ -150,7 +150,7 @@ def test_a_disk_that_turns_read_only(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
     assert train("whole").code == 0
-    save = Trainer.save_epoch
+    save = RunFiles.save_epoch
     calls = []
 
     def full(self, epoch):
@@ -159,7 +159,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_run(train, tmp_path, monkeypatch):
             save(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save_epoch", full)
+        patch.setattr(RunFiles, "save_epoch", full)
         stopped = train("a")
     assert stopped.code == 5
     assert "File too large; it takes" in stopped.err

@@ -15,7 +15,7 @@ from edkd.engine.memo.admin import is_intact
 from edkd.engine.memo.files import segment_files
 from edkd.engine.memo.memo import TeacherMemo
 from edkd.engine.run_state import RunState
-from edkd.engine.trainer import Trainer
+from edkd.engine.train_step import TrainStep
 from edkd.signals import Stopped, listening
 from tests.engine.memo.parts import make_loader, make_memo, make_teacher, quiet
 from tests.reliability.faults import before_call
@@ -28,7 +28,7 @@ def test_the_seconds_of_a_resumed_epoch_are_those_of_all_its_parts(
     train_tiny, tmp_path, monkeypatch
 ):
     """The report: an epoch that was stopped shows the seconds after the resume alone."""
-    step = Trainer.train_step
+    step = TrainStep.__call__
 
     def slow(self, *args):
         time.sleep(0.02)
@@ -38,7 +38,7 @@ def test_the_seconds_of_a_resumed_epoch_are_those_of_all_its_parts(
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", before_call(slow, 8, stop))
+        patch.setattr(TrainStep, "__call__", before_call(slow, 8, stop))
         assert train_tiny("a", "SOLVER.EPOCHS", 1).code == 143
     assert train_tiny("a", "SOLVER.EPOCHS", 1, "--resume").code == 0
     (record,) = records(tmp_path / "distill" / "a")
@@ -97,8 +97,8 @@ def test_the_wait_for_batches_is_counted_over_a_stop(monkeypatch):
 def test_a_checkpoint_without_seconds_still_resumes(train_tiny, tmp_path, monkeypatch):
     """Those of earlier versions have none."""
     with monkeypatch.context() as patch:
-        stop = before_call(Trainer.train_step, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        patch.setattr(Trainer, "train_step", stop)
+        stop = before_call(TrainStep.__call__, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(TrainStep, "__call__", stop)
         assert train_tiny("a", "SOLVER.EPOCHS", 1).code == 143
     latest = tmp_path / "distill" / "a" / "latest"
     state = load_checkpoint(latest)

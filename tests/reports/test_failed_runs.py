@@ -13,7 +13,7 @@ from edkd.engine.abandoned import is_abandoned
 from edkd.engine.folder_lock import is_in_use, lock
 from edkd.engine.log.logger import Logger
 from edkd.engine.run_folder import claim, refuse_used, take_over
-from edkd.engine.trainer import Trainer
+from edkd.engine.train_step import TrainStep
 from edkd.errors import NonFiniteError, UserError
 from tests.runs import assert_refused, records
 from tests.small import make_trainer
@@ -141,7 +141,7 @@ def test_an_evaluation_that_is_not_finite_names_the_weights(train_tiny):
 @pytest.fixture
 def failing(monkeypatch):
     """fail(error): the next step raises it; fail(None): steps work again."""
-    step = Trainer.train_step
+    step = TrainStep.__call__
 
     def fail(error):
         def broken(self, *args):
@@ -149,7 +149,7 @@ def failing(monkeypatch):
                 raise error
             return step(self, *args)
 
-        monkeypatch.setattr(Trainer, "train_step", broken)
+        monkeypatch.setattr(TrainStep, "__call__", broken)
 
     return fail
 

@@ -84,11 +84,11 @@ def test_logits_of_a_published_method_are_still_cached(trainer_of):
 
     trainer = trainer_of("PUB_LOGITS")
     lines = []
-    trainer.cache = attach(
+    trainer.train_step.cache = attach(
         trainer.distiller, trainer.data.train, trainer.cfg, CPU, None, range(1, 2), lines.append
     )
-    assert trainer.cache is not None, lines
-    trainer.cache.prepare(1, lines.append)
+    assert trainer.train_step.cache is not None, lines
+    trainer.train_step.cache.prepare(1, lines.append)
     trainer.distiller.teachers()[0].forward = lambda image: pytest.fail("the teacher ran")
     trainer.distiller.train()
     steps(trainer)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import edkd
 from edkd.commands._command_line import run_command
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.trainer import Trainer
+from edkd.engine.train_step import TrainStep
 from tests.conftest import main_of
 from tests.reliability.faults import before_call
 from tests.runs import CHECKOUT, outcome
@@ -132,13 +132,13 @@ def test_a_fresh_interpreter_does_not_turn_the_exit_code_into_120():
 @has_full
 def test_a_run_on_full_streams_and_a_print_of_a_method(tiny, tmp_path, monkeypatch):
     """A `print` in a user's own method must not end the run either."""
-    step = Trainer.train_step
+    step = TrainStep.__call__
 
     def prints(self, *inputs):
         print("loss", flush=True)
         return step(self, *inputs)
 
-    monkeypatch.setattr(Trainer, "train_step", prints)
+    monkeypatch.setattr(TrainStep, "__call__", prints)
     with open("/dev/full", "w") as full, streams(full, full):
         assert train(tiny, "a") == 0
     assert (tmp_path / "distill/a/result.json").exists()
@@ -182,7 +182,7 @@ def test_a_terminal_that_closes(tiny, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGHUP)
 
     with open(slave, "w") as terminal, monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", before_call(Trainer.train_step, 4, hang_up))
+        patch.setattr(TrainStep, "__call__", before_call(TrainStep.__call__, 4, hang_up))
         with streams(terminal, terminal):
             assert train(tiny, "a") == 129
 

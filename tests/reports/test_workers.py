@@ -168,8 +168,8 @@ def test_workers_that_cannot_be_started(monkeypatch, capfd, owner, name, code, r
 
 LIMITED = """
 import multiprocessing, os, resource, time
-from edkd.engine.trainer import Trainer
-step, calls, held = Trainer.train_step, [], []
+from edkd.engine.train_step import TrainStep
+step, calls, held = TrainStep.__call__, [], []
 def limited(self, *inputs):
     calls.append(1)
     if len(calls) == 4:
@@ -186,7 +186,7 @@ def fill_gaps():
             held.append(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         pass
-Trainer.train_step = limited
+TrainStep.__call__ = limited
 """
 
 

@@ -26,6 +26,7 @@ OWNERS = (
     "edkd.dataset.folder_views",
     "edkd.engine.update",
     "edkd.engine.trainer",
+    "edkd.engine.run_files",
     "edkd.engine.schedule",
     "edkd.engine.optimizer",
     "edkd.engine.device",
