@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edkd.dataset import DataSet
 from edkd.dataset.augment import CropFlip
+from edkd.dataset.mixing import with_batch_augmentations
 from edkd.dataset.resident import Images, resident_dataset
 from edkd.distillers import Distiller, construct, find_method
 from edkd.engine.build import build_trainer
@@ -193,7 +194,7 @@ def make_trainer(
         cached: whether it has a teacher cache, filled for the first epoch.
     """
     cfg = config("DISTILLER.TYPE", method, "LOG.PREFIX", folder, *opts)
-    data = tiny_data(cfg, device=device)
+    data = with_batch_augmentations(tiny_data(cfg, device=device), cfg)
     distiller = make_distiller(method, *opts)
     data.train.use_views(distiller.views)
     change(distiller)

@@ -271,7 +271,6 @@ def test_the_cache_is_off_and_the_log_has_the_reason(train_tiny, opts, key):
 
 def test_teacher_and_student_get_the_same_mixed_images(tmp_path):
     trainer = make_trainer("KD", tmp_path, *MIX, *ERASE, cached=False)
-    trainer.data = with_batch_augmentations(trainer.data, trainer.cfg)
     seen = []
     for network in (trainer.distiller.student, *trainer.distiller.teachers()):
         network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))

@@ -121,7 +121,6 @@ def test_what_would_do_nothing_or_cannot_work_is_refused(published, method, word
 def test_soft_targets_train(tmp_path, method):
     """The accuracy is that of the class with the larger share."""
     trainer = make_trainer(method, tmp_path, "SOLVER.CUTMIX", 1.0, cached=False)
-    trainer.data = with_batch_augmentations(trainer.data, trainer.cfg)
     for inputs in trainer.data.train.inputs(1):
         trainer.state.meter.add(*trainer.train_step(1, *inputs))
     figures = trainer.state.meter.read()
