@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "accuracy of a model on the test set",
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
+    "runs": "list runs with their states, or follow them until they end",
     "report": "compare finished runs: a table and a picture",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
