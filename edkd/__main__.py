@@ -24,7 +24,9 @@ COMMANDS = {
     "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",
     "profile": "parameters, multiply-accumulates and latency of models",
+    "list": "list methods, models, data sets, configurations, keys, figures, update rules, suites",
     "keys": "list the configuration keys",
+    "completion": "print a script with which bash, zsh or fish completes these commands",
     "demo": "a teacher, a student alone and a distilled student, on digits",
 }
 

@@ -27,7 +27,7 @@ def command_to_resume(environment: Content) -> str:
     elif name not in RESUMED_BY_REPETITION:
         return ""
 
-    line = f"{command(name)} {shlex.join(words)}"
+    line = " ".join([command(name), *map(shlex.quote, words)])
     folder = environment.get("cwd")
     if isinstance(folder, str) and folder and folder != os.getcwd():
         line = f"cd {shlex.quote(folder)} && {line}"

@@ -242,7 +242,7 @@ class Logger:
         parts = [f"{key} {_short(record[key])}" for key in keys]
         left = self._time_left(step)
         if left:
-            parts.append(f"left {left}")
+            parts.append(f"time left {left}")
         self.say("  ".join(parts))
 
         figures = {key: value for key, value in record.items() if key != "epoch"}
