@@ -1,7 +1,7 @@
 """Shell functions that complete words of edkd, for the scripts that shtab writes."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -37,7 +37,9 @@ _edkd_pairs() {{
 }}
 """
 
-_BASH_CASE = '    {key}) compgen -W "{words}" -- "$1" ;;'
+_BASH_CASE = '    {keys}) compgen -W "{words}" -- "$1" ;;'
+
+_BASH_CALL = '    {keys}) {function} "$1" ;;'
 
 _ZSH_PAIRS = """
 _edkd_pairs() {{
@@ -49,7 +51,9 @@ _edkd_pairs() {{
 }}
 """
 
-_ZSH_CASE = "    {key}) found=({words}); compadd -a found ;;"
+_ZSH_CASE = "    {keys}) found=({words}); compadd -a found ;;"
+
+_ZSH_CALL = "    {keys}) {function} ;;"
 
 _FISH_PAIRS = """
 function _edkd_pairs
@@ -63,7 +67,28 @@ function _edkd_pairs
 end
 """
 
-_FISH_CASE = "    case {key}\n      string split ' ' -- '{words}'"
+_FISH_CASE = "    case {keys}\n      string split ' ' -- '{words}'"
+
+_FISH_CALL = "    case {keys}\n      {function}"
+
+
+class _Pairs(NamedTuple):
+    """How a shell completes KEY VALUE pairs."""
+
+    function: str
+    case: str
+    """After some keys: one of some words."""
+    call: str
+    """After some keys: what another function completes."""
+    separator: str
+    """Between the keys of a case."""
+
+
+_PAIRS = {
+    "bash": _Pairs(_BASH_PAIRS, _BASH_CASE, _BASH_CALL, "|"),
+    "zsh": _Pairs(_ZSH_PAIRS, _ZSH_CASE, _ZSH_CALL, "|"),
+    "fish": _Pairs(_FISH_PAIRS, _FISH_CASE, _FISH_CALL, " "),
+}
 
 
 def completes_words(name: str, words: Iterable[str]) -> Completion:
@@ -79,25 +104,34 @@ def completes_words(name: str, words: Iterable[str]) -> Completion:
     return _calling(f"_edkd_{name}", preamble)
 
 
-def completes_pairs(keys: Iterable[str], values: Mapping[str, Iterable[str]]) -> Completion:
+def completes_pairs(
+    keys: Iterable[str],
+    values: Mapping[str, Iterable[str]],
+    calls: Mapping[str, Sequence[str]],
+) -> Completion:
     """Completes KEY VALUE pairs: after a key with known values, one of these; else a key.
 
     Args:
         keys: configuration keys.
         values: of some of them.
+        calls: names given to `completes_words`, and the keys that have such values.
     """
-    joined = " ".join(plain(keys))
-    texts = {
-        "bash": (_BASH_PAIRS, _BASH_CASE),
-        "zsh": (_ZSH_PAIRS, _ZSH_CASE),
-        "fish": (_FISH_PAIRS, _FISH_CASE),
-    }
+    alike: dict[str, list[str]] = {}
+    for key, words in values.items():
+        alike.setdefault(" ".join(plain(words)), []).append(key)
+
     preamble = {}
-    for shell, (text, case) in texts.items():
+    for shell, form in _PAIRS.items():
         cases = [
-            case.format(key=key, words=" ".join(plain(words))) for key, words in values.items()
+            form.case.format(keys=form.separator.join(group), words=words)
+            for words, group in alike.items()
         ]
-        preamble[shell] = text.format(cases="\n".join(cases), keys=joined)
+        cases += [
+            form.call.format(keys=form.separator.join(group), function=f"_edkd_{name}")
+            for name, group in calls.items()
+        ]
+        text = form.function.format(cases="\n".join(cases), keys=" ".join(plain(keys)))
+        preamble[shell] = text
     return _calling("_edkd_pairs", preamble)
 
 

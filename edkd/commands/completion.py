@@ -2,14 +2,15 @@
 
 import argparse
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from edkd.commands._command_line import ArgumentParser, parser_of
 from edkd.commands._shells import SHELLS, Completion, completes_pairs, completes_words
 from edkd.errors import UserError
 from edkd.invocation import command
+from edkd.listing.cached import Record, records_of
+from edkd.watch.status import STATES
 
 DESCRIPTION = """Print a script with which a shell completes the commands of edkd.
 
@@ -27,6 +28,9 @@ compinit is called.
 """
 
 PROGRAM = "edkd"
+
+MODEL_KEYS = ("DISTILLER.TEACHER", "DISTILLER.STUDENT")
+"""Keys whose values are names of models."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,50 +111,42 @@ def _completions() -> dict[str, Completion]:
 
     from edkd.commands.export import FORMATS
     from edkd.download import CATALOGUE
-    from edkd.listing.cached import records_of
 
-    names = _names_in(records_of)
-    models = completes_words("models", names["models"])
+    models = completes_words("models", _models())
+    datasets = [record["name"] for record in records_of("datasets")]
     keys = records_of("keys")
     key_names = [record["name"] for record in keys]
     yaml = shtab.glob("*.yaml", "*.yml")
     return {
         "--cfg": yaml,
         "file": yaml,
-        "opts": completes_pairs(key_names, _values(keys, names)),
+        "opts": completes_pairs(key_names, _values(keys), {"models": MODEL_KEYS}),
         "model": models,
         "models": models,
-        "--dataset": completes_words("datasets", names["datasets"]),
+        "--dataset": completes_words("datasets", datasets),
         "prefixes": completes_words("keys", key_names),
         "names": completes_words("downloads", CATALOGUE),
         "--to": completes_words("formats", FORMATS),
         "--device": completes_words("devices", ("auto", "cpu", "cuda", "mps")),
+        "--state": completes_words("states", STATES),
         "--root": shtab.DIRECTORY,
         "--prefix": shtab.DIRECTORY,
     }
 
 
-def _names_in(records_of: Callable[[str], list[dict[str, Any]]]) -> dict[str, list[str]]:
-    """The names of methods, data sets and models; those of models also without their family."""
-    names = {
-        kind: [record["name"] for record in records_of(kind)] for kind in ("methods", "datasets")
-    }
-    own = [record for record in records_of("models") if "family" in record]
-    plain = [record["name"].rpartition("/")[2] for record in own]
-    qualified = [record["name"] for record in records_of("models")]
-    names["models"] = list(dict.fromkeys([*plain, *qualified]))
-    return names
+def _models() -> list[str]:
+    """Names of models; those of this package also without their family."""
+    records = records_of("models")
+    plain = [each["name"].rpartition("/")[2] for each in records if "family" in each]
+    return list(dict.fromkeys([*plain, *(each["name"] for each in records)]))
 
 
-def _values(
-    keys: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]
-) -> dict[str, Sequence[str]]:
-    """The values of the keys whose values are known."""
-    values = {record["name"]: record["choices"] for record in keys if record["choices"]}
+def _values(keys: Sequence[Record]) -> dict[str, Sequence[str]]:
+    """The values of the keys of which there are few."""
+    values = {}
     for record in keys:
         if record["default"] in ("True", "False"):
             values[record["name"]] = ("True", "False")
-    return values | {
-        "DISTILLER.TEACHER": names["models"],
-        "DISTILLER.STUDENT": names["models"],
-    }
+        elif record["choices"]:
+            values[record["name"]] = record["choices"]
+    return values

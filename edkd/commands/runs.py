@@ -60,6 +60,8 @@ def _parser() -> ArgumentParser:
         prog=command("runs"),
         description=DESCRIPTION.format(runs=command("runs"), states=states),
     )
+
+    # Where, and how.
     parser.add_argument(
         "folders",
         nargs="*",
@@ -91,6 +93,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--reverse", action="store_true", help="reverse the order")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each run")
+
     return parser
 
 
@@ -105,6 +108,8 @@ def _follow(args: Namespace) -> None:
     """Follow a run, or those that run now; end with the exit code of the run that failed."""
     if args.json:
         raise UserError("--follow shows lines for people; leave out --json, or --follow")
+
+    # Of a folder of runs, those that run now.
     runs = _chosen(args)
     is_single = len(args.folders) == 1 and is_run(args.folders[0])
     if not is_single:
@@ -114,6 +119,7 @@ def _follow(args: Namespace) -> None:
         print(f"no run is running in {where}")
         return
 
+    # Follow.
     ended = follow([run.folder for run in runs])
     code = max(run.exit_code or 0 for run in ended)
     if code:

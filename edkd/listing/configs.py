@@ -46,25 +46,35 @@ def _is_config(path: Path) -> bool:
 
 def _config(path: Path, bases: dict[Path, Record]) -> Record:
     text = path.read_text(encoding="utf-8")
+    header = _header(text)
     values = _merged(path, text, bases)
     distiller = values.get("DISTILLER", {})
-    method = distiller.get("TYPE", KEYS["DISTILLER.TYPE"].default)
     solver = values.get("SOLVER", {})
 
-    header = _header(text)
-    published = _PUBLISHED.search(header)
-    protocol = _PROTOCOL.search(header)
     return {
         "name": _shown(path),
         "title": header.partition("\n")[0],
-        "method": method,
+        "method": distiller.get("TYPE", KEYS["DISTILLER.TYPE"].default),
         "teacher": distiller.get("TEACHER", ""),
         "student": distiller.get("STUDENT", ""),
         "dataset": values.get("DATASET", {}).get("TYPE", ""),
         "epochs": solver.get("EPOCHS"),
         "update": solver.get("TRAINER", ""),
-        "published": float(published["figure"]) if published and published["figure"] else None,
-        "source": published["rest"].strip(" ()") if published else "",
+        **_published(header),
+    }
+
+
+def _published(header: str) -> Record:
+    """The figure that a header names, where it is from, and its protocol."""
+    found = _PUBLISHED.search(header)
+    if found is None:
+        return {"published": None, "source": "", "protocol": ""}
+
+    figure = found["figure"]
+    protocol = _PROTOCOL.search(header)
+    return {
+        "published": float(figure) if figure else None,
+        "source": found["rest"].strip(" ()"),
         "protocol": protocol[0] if protocol else "",
     }
 
@@ -72,6 +82,7 @@ def _config(path: Path, bases: dict[Path, Record]) -> Record:
 def _suite(path: Path) -> Record:
     text = path.read_text(encoding="utf-8")
     content = yaml.load(text, Loader=_LOADER) or {}
+
     return {
         "name": _shown(path),
         "title": _first_sentence(_header(text)),
@@ -101,6 +112,7 @@ def _merged(path: Path, text: str, bases: dict[Path, Record], depth: int = 0) ->
 def _on_top(below: Record, above: Record) -> Record:
     """Nested values of two files; those of `above` count."""
     both = dict(below)
+
     for key, value in above.items():
         held = both.get(key)
         is_group = isinstance(held, dict) and isinstance(value, dict)

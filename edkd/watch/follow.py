@@ -14,7 +14,8 @@ from edkd.signals import Stopped
 from edkd.streams import check_output
 from edkd.watch.reading import read_all, read_status
 from edkd.watch.status import RUNNING, Status
-from edkd.watch.table import ending, notes, progress, table
+from edkd.watch.table import table
+from edkd.watch.wording import ending, notes, progress
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -48,6 +49,7 @@ def _follow_one(folder: Path) -> Status:
         while True:
             status = read_status(folder)  # before the lines: the last ones are there at the end
             screen.add(log.new_lines())
+
             if status.state != RUNNING:
                 screen.add([ending(status), *notes(status)[1:]])
                 return status
@@ -57,6 +59,7 @@ def _follow_one(folder: Path) -> Status:
 
 def _follow_many(folders: Sequence[Path]) -> list[Status]:
     shown: dict[Path, str] = {}
+
     with Screen() as screen:
         while True:
             runs = read_all(folders)

@@ -21,6 +21,7 @@ def facts_of_files(files: Files) -> Content:
     config = files.yaml("config.yaml")
     distiller = _group(config, "DISTILLER")
     solver = _group(config, "SOLVER")
+
     facts = {
         "method": distiller.get("TYPE"),
         "student": distiller.get("STUDENT"),
@@ -48,6 +49,7 @@ def facts_of_records(records: Sequence[Content], epochs: Any) -> Content:
     """
     sound = [record for record in records if _is_sound(record)]
     facts: Content = {"epochs_done": len(sound), "step": None, **top1s(sound)}
+
     seconds = epoch_seconds(sound)
     left = (count(epochs) or 0) - len(sound)
     if seconds is not None and left > 0:

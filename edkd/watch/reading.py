@@ -64,7 +64,7 @@ def read_status(folder: Path) -> Status:
 
     # How far it is: a killed process may have written its last epoch, but not `status.json`.
     if is_complete:
-        facts |= _facts_of_result(result)
+        facts |= _facts_of_result(result, facts.get("epochs"))
     elif not is_live or not live:
         facts |= facts_of_records(files.records(METRICS), facts.get("epochs"))
 
@@ -101,18 +101,18 @@ def _is_live(folder: Path, live: Content) -> bool:
 
 def _is_complete(facts: Content, result: Content) -> bool:
     """Whether a result is that of all epochs; a finished run may have been given more."""
+    if not result:
+        return False
     done = count(result.get("epochs"))
     epochs = count(facts.get("epochs"))
-    if done is None:
-        return False
-    return epochs is None or done >= epochs
+    return done is None or epochs is None or done >= epochs
 
 
-def _facts_of_result(result: Content) -> Content:
+def _facts_of_result(result: Content, epochs: object) -> Content:
     same = ("method", "teacher", "student", "dataset", "seed")
     return {
         **{key: result[key] for key in same if key in result},
-        "epochs_done": result["epochs"],
+        "epochs_done": result.get("epochs", epochs),
         "step": None,
         "split": "test",
         "last_top1": result.get("last_test_top1"),

@@ -79,6 +79,7 @@ class Status:
 def as_status(folder: Path, facts: Mapping[str, Any]) -> Status:
     """A status from the content of files, of which values of other types are left out."""
     status = Status(folder)
+
     for name in ("method", "dataset", "doing", "split"):
         setattr(status, name, text(facts.get(name)))
     for name in ("teacher", "student"):

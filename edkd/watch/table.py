@@ -1,13 +1,15 @@
 """Runs as a table for people, and as JSON for programs."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from edkd.engine.log.time_left import shown_duration
 from edkd.errors import UserError
 from edkd.hints import hint
-from edkd.watch.status import FAILED, FINISHED, RUNNING, STATES, STOPPED, Status
+from edkd.watch.status import STATES, Status
+from edkd.watch.wording import UNKNOWN, epoch_of, notes, top1_of
 
 HEADER = (
     "state", "method", "networks", "data set", "epoch", "last", "best", "left", "age", "folder"
@@ -15,23 +17,21 @@ HEADER = (
 
 _NUMERIC = ("epoch", "last", "best", "left", "age")
 
-UNKNOWN = "-"
-
-_LAST = float("inf")
-
-SORTS: dict[str, Callable[[Status], Any]] = {
-    "age": lambda run: _LAST if run.age is None else run.age,
-    "state": lambda run: list(STATES).index(run.state),
-    "method": lambda run: run.method,
-    "networks": lambda run: run.pair,
-    "dataset": lambda run: run.dataset,
-    "epoch": lambda run: -run.epochs_done,
-    "last": lambda run: -(run.last_top1 or 0.0),
-    "best": lambda run: -(run.best_top1 or 0.0),
-    "left": lambda run: _LAST if run.seconds_left is None else run.seconds_left,
-    "folder": lambda run: str(run.folder),
+SORTS = {
+    "age": "age",
+    "state": "state",
+    "method": "method",
+    "networks": "pair",
+    "dataset": "dataset",
+    "epoch": "epochs_done",
+    "last": "last_top1",
+    "best": "best_top1",
+    "left": "seconds_left",
+    "folder": "folder",
 }
-"""The order of the runs: highest accuracy and most recent sign of life first."""
+"""What runs can be sorted by, and the attribute that has it."""
+
+_HIGHEST_FIRST = ("epoch", "last", "best")
 
 
 def chosen(runs: Sequence[Status], states: Sequence[str], words: Sequence[str]) -> list[Status]:
@@ -49,19 +49,31 @@ def chosen(runs: Sequence[Status], states: Sequence[str], words: Sequence[str]) 
             known = ", ".join(STATES)
             raise UserError(f"no state {state!r}{hint(state, STATES)} (known: {known})")
 
-    folded = [word.lower() for word in words]
-    found = []
-    for run in runs:
-        line = " ".join(_cells(run)).lower()
-        is_wanted = not states or run.state in states
-        if is_wanted and all(word in line for word in folded):
-            found.append(run)
-    return found
+    wanted = states or list(STATES)
+    return [run for run in runs if run.state in wanted and _has_words(run, words)]
+
+
+def _has_words(run: Status, words: Sequence[str]) -> bool:
+    line = " ".join(_cells(run)).lower()
+    return all(word.lower() in line for word in words)
 
 
 def ordered(runs: Sequence[Status], by: str, is_reversed: bool = False) -> list[Status]:
-    """The runs in an order of SORTS; those that are equal in it keep theirs."""
-    return sorted(runs, key=SORTS[by], reverse=is_reversed)
+    """The runs in an order of SORTS; those that are equal in it keep theirs.
+
+    The highest accuracies, the most recent sign of life, and the shortest time left come first,
+    runs of which that is not known last.
+    """
+    return sorted(runs, key=partial(_rank, by=by), reverse=is_reversed)
+
+
+def _rank(run: Status, by: str) -> Any:
+    value = getattr(run, SORTS[by])
+    if by == "state":
+        return list(STATES).index(value)
+    if by in _HIGHEST_FIRST:
+        return -(value or 0)
+    return float("inf") if value is None else value
 
 
 def table(runs: Sequence[Status]) -> str:
@@ -75,14 +87,6 @@ def table(runs: Sequence[Status]) -> str:
         text.append(line)
         text += [f"    {note}" for note in notes(run)]
     return "\n".join(text)
-
-
-def notes(run: Status) -> list[str]:
-    """Why a run ended, or what is unusual; how to continue it."""
-    found = [run.reason] if run.reason else []
-    if run.resume and run.state == STOPPED:
-        found.append(f"continue: {run.resume}")
-    return found
 
 
 def summary(runs: Sequence[Status]) -> str:
@@ -100,44 +104,6 @@ def as_json(run: Status) -> dict[str, Any]:
     values["folder"] = str(run.folder)
     values["age_seconds"] = None if age is None else round(age, 1)
     return values
-
-
-def progress(run: Status) -> str:
-    """Where a run is, in one line: epoch, step, accuracies, time left."""
-    parts = [f"epoch {epoch_of(run)}"]
-    if run.step is not None and run.state == RUNNING:
-        parts.append(f"step {run.step}/{run.steps_per_epoch}")
-    if run.last_top1 is not None:
-        parts.append(f"last {top1_of(run, run.last_top1)}")
-        parts.append(f"best {top1_of(run, run.best_top1)}")
-    if run.doing:
-        parts.append(run.doing)
-    if run.seconds_left is not None:
-        parts.append(f"left {shown_duration(run.seconds_left)}")
-    return "  ".join(parts)
-
-
-def ending(run: Status) -> str:
-    """How a run ended, in one line."""
-    if run.state == FINISHED:
-        return f"finished  {progress(run)}"
-    code = f" (exit code {run.exit_code})" if run.state == FAILED else ""
-    reason = f": {run.reason}" if run.reason else ""
-    return f"{run.state}{code}{reason}"
-
-
-def epoch_of(run: Status) -> str:
-    """The finished epochs, as "12/240"."""
-    total = "?" if run.epochs is None else run.epochs
-    return f"{run.epochs_done}/{total}"
-
-
-def top1_of(run: Status, value: float | None) -> str:
-    """An accuracy in percent, marked where it is that of held-out images."""
-    if value is None:
-        return UNKNOWN
-    mark = " val" if run.split == "val" else ""
-    return f"{value:.2f}{mark}"
 
 
 def _cells(run: Status) -> tuple[str, ...]:

@@ -63,9 +63,11 @@ class StatusFile:
         self.left = left
         self.doing = ""
         self.end: dict[str, Any] | None = None
+
         self._step = step
         self._started = time.time()
         self._sign = self._started
+
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -100,6 +102,7 @@ class StatusFile:
     def content(self) -> dict[str, Any]:
         """What the file holds now."""
         history = list(self.history)
+
         return {
             **self.about,
             "epochs_done": len(history),
