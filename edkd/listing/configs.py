@@ -48,6 +48,7 @@ def _config(path: Path, bases: dict[Path, Record]) -> Record:
     text = path.read_text(encoding="utf-8")
     header = _header(text)
     values = _merged(path, text, bases)
+
     distiller = values.get("DISTILLER", {})
     solver = values.get("SOLVER", {})
 
@@ -100,6 +101,7 @@ def _merged(path: Path, text: str, bases: dict[Path, Record], depth: int = 0) ->
     """The values of a configuration, on top of those that it is based on."""
     values = yaml.load(text, Loader=_LOADER) or {}
     base = values.pop(BASE, "")
+
     if not base or depth == _DEEPEST:
         return values
 

@@ -67,6 +67,7 @@ def _follow_many(folders: Sequence[Path]) -> list[Status]:
                 screen.rewrite(table(runs).splitlines())
             else:
                 screen.add(_changes(runs, shown))
+
             if all(run.state != RUNNING for run in runs):
                 screen.keep()
                 return runs
@@ -112,11 +113,13 @@ class WorkLog:
         except OSError:
             return []
 
+        # Whole lines alone; the rest is read again.
         whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.decode("utf-8", errors="replace").splitlines()
+
         is_first = self._position is None
         before = 0 if start > size else start
         self._position = before + len(whole)
-        lines = whole.decode("utf-8", errors="replace").splitlines()
         return lines[-CONTEXT:] if is_first else lines
 
 
