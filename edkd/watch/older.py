@@ -7,7 +7,7 @@ from typing import Any
 from edkd.engine.log.status_file import top1s
 from edkd.engine.log.time_left import epoch_seconds
 from edkd.watch.files import Content, Files
-from edkd.watch.status import count, number, text
+from edkd.watch.status import count, text
 
 METRICS = "metrics.jsonl"
 NONFINITE = "nonfinite.json"
@@ -80,5 +80,7 @@ def _group(config: Content, name: str) -> Content:
 
 def _is_sound(record: Content) -> bool:
     """Whether the figures of a record that are read here are numbers."""
-    keys = ("train_seconds", "eval_seconds", "val_top1", "test_top1")
-    return all(number(record[key]) is not None for key in keys if key in record)
+    for key in ("test_top1", "val_top1", "train_seconds", "eval_seconds"):
+        if not isinstance(record.get(key, 0.0), float | int):
+            return False
+    return True

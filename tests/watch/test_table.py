@@ -7,17 +7,8 @@ import pytest
 
 from edkd.errors import UserError
 from edkd.watch.status import FAILED, FINISHED, RUNNING, STOPPED, Status
-from edkd.watch.table import (
-    HEADER,
-    SORTS,
-    as_json,
-    chosen,
-    ending,
-    ordered,
-    progress,
-    summary,
-    table,
-)
+from edkd.watch.table import HEADER, SORTS, as_json, chosen, ordered, summary, table
+from edkd.watch.wording import ending, progress
 
 
 def status(name, state=FINISHED, **values):
