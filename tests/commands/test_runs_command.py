@@ -82,7 +82,8 @@ def shown_seconds(line):
 
 def test_a_killed_run_is_shown_with_how_to_resume(server, tiny, tool, tmp_path, monkeypatch):
     run = tmp_path / "distill" / "a b"
-    process = server.start("train", *tiny, "a b", "SOLVER.EPOCHS", "60", folder=tmp_path)
+    keys = ["DISTILLER.TYPE", "KD", "SOLVER.EPOCHS", "60"]
+    process = server.start("train", *tiny, "a b", *keys, folder=tmp_path)
     wait_for((run / "latest").exists)
     process.kill()
     process.wait()

@@ -70,6 +70,6 @@ def test_json_has_every_value():
 
 
 def test_progress_and_ending_in_one_line():
-    assert progress(RUNS[1]) == "epoch 1/9  left 67 min"
+    assert progress(RUNS[1]) == "epoch 1/9  best 70.00  left 67 min"
     assert ending(RUNS[0]) == "finished  epoch 4/4  last 59.00  best 60.00"
     assert ending(RUNS[3]) == "failed (exit code 3): loss is nan"
