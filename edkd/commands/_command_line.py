@@ -56,12 +56,12 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"^-\.?\d")  # -1e-3 is a value, not an option
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse; for `parser_of`, hand over the parser instead."""
         self._hand_over()
         return super().parse_args(*args, **kwargs)
 
-    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse; for `parser_of`, hand over the parser instead."""
         self._hand_over()
         return super().parse_intermixed_args(*args, **kwargs)

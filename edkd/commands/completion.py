@@ -143,7 +143,7 @@ def _models() -> list[str]:
 
 def _values(keys: Sequence[Record]) -> dict[str, Sequence[str]]:
     """The values of the keys of which there are few."""
-    values = {}
+    values: dict[str, Sequence[str]] = {}
     for record in keys:
         if record["default"] in ("True", "False"):
             values[record["name"]] = ("True", "False")

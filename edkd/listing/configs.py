@@ -117,8 +117,10 @@ def _on_top(below: Record, above: Record) -> Record:
 
     for key, value in above.items():
         held = both.get(key)
-        is_group = isinstance(held, dict) and isinstance(value, dict)
-        both[key] = _on_top(held, value) if is_group else value
+        if isinstance(held, dict) and isinstance(value, dict):
+            both[key] = _on_top(held, value)
+        else:
+            both[key] = value
     return both
 
 

@@ -1,5 +1,6 @@
 """The kinds of things that `edkd list` lists, and how a line of each looks."""
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,12 +30,12 @@ def figures() -> list[Record]:
         UserError: this version has none.
     """
     try:
-        from edkd.figures import FIGURES
+        known = importlib.import_module("edkd.figures").FIGURES
     except ImportError:
         raise UserError("this version draws no figures; install a newer one") from None
     return [
         {"name": name, "title": figure.help, "source": getattr(figure, "source", "")}
-        for name, figure in FIGURES.items()
+        for name, figure in known.items()
     ]
 
 
