@@ -39,7 +39,7 @@ def follow(folders: Sequence[Path]) -> list[Status]:
             return [_follow_one(folders[0])]
         return _follow_many(folders)
     except Stopped as stopped:
-        stopped.hint = "the runs go on"
+        stopped.hint = "the run goes on" if len(folders) == 1 else "the runs go on"
         raise
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +89,14 @@ def test_every_config_is_listed(tool):
 def test_protocols_are_found():
     protocols = {record["protocol"] for record in KINDS["configs"].read(())}
     assert {"P240", "PINb"} <= protocols
+
+
+def test_figures_are_those_of_the_command_figure(tool, monkeypatch):
+    figures = {"curves": SimpleNamespace(help="accuracy over the epochs", source="A, 2020")}
+    monkeypatch.setitem(sys.modules, "edkd.figures", SimpleNamespace(FIGURES=figures))
+    assert tool("list", "figures").out == "curves  accuracy over the epochs  A, 2020\n"
+    monkeypatch.setitem(sys.modules, "edkd.figures", None)
+    assert_refused(tool("list", "figures"), "this version draws no figures")
 
 
 def test_keys_are_those_of_the_table(tool):

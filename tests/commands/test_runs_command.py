@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ def lines_of(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_a_run_is_followed_until_it_ends(start, tool, tmp_path):
+def test_a_run_is_followed_until_it_ends(start, server, tool, tmp_path):
     process, run = start(epochs=3)
     wait_for(lambda: lines_of(run / "metrics.jsonl") == 1)
 
@@ -55,6 +56,13 @@ def test_a_run_is_followed_until_it_ends(start, tool, tmp_path):
     assert (seen["state"], seen["method"], seen["student"]) == ("running", "NONE", ["resnet8"])
     assert (seen["dataset"], seen["epochs"], seen["folder"]) == ("digits", 3, str(run))
     assert seen["age_seconds"] < 60
+
+    # Ctrl-C ends the follower alone.
+    follower = server.start("runs", run, "--follow", folder=tmp_path)
+    wait_for(lambda: follower.out)
+    follower.kill(signal.SIGINT)
+    assert follower.wait() == 130
+    assert follower.err == "edkd: stopped; the run goes on\n"
 
     # Followed, in plain lines.
     done = tool("runs", run, "--follow")

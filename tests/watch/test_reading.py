@@ -165,6 +165,27 @@ def test_two_that_look_do_not_find_one_another(tmp_path):
             assert pool.apply(is_in_use, [tmp_path]) is False
 
 
+def look(folder, is_looking):
+    import fcntl
+
+    with open(folder / ".lock") as file:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        is_looking.set()
+        time.sleep(0.1)
+
+
+def test_a_look_does_not_refuse_a_run_that_starts(tmp_path):
+    (tmp_path / ".lock").touch()
+    context = multiprocessing.get_context("fork")
+    is_looking = context.Event()
+    process = context.Process(target=look, args=(tmp_path, is_looking))
+    process.start()
+    assert is_looking.wait(60)
+    with lock(tmp_path):
+        assert is_in_use(tmp_path)
+    process.join()
+
+
 # Damage.
 
 GARBAGE = [b"", b"\0\0\0", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"end": 3, "epochs": "x"}']
