@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "accuracy of a model on the test set",
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
+    "runs": "list runs with their states, or follow them until they end",
     "report": "compare finished runs: a table and a picture",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
@@ -23,7 +24,9 @@ COMMANDS = {
     "check-data": "read every image of a folder, and list what is wrong",
     "download": "fetch data sets and published teachers",
     "profile": "parameters, multiply-accumulates and latency of models",
+    "list": "list methods, models, data sets, configurations, keys, figures, update rules, suites",
     "keys": "list the configuration keys",
+    "completion": "print a script with which bash, zsh or fish completes these commands",
     "demo": "a teacher, a student alone and a distilled student, on digits",
 }
 

@@ -27,6 +27,15 @@ NO_TORCH = [
     "engine/memo/keys.py",
     "engine/memo/admin.py",
     "engine/config/shared.py",
+    "engine/abandoned.py",
+    "engine/folder_lock.py",
+    "engine/log/background.py",
+    "engine/log/status_file.py",
+    "engine/log/time_left.py",
+    "listing/cached.py",
+    "listing/configs.py",
+    "listing/kinds.py",
+    "listing/papers.py",
     "results/runs.py",
     "results/table.py",
     "results/figures.py",
@@ -75,6 +84,10 @@ def forbidden(room: str) -> set[str]:
         return above - {"edkd.engine"}
     if room == "results":
         return (above | parts | {"torch"}) - {"edkd.results"}
+    if room == "watch":
+        return programs | parts | {"torch", "edkd.results"}
+    if room == "listing":
+        return programs
     if room == "notebook":
         return {"edkd.results", "edkd.sweep", "edkd.commands"}
     if room == "sweep":

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from edkd.errors import EXPECTED, ProcessError, StorageError, UserError, warn
@@ -20,6 +21,33 @@ PATIENCE = 10.0
 """Seconds that the interpreter may take to end after a logging library has failed."""
 
 
+_is_parser_wanted = ContextVar("_is_parser_wanted", default=False)
+
+
+class _Parser(BaseException):
+    """Carries the parser of a command to `parser_of`."""
+
+    def __init__(self, parser: "ArgumentParser") -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(main: Callable[[Sequence[str] | None], None]) -> "ArgumentParser":
+    """The parser of a command, which is built, as in any command, before anything else happens.
+
+    Args:
+        main: of the command; it ends where it would parse the arguments.
+    """
+    before = _is_parser_wanted.set(True)
+    try:
+        main([])
+    except _Parser as found:
+        return found.parser
+    finally:
+        _is_parser_wanted.reset(before)
+    raise TypeError(f"{main.__module__} parses no arguments")
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser whose errors are a UserError: one line, exit code 2, no usage text."""
 
@@ -27,6 +55,20 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"^-\.?\d")  # -1e-3 is a value, not an option
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse; for `parser_of`, hand over the parser instead."""
+        self._hand_over()
+        return super().parse_args(*args, **kwargs)
+
+    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse; for `parser_of`, hand over the parser instead."""
+        self._hand_over()
+        return super().parse_intermixed_args(*args, **kwargs)
+
+    def _hand_over(self) -> None:
+        if _is_parser_wanted.get():
+            raise _Parser(self)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message."""

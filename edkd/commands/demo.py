@@ -18,6 +18,11 @@ DESCRIPTION = """Train a teacher, a student alone, and a distilled student, on h
 
 Each is a run of the command train with a YAML file of configs/digits/, for each seed. A run that is
 already there is continued, not repeated.
+
+examples:
+  {demo}
+  {demo} --seeds 1 --verbose
+  {demo} --prefix trials SOLVER.EPOCHS 20
 """
 
 RUNS = {
@@ -31,7 +36,9 @@ _PREFIX = "output"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, train, print the table, draw the curves, name the next commands."""
-    parser = ArgumentParser(prog=command("demo"), description=DESCRIPTION)
+    parser = ArgumentParser(
+        prog=command("demo"), description=DESCRIPTION.format(demo=command("demo"))
+    )
     parser.add_argument("--prefix", default=_PREFIX, help="folder of all runs (default: output)")
     parser.add_argument(
         "--seeds",

@@ -12,7 +12,7 @@ EVENTS = "train.events"
 KEPT = ("config.yaml", "environment.json", METRICS, "worklog.txt", "wandb")
 """Files that a new run overwrites or continues."""
 
-REMOVED = (EVENTS, "nonfinite.json")
+REMOVED = (EVENTS, "nonfinite.json", "status.json")
 
 
 def is_abandoned(folder: Path) -> bool:
@@ -44,7 +44,8 @@ def clear_abandoned(folder: Path) -> str:
         return ""
 
     try:
-        (folder / "nonfinite.json").unlink(missing_ok=True)
+        for name in ("nonfinite.json", "status.json"):
+            (folder / name).unlink(missing_ok=True)
         for path in folder.glob(".*.partial"):
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,6 +1,7 @@
 """The lock of a run's folder: one process at a time may use it."""
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ except ImportError:  # Windows: a second process in the folder is not detected
 _FILE = ".lock"
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+
+PATIENCE = 0.3
+"""Seconds in which a lock is tried again: `is_in_use` of another process holds it for a moment."""
 
 _held: set[Path] = set()
 """Folders that this process has locked: a second lock of its own would not fail."""
@@ -46,31 +50,48 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _lock_file(file: TextIO, folder: Path) -> None:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _TAKEN:
-            raise UserError(
-                f"{folder} is in use by another process; wait for it, or stop it"
-            ) from None
-        warn(
-            f"{folder} cannot be locked ({error.strerror}): a second process in it would not be "
-            "detected"
-        )
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                _warn_about(folder, error)
+                return
+        if time.monotonic() > deadline:
+            raise UserError(f"{folder} is in use by another process; wait for it, or stop it")
+        time.sleep(PATIENCE / 10)
+
+
+def _warn_about(folder: Path, error: OSError) -> None:
+    warn(
+        f"{folder} cannot be locked ({error.strerror}): a second process in it would not be "
+        "detected"
+    )
 
 
 def is_in_use(folder: Path) -> bool | None:
-    """Whether a process has locked a folder; None where that cannot be found out."""
+    """Whether a process has locked a folder; None where that cannot be found out.
+
+    The lock that is tried here can be shared, so that two processes that look do not find one
+    another, and a folder that this user may only read can be looked at.
+    """
     if folder.resolve() in _held:
         return True
     if fcntl is None:
         return None
 
     try:
-        with open(folder / _FILE, "r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = open(folder / _FILE)  # noqa: SIM115  closed below
     except FileNotFoundError:
         return False
-    except OSError as error:
-        return True if error.errno in _TAKEN else None
+    except OSError:
+        return None
+
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return True if error.errno in _TAKEN else None
     return False

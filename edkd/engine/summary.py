@@ -70,6 +70,17 @@ def last_line(result: dict[str, Any], folder: Path) -> str:
     return f"{reached}  (best: {best})  {folder}"
 
 
+def identity(cfg: CfgNode, distiller: Distiller) -> dict[str, Any]:
+    """What is trained: method, teacher ("" for none), students, data set, seed."""
+    return {
+        "method": cfg.DISTILLER.TYPE,
+        "teacher": cfg.DISTILLER.TEACHER if distiller.needs_teacher else "",
+        "student": distiller.student_names(cfg),
+        "dataset": cfg.DATASET.TYPE,
+        "seed": cfg.SOLVER.SEED,
+    }
+
+
 def summarise(
     cfg: CfgNode,
     distiller: Distiller,
@@ -88,14 +99,10 @@ def summarise(
     best = best_record(history, top1_key(split))
 
     result: dict[str, Any] = {
-        "method": cfg.DISTILLER.TYPE,
-        "teacher": cfg.DISTILLER.TEACHER if distiller.needs_teacher else "",
-        "student": distiller.student_names(cfg),
-        "dataset": cfg.DATASET.TYPE,
+        **identity(cfg, distiller),
         "parameters": sum(p.numel() for p in distiller.student.parameters()),
         "extra_parameters": distiller.get_extra_parameters(),
         "epochs": len(history),
-        "seed": cfg.SOLVER.SEED,
         "best_epoch": best["epoch"],
     }
     if cfg.SOLVER.EMA:

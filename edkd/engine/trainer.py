@@ -32,7 +32,7 @@ from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_files import RunFiles
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
-from edkd.engine.summary import TEACHER_TOP1, headline, last_line, summarise
+from edkd.engine.summary import TEACHER_TOP1, headline, identity, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
 from edkd.engine.train_step import TrainStep
 from edkd.engine.update import Losses, Update
@@ -123,7 +123,9 @@ class Trainer:
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
 
-        with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
+        about = self.about()
+        history = self.state.history
+        with Logger(self.folder, self.cfg, history, total, before, about=about) as self.logger:
             facts = environment(self.device, self.cfg)
             self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
             for line in [*self.notes, self.headline(), *long_warmups(self.cfg)]:
@@ -300,6 +302,10 @@ class Trainer:
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block, the students have the average of their weights, where there is one."""
         return self.average.in_place() if self.average else nullcontext()
+
+    def about(self) -> dict[str, Any]:
+        """Facts for `status.json`."""
+        return {**identity(self.cfg, self.distiller), "epochs": self.cfg.SOLVER.EPOCHS}
 
     def headline(self) -> str:
         """The run in one line."""

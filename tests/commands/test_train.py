@@ -21,8 +21,8 @@ def weights(run):
 
 
 FILES = (
-    "config.yaml metrics.jsonl result.json worklog.txt environment.json train.events .lock "
-    "latest best epoch_1 student_latest student_best student_1"
+    "config.yaml metrics.jsonl result.json status.json worklog.txt environment.json train.events "
+    ".lock latest best epoch_1 student_latest student_best student_1"
 )
 
 

@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar, `worklog.txt`, `metrics.jsonl`, and the sinks.
+"""The log of a run: a progress bar, `worklog.txt`, `metrics.jsonl`, `status.json`, the sinks.
 
 Logging libraries are imported where they are used. None of them can stop or delay a run.
 """
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -17,7 +18,9 @@ from edkd import world
 from edkd.engine.checkpoint import save_text
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
+from edkd.engine.log.status_file import StatusFile
 from edkd.engine.log.tensorboard import TensorBoard
+from edkd.engine.log.time_left import TimeLeft, shown_duration
 from edkd.engine.log.wandb import Wandb
 from edkd.errors import StorageError, reason_of, warn
 from edkd.keys import Key
@@ -68,6 +71,9 @@ SHOW_EVERY = 1.0
 
 _ON_BAR = ("loss", "top1")
 
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+"""tqdm's own, without its time left, which counts at the pace of the last steps."""
+
 SinkFactory = Callable[[], Sink]
 
 
@@ -83,6 +89,8 @@ class Logger:
         done_steps: of a resumed run, for the bar and the curves.
         sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
             wandb.
+        about: facts about the run for `status.json`, see `StatusFile`; its "epochs" are the number
+            of epochs of the whole run.
 
     What cannot be written is skipped, with one warning for each file or stream. Of several
     processes, the first one alone writes.
@@ -96,6 +104,7 @@ class Logger:
         total_steps: int,
         done_steps: int,
         sinks: Mapping[str, SinkFactory] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.history = history
@@ -109,9 +118,14 @@ class Logger:
             disable=_bar_is_off() if self.prints else True,
             unit="step",
             dynamic_ncols=True,
+            bar_format=_BAR,
         )
         self._shown_at = time.monotonic()
         self._warned: set[str] = set()
+
+        about = about or {}
+        self.left = TimeLeft(history, about.get("epochs", 1), total_steps)
+        self.status = StatusFile(folder, about, history, self.left, done_steps)
 
         self._save_history()
         if sinks is None:
@@ -128,11 +142,19 @@ class Logger:
         return sinks
 
     def __enter__(self) -> "Logger":
+        if self.writes:
+            self.status.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         is_stopped = kind is not None and issubclass(kind, Stopped)
         self.close(CLOSE_STOPPED if is_stopped else CLOSE)
+        self.status.close(error)
 
     def close(self, seconds: float = CLOSE) -> None:
         """Close the bar and the sinks; each sink has `seconds` to send its queued points."""
@@ -174,6 +196,7 @@ class Logger:
 
     def show(self, doing: str) -> None:
         """Show on the bar what runs between the steps; at most once a second."""
+        self.status.show(doing)
         if self._is_bar_due():
             self._shown_at = time.monotonic()
             self.bar.set_description(doing)
@@ -185,6 +208,7 @@ class Logger:
             step: number of the step in the run, from 1.
         """
         self.bar.update()
+        self.status.advance(step)
         return self._is_bar_due() or self._is_point_due(step)
 
     def step(self, step: int, epoch: int, figures: Record) -> None:
@@ -196,12 +220,14 @@ class Logger:
             figures: means since the beginning of the epoch.
         """
         if self._is_bar_due():
-            self._show_figures(epoch, figures)
+            self._show_figures(step, epoch, figures)
         if self._is_point_due(step):
             self._send("step", figures, step)
 
     def epoch(self, step: int) -> None:
         """Log the last epoch of `history`: `metrics.jsonl`, a line, a point in each curve.
+
+        The line ends with the time left of the run.
 
         Args:
             step: the epoch's last step, from 1.
@@ -213,7 +239,11 @@ class Logger:
         keys = [key for key in record if key.count("_") < 2 or key.endswith("top1")]
         if record.get("lr_end") == record.get("lr"):
             keys = [key for key in keys if key != "lr_end"]
-        self.say("  ".join(f"{key} {_short(record[key])}" for key in keys))
+        parts = [f"{key} {_short(record[key])}" for key in keys]
+        left = self._time_left(step)
+        if left:
+            parts.append(f"time left {left}")
+        self.say("  ".join(parts))
 
         figures = {key: value for key, value in record.items() if key != "epoch"}
         self._send("epoch", figures, step)
@@ -234,9 +264,17 @@ class Logger:
     def _is_bar_due(self) -> bool:
         return not self.bar.disable and time.monotonic() - self._shown_at >= SHOW_EVERY
 
-    def _show_figures(self, epoch: int, figures: Record) -> None:
+    def _time_left(self, step: int) -> str:
+        """The time left after a step, "" at the end and where it is not known."""
+        seconds = self.left.seconds(step)
+        return shown_duration(seconds) if seconds else ""
+
+    def _show_figures(self, step: int, epoch: int, figures: Record) -> None:
         self._shown_at = time.monotonic()
         texts = {key: f"{figures[key]:.4g}" for key in _ON_BAR}
+        left = self._time_left(step)
+        if left:
+            texts["left"] = left
         self.bar.set_description(f"epoch {epoch}", refresh=False)
         self.bar.set_postfix(texts, refresh=False)
 

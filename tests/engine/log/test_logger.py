@@ -42,6 +42,29 @@ def make(tmp_path):
     return make
 
 
+def test_an_epoch_ends_with_the_time_left(tmp_path, capsys):
+    """The last one does not."""
+    history = [RECORD | {"train_seconds": 100.0}]
+    with Logger(tmp_path, config(0), history, 30, 10, {}, about={"epochs": 3}) as logger:
+        for epoch in (2, 3):
+            history.append(RECORD | {"epoch": epoch, "train_seconds": 40.0, "eval_seconds": 5.0})
+            logger.epoch(10 * epoch)
+    second, third = capsys.readouterr().out.splitlines()
+    assert second.endswith("eval_seconds 5  time left 45 s")
+    assert third.endswith("eval_seconds 5")
+
+
+def test_the_bar_has_the_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("edkd.engine.log.logger._bar_is_off", lambda: False)
+    monkeypatch.setattr("edkd.engine.log.logger.SHOW_EVERY", 0.0)
+    history = [RECORD | {"train_seconds": 100.0}]
+    with Logger(tmp_path, config(0), history, 30, 10, {}, about={"epochs": 3}) as logger:
+        assert logger.advance(15)
+        logger.step(15, 2, {"loss": 1.5, "top1": 20.0})
+        logger.bar.refresh()
+    assert "left=2 min]" in capsys.readouterr().err
+
+
 def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

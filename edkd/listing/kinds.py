@@ -1,0 +1,109 @@
+"""The kinds of things that `edkd list` lists, and how a line of each looks."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from edkd.errors import UserError
+from edkd.listing.cached import records_of
+from edkd.listing.configs import configs, suites
+
+Record = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of things."""
+
+    help: str
+    """What they are, and where their names are used."""
+    columns: tuple[str, ...]
+    """Fields of a record that make its line."""
+    read: Callable[[Sequence[str]], list[Record]]
+    """Their records, from plugins too."""
+
+
+def figures() -> list[Record]:
+    """A record for each figure that `edkd figure` draws.
+
+    Raises:
+        UserError: this version has none.
+    """
+    try:
+        known = importlib.import_module("edkd.figures").FIGURES
+    except ImportError:
+        raise UserError("this version draws no figures; install a newer one") from None
+    return [
+        {"name": name, "title": figure.help, "source": getattr(figure, "source", "")}
+        for name, figure in known.items()
+    ]
+
+
+def _without_plugins(read: Callable[[], list[Record]]) -> Callable[[Sequence[str]], list[Record]]:
+    """A reader of things that no plugin adds to."""
+    return lambda plugins: read()
+
+
+KINDS: Mapping[str, Kind] = {
+    "methods": Kind(
+        "for DISTILLER.TYPE", ("name", "title", "source"), partial(records_of, "methods")
+    ),
+    "models": Kind(
+        "for DISTILLER.TEACHER and STUDENT, without the family that is that of the data set",
+        ("name", "title", "source"),
+        partial(records_of, "models"),
+    ),
+    "datasets": Kind(
+        "for DATASET.TYPE", ("name", "title", "source"), partial(records_of, "datasets")
+    ),
+    "configs": Kind(
+        "YAML files for --cfg, with the published top-1 in percent and its protocol",
+        ("name", "title", "published", "source"),
+        _without_plugins(configs),
+    ),
+    "keys": Kind(
+        "of a configuration; the command keys has more about each",
+        ("name", "default", "title"),
+        partial(records_of, "keys"),
+    ),
+    "figures": Kind(
+        "for the command figure", ("name", "title", "source"), _without_plugins(figures)
+    ),
+    "updates": Kind(
+        "update rules, for SOLVER.TRAINER",
+        ("name", "title", "source"),
+        partial(records_of, "updates"),
+    ),
+    "suites": Kind(
+        "sets of runs, for the command sweep", ("name", "title"), _without_plugins(suites)
+    ),
+}
+
+
+def matching(records: Iterable[Record], words: Sequence[str]) -> list[Record]:
+    """The records that have all words, in any field; upper and lower case are not told apart."""
+    folded = [word.lower() for word in words]
+    found = []
+    for record in records:
+        text = " ".join(map(str, record.values())).lower()
+        if all(word in text for word in folded):
+            found.append(record)
+    return found
+
+
+def lines(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
+    """A line for each record, with its columns below one another."""
+    rows = [[_shown(record.get(column)) for column in columns] for record in records]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    shown = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        shown.append("  ".join(cells).rstrip())
+    return shown
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

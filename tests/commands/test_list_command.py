@@ -1,0 +1,160 @@
+"""The command list: a line for each thing, from the registry and the files that are shipped."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from edkd.engine.config.table import table
+from edkd.listing import cached
+from edkd.listing.kinds import KINDS
+from edkd.registry import METHODS
+from tests.conftest import PLUGIN, forget_tiny
+from tests.runs import CHECKOUT, assert_refused
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget_tiny()
+
+
+def test_methods_have_their_papers(tool):
+    done = tool("list", "methods")
+    assert (done.code, done.err) == (0, "")
+    names = [line.split()[0] for line in done.out.splitlines()]
+    assert sorted(names) == sorted(entry.name for entry in METHODS.entries())
+    (line,) = [line for line in done.out.splitlines() if line.startswith("DKD ")]
+    expected = "DKD Decoupled knowledge distillation B. Zhao et al., CVPR 2022, arXiv:2203.08679"
+    assert " ".join(line.split()) == expected
+
+
+def test_every_method_has_a_source(tool):
+    without = [
+        record["name"]
+        for record in json.loads(tool("list", "methods", "--json").out)
+        if not record["source"]
+    ]
+    assert without == ["NONE"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "other"),
+    [
+        (["models", "SHUFFLE", "cifar"], "cifar/ShuffleV2", "tiny_imagenet/ShuffleV2"),
+        (["datasets", "digits"], "svhn", "cifar100"),
+        (["keys", "temperature", "both"], "KD.TEMPERATURE", "NORMKD.TEMPERATURE_NORM"),
+        (["updates", "momentum"], "dot", "base"),
+        (["suites"], "configs/suites/digits.yaml", "kd.yaml"),
+    ],
+)
+def test_words_choose_lines(tool, words, found, other):
+    done = tool("list", *words)
+    assert (done.code, done.err) == (0, "")
+    names = [line.split()[0] for line in done.out.splitlines() if line]
+    assert found in names
+    assert other not in names
+    assert_refused(tool("list", words[0], "nosuchword"), f"no {words[0]} with nosuchword")
+
+
+def test_models_of_libraries_are_listed_by_a_word(tool):
+    assert "torchvision/resnet50" not in tool("list", "models").out
+    assert "models of " in tool("list", "models").out.splitlines()[-1]
+    assert "torchvision/resnet50 " in tool("list", "models", "torchvision").out
+
+
+def test_configs_have_what_their_headers_say(tool):
+    records = json.loads(tool("list", "configs", "res56_res20", "--json").out)
+    found = {record["name"]: record for record in records}
+    dkd = found["configs/cifar100/dkd/res56_res20.yaml"]
+    assert (dkd["method"], dkd["teacher"], dkd["student"]) == ("DKD", "resnet56", "resnet20")
+    assert (dkd["dataset"], dkd["epochs"], dkd["published"]) == ("cifar100", 240, 71.97)
+    assert dkd["source"] == "mdistiller README"
+    assert all(record["title"].count(",") >= 1 for record in records)
+
+
+def test_every_config_is_listed(tool):
+    listed = {record["name"] for record in json.loads(tool("list", "configs", "--json").out)}
+    files = {
+        path.relative_to(CHECKOUT).as_posix()
+        for path in (CHECKOUT / "configs").rglob("*.yaml")
+        if not path.name.startswith("_") and path.parent.name != "suites"
+    }
+    assert listed == files
+
+
+def test_protocols_are_found():
+    protocols = {record["protocol"] for record in KINDS["configs"].read(())}
+    assert {"P240", "PINb"} <= protocols
+
+
+def test_figures_are_those_of_the_command_figure(tool, monkeypatch):
+    figures = {"curves": SimpleNamespace(help="accuracy over the epochs", source="A, 2020")}
+    monkeypatch.setitem(sys.modules, "edkd.figures", SimpleNamespace(FIGURES=figures))
+    assert tool("list", "figures").out == "curves  accuracy over the epochs  A, 2020\n"
+    monkeypatch.setitem(sys.modules, "edkd.figures", None)
+    assert_refused(tool("list", "figures"), "this version draws no figures")
+
+
+def test_keys_are_those_of_the_table(tool):
+    listed = [record["name"] for record in json.loads(tool("list", "keys", "--json").out)]
+    assert listed == list(table())
+
+
+def test_a_plugin_adds_to_the_list(tool):
+    plugin = ["--plugin", PLUGIN]
+    assert "narrow" in tool("list", "models", "tiny", *plugin).out
+    forget_tiny()
+    assert_refused(tool("list", "models", "narrow"), "no models with narrow")
+    assert_refused(tool("list", "model"), "invalid choice: 'model'")
+
+
+# The file that keeps the names.
+
+WITHOUT_TORCH = (
+    "import sys; from edkd.__main__ import main; main(['list', 'methods']); "
+    "print('torch' in sys.modules)"
+)
+
+
+def test_names_are_kept_until_a_file_changes(tool, tmp_path, monkeypatch):
+    before = tool("list", "methods").out
+    assert cached.cache_file().is_file()
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{before}False\n"
+
+    # With a new method in the package.
+    calls = []
+    monkeypatch.setattr(cached, "_registered", lambda plugins: calls.append(1) or {"methods": []})
+    assert tool("list", "methods").out == before
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "mine.py").touch()
+    monkeypatch.setattr(cached, "PACKAGE", tmp_path / "package")
+    assert_refused(tool("list", "methods", "x"), "no methods")
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": 1}'])
+def test_a_damaged_file_is_made_anew(tool, content):
+    path = cached.cache_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert "dkd.DKD" not in tool("list", "updates").out
+    assert json.loads(path.read_text())["records"]["updates"]
+
+
+def test_a_home_that_cannot_be_written_costs_nothing(tool, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert tool("list", "updates").code == 0

@@ -1,0 +1,239 @@
+"""The state of a run, from its folder."""
+
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from edkd.engine.folder_lock import is_in_use, lock
+from edkd.watch.folders import find_folders
+from edkd.watch.reading import FRESH, SILENT, read_all, read_status
+from edkd.watch.status import ABANDONED, FAILED, FINISHED, RUNNING, STOPPED
+
+NO_CODE = {"state": "stopped", "reason": "by a signal", "exit_code": 143}
+FAILURE = {"state": "failed", "reason": "DATASET.ROOT is gone", "exit_code": 4}
+
+
+def change(folder, **values):
+    """Change `status.json`."""
+    path = folder / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("has_status", [True, False])
+def test_a_finished_run(run_at, tmp_path, has_status):
+    run = read_status(run_at(tmp_path / "a", 4, 4, None, has_status, is_finished=True))
+    assert (run.state, run.reason, run.exit_code) == (FINISHED, "", 0)
+    assert (run.method, run.pair, run.dataset, run.seed) == (
+        "KD",
+        "resnet20 -> resnet8",
+        "digits",
+        3,
+    )
+    assert (run.epochs_done, run.epochs) == (4, 4)
+    assert (run.last_top1, run.best_top1, run.split) == (46.0, 49.0, "test")
+    assert (run.seconds_left, run.resume) == (None, "")
+
+
+@pytest.mark.parametrize("has_status", [True, False])
+def test_a_killed_run_can_be_resumed(run_at, tmp_path, monkeypatch, has_status):
+    monkeypatch.setattr("sys.argv", ["edkd", "runs"])
+    run = read_status(run_at(tmp_path / "a", has_status=has_status))
+    assert (run.state, run.epochs_done, run.epochs) == (STOPPED, 2, 4)
+    assert (run.last_top1, run.best_top1) == (48.0, 49.0)
+    assert run.reason.startswith("killed")
+    assert run.resume == "edkd train --cfg 'a b.yaml' --resume"
+    assert run.seconds_left is None
+
+
+def test_a_stopped_run_has_its_exit_code(run_at, tmp_path):
+    run = read_status(run_at(tmp_path / "a", end=NO_CODE))
+    assert (run.state, run.reason, run.exit_code) == (STOPPED, "by a signal", 143)
+
+
+def test_a_failed_run_has_its_reason(run_at, tmp_path):
+    run = read_status(run_at(tmp_path / "a", end=FAILURE))
+    assert (run.state, run.reason, run.exit_code) == (FAILED, "DATASET.ROOT is gone", 4)
+
+
+@pytest.mark.parametrize("has_status", [True, False])
+def test_a_figure_that_is_not_finite_is_a_failure(run_at, tmp_path, has_status):
+    folder = run_at(tmp_path / "a", has_status=has_status)
+    figures = {"loss_kd": "nan", "loss_ce": "2.3", "norm of the gradient": "inf"}
+    found = {"epoch": 3, "step": 7, "figures": figures, "cause": "the teacher's logits"}
+    (folder / "nonfinite.json").write_text(json.dumps(found))
+    run = read_status(folder)
+    assert (run.state, run.exit_code) == (FAILED, 3)
+    expected = "loss_kd, norm of the gradient not finite in epoch 3, step 7; the teacher's logits"
+    assert run.reason == expected
+
+    # The run went on, past that epoch.
+    (folder / "nonfinite.json").write_text(json.dumps(found | {"epoch": 2}))
+    assert read_status(folder).state == STOPPED
+
+
+@pytest.mark.parametrize("has_status", [True, False])
+def test_a_run_without_a_checkpoint_is_abandoned(run_at, tmp_path, has_status):
+    run = read_status(run_at(tmp_path / "a", 0, 4, None, has_status, is_saved=False))
+    assert (run.state, run.resume) == (ABANDONED, "")
+
+
+def test_a_finished_run_with_more_epochs_is_not_finished(run_at, tmp_path):
+    """SOLVER.EPOCHS was 2 and is 4 since it was resumed."""
+    run = read_status(run_at(tmp_path / "a", 2, 4, NO_CODE, is_finished=True))
+    assert (run.state, run.epochs_done, run.epochs) == (STOPPED, 2, 4)
+
+
+def hold_lock(folder, is_locked, is_seen):
+    with lock(folder):
+        is_locked.set()
+        is_seen.wait(60)
+
+
+@pytest.fixture
+def locked():
+    """locked(folder): a process has locked it until the end of the test."""
+    context = multiprocessing.get_context("fork")
+    is_locked, is_seen = context.Event(), context.Event()
+    processes = []
+
+    def start(folder):
+        processes.append(context.Process(target=hold_lock, args=(folder, is_locked, is_seen)))
+        processes[-1].start()
+        assert is_locked.wait(60)
+        return folder
+
+    yield start
+    is_seen.set()
+    for process in processes:
+        process.join()
+
+
+def test_a_locked_folder_is_that_of_a_running_run(run_at, tmp_path, locked):
+    folder = locked(run_at(tmp_path / "a"))
+    change(folder, last_sign=time.time() - 5, doing="teacher cache 1/2")
+    run = read_status(folder)
+    assert (run.state, run.exit_code, run.reason, run.resume) == (RUNNING, None, "", "")
+    assert (run.step, run.steps_per_epoch, run.seconds_left) == (5, 10, 20.0)
+    assert run.doing == "teacher cache 1/2"
+    assert 4 < run.age < 60
+    assert is_in_use(folder)
+
+    # Between the last step of an epoch and its record.
+    change(folder, step=30, doing="")
+    assert read_status(folder).doing == "evaluation"
+    change(folder, last_sign=time.time() - SILENT - 60)
+    assert read_status(folder).reason == "no step for 11 min"
+
+
+def test_a_running_run_of_an_older_version(run_at, tmp_path, locked):
+    run = read_status(locked(run_at(tmp_path / "a", has_status=False)))
+    assert (run.state, run.epochs_done, run.seconds_left) == (RUNNING, 2, 20.0)
+    assert run.age < 60
+
+
+def test_a_resumed_run_is_running_whatever_its_files_say(run_at, tmp_path, locked):
+    run = read_status(locked(run_at(tmp_path / "a", 4, 4, FAILURE, is_finished=True)))
+    assert (run.state, run.reason) == (RUNNING, "")
+
+
+@pytest.mark.parametrize(("age", "state"), [(FRESH / 2, RUNNING), (2 * FRESH, STOPPED)])
+def test_without_a_visible_lock_a_recent_status_counts(run_at, tmp_path, age, state):
+    """As of another machine, on a network drive that does not pass on locks."""
+    folder = run_at(tmp_path / "a")
+    change(folder, host="elsewhere", written=time.time() - age)
+    assert read_status(folder).state == state
+
+
+def test_a_killed_process_of_this_machine_does_not_run(run_at, tmp_path):
+    folder = run_at(tmp_path / "a")
+    change(folder, written=time.time())
+    assert read_status(folder).state == STOPPED
+
+
+def test_two_that_look_do_not_find_one_another(tmp_path):
+    """The lock that one takes for a moment is not that of a run."""
+    (tmp_path / ".lock").touch()
+    import fcntl
+
+    with open(tmp_path / ".lock") as file:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        context = multiprocessing.get_context("fork")
+        with context.Pool(1) as pool:
+            assert pool.apply(is_in_use, [tmp_path]) is False
+
+
+def look(folder, is_looking):
+    import fcntl
+
+    with open(folder / ".lock") as file:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        is_looking.set()
+        time.sleep(0.1)
+
+
+def test_a_look_does_not_refuse_a_run_that_starts(tmp_path):
+    (tmp_path / ".lock").touch()
+    context = multiprocessing.get_context("fork")
+    is_looking = context.Event()
+    process = context.Process(target=look, args=(tmp_path, is_looking))
+    process.start()
+    assert is_looking.wait(60)
+    with lock(tmp_path):
+        assert is_in_use(tmp_path)
+    process.join()
+
+
+# Damage.
+
+GARBAGE = [b"", b"\0\0\0", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"end": 3, "epochs": "x"}']
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "status.json", "result.json", "metrics.jsonl", "nonfinite.json", "worklog.txt"],
+)
+def test_a_damaged_file_raises_nothing(run_at, tmp_path, name, garbage):
+    folder = run_at(tmp_path / "a", 4, 4, has_status=name == "status.json", is_finished=True)
+    (folder / name).write_bytes(garbage)
+    run = read_status(folder)
+    assert run.folder == folder
+    assert run.state in (FINISHED, STOPPED)
+
+
+def test_damaged_files_are_named(run_at, tmp_path):
+    folder = run_at(tmp_path / "a")
+    (folder / "result.json").write_text('{"epochs": 4, "last_te')
+    run = read_status(folder)
+    assert run.state == STOPPED
+    assert run.reason.endswith("damaged: result.json")
+
+
+def test_files_that_are_folders_raise_nothing(run_at, tmp_path):
+    folder = run_at(tmp_path / "a", has_status=False)
+    for name in ("status.json", "result.json", "nonfinite.json"):
+        (folder / name).mkdir()
+    assert read_status(folder).state == STOPPED
+
+
+def test_a_half_written_line_is_left_out(run_at, tmp_path):
+    folder = run_at(tmp_path / "a", has_status=False)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "test_to')
+    assert read_status(folder).epochs_done == 2
+
+
+# Finding.
+
+
+def test_runs_are_found_at_any_depth(run_at, tmp_path):
+    runs = [run_at(tmp_path / name) for name in ("a", "b/c/d", "e,LR=0.1")]
+    run_at(tmp_path / "a/train.events/inside")  # a run holds no other ones
+    run_at(tmp_path / ".hidden/f")
+    os.symlink(tmp_path, tmp_path / "b" / "loop")
+    assert find_folders([tmp_path]) == runs
+    assert find_folders([runs[0], tmp_path]) == runs
+    assert [run.folder for run in read_all(runs)] == runs
