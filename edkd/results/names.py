@@ -48,6 +48,13 @@ def method_of(settings: Values, result: Values) -> str:
     return f"{label} ({', '.join(remarks)})" if remarks else label
 
 
+def shown(method: str) -> str:
+    """A label of `method_of` for readers: "student alone (CE x 2)" for "NONE (CE x 2)"."""
+    if method.split(" ")[0] == ALONE:
+        return f"student alone{method.removeprefix(ALONE)}"
+    return method
+
+
 def students_of(settings: Values, result: Values) -> list[str]:
     """The architectures of the students."""
     return _listed(result.get("student") or settings.get("DISTILLER.STUDENT"))
