@@ -174,9 +174,15 @@ def _environment(grid: Grid, notes: Lines) -> str:
     return "\n".join(lines)
 
 
+def _latex_cell(cell: str) -> str:
+    """A cell; a number with a sign is set as mathematics, which has a minus."""
+    is_signed = cell[:1] in ("+", "-") and cell[1:2].isdigit()
+    return f"${cell}$" if is_signed else escaped(cell)
+
+
 def _latex_row(cells: Lines) -> str:
     """A row; a first cell that is indented stays so."""
-    texts = [escaped(cell.strip()) for cell in cells]
+    texts = [_latex_cell(cell.strip()) for cell in cells]
     if cells[0].startswith(" "):
         texts[0] = rf"\quad {texts[0]}"
     joined = " & ".join(texts)

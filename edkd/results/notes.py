@@ -187,14 +187,21 @@ def _circumstances(columns: Columns) -> Iterator[str]:
     facts = {
         "hardware": [_recorded(run, "device") for run in runs],
         "precision": [run.precision for run in runs],
-        "edkd": [_version(run) for run in runs],
+        "version of edkd": [_version(run) for run in runs],
     }
 
+    unknown = []
     for name, values in facts.items():
-        texts = [value or "not recorded" for value in values]
-        distinct = list(dict.fromkeys(texts))
+        distinct = list(dict.fromkeys(values))
+        if distinct == [""]:
+            unknown.append(name)
+            continue
+        text = "; ".join(value or "not recorded" for value in distinct)
         start = "the runs differ in " if len(distinct) > 1 else ""
-        yield f"{start}{name}: {'; '.join(distinct)}"
+        yield f"{start}{name}: {text}"
+
+    if unknown:
+        yield f"not recorded: {', '.join(unknown)}"
 
 
 def _recorded(run: Run, name: str) -> str:

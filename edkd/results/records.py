@@ -7,8 +7,8 @@ dataset, pair, method, row     method is its label; row also has the settings th
 protocol, protocol_settings    code of the published protocol that was followed, and its settings
 best_chosen_on                 images that chose the best epoch: test or val (held out)
 seeds, runs, folders           several runs of a seed count as their mean
-last_*, best_*                 mean, sample standard deviation, the value of each seed, and the seeds
-                               that are outliers (they count)
+last_*, best_*                 mean, sample standard deviation, the value of each seed, and the
+                               seeds that are outliers (they count)
 compared                       epoch of the columns that follow: last or best
 teacher_top1, vs_teacher       the teacher's accuracy, and the mean minus it
 vs_alone                       the mean minus that of the student alone
@@ -37,6 +37,7 @@ Record = dict[str, Any]
 def as_csv(tables: Sequence[Judged], choice: Choice) -> str:
     """A header and a line for each cell; what is not known is empty."""
     records = []
+
     for one in tables:
         for cell, verdict in one.rows:
             record = _about(one.column, cell)

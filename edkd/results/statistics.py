@@ -1,6 +1,7 @@
 """Welch's t-test, the number of seeds that a difference needs, and outliers."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from statistics import mean, median, stdev, variance
 from typing import Any, NamedTuple
@@ -75,7 +76,10 @@ def welch(first: Sequence[float], second: Sequence[float], alpha: float) -> Welc
     if variance(first) + variance(second) == 0:
         return None
 
-    test = _scipy_stats().ttest_ind(first, second, equal_var=False)
+    stats = _scipy_stats()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one of the samples may have no variance
+        test = stats.ttest_ind(first, second, equal_var=False)
     interval = test.confidence_interval(1 - alpha)
     return Welch(
         difference=mean(first) - mean(second),
