@@ -19,7 +19,7 @@ INCONCLUSIVE = "INCONCLUSIVE"
 _OF_A_TEACHER = ("DISTILLER.TEACHER", "TEACHER_MEMO.")
 """Settings that have no effect without a teacher."""
 
-_OFF = (None, False, 0, "", [], "off")
+_OFF: tuple[Any, ...] = (None, False, 0, "", [], "off")
 """Values of a setting that count the same as its absence, for runs of older versions."""
 
 _SHOWN_DIFFERENCES = 3

@@ -221,6 +221,7 @@ def _check(run: Run) -> None:
     # Settings of an older version are arbitrary YAML, which may refer to itself.
     group_runs([run])
     protocol_of(run.settings).describe()
+    ", ".join([run.method, run.pair, run.dataset, run.precision])
 
     figures = [run.accuracy("last"), run.accuracy("best"), *run.curve, *run.teacher_top1]
     if not all(map(math.isfinite, figures)):

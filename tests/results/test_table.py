@@ -471,17 +471,34 @@ def test_unfinished_runs_are_left_out_with_a_warning(show, runs):
     assert err == f"edkd: warning: {unfinished} holds no finished run; it is left out\n"
 
 
-def test_mistakes_are_one_line_and_exit_2(show, runs, tmp_path):
-    damaged = tmp_path / "damaged"
-    shutil.copytree(runs / "KD,resnet20,SEED=1", damaged)
-    content = json.loads((damaged / "result.json").read_text())
-    content["settings"]["SOLVER.LR_DECAY_STAGES"] = "often"
-    (damaged / "result.json").write_text(json.dumps(content))
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"student": 7},
+        {"teacher": 7},
+        {"teacher_top1": "high"},
+        {"teacher_top1": [None]},
+        {"settings": {"SOLVER.LR_DECAY_STAGES": "often"}},
+        {"settings": {"SOLVER.EPOCHS": [1]}},
+        {"last_test_top1": None},
+    ],
+)
+def test_damaged_runs(show, write_method, content):
+    """One line that names the run, and exit code 2."""
+    folder = write_method("KD", [70.0])
+    (run,) = folder.iterdir()
+    saved = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(saved | content))
+    code, out, err = show(folder)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edkd: error: {run} holds no finished run (")
+    assert err.count("\n") == 1
 
+
+def test_mistakes_are_one_line_and_exit_2(show, runs, tmp_path):
     commands = {
         "RUN_FOLDER": [],
         "no file or folder at nowhere": ["nowhere"],
-        f"{damaged} holds no finished run": [damaged],
         "no run has this method, did you mean 'DKD'": [runs, "--baseline", "DKDD"],
         "must be between 0 and 1": [runs, "--alpha", "1"],
         "invalid choice: 'html'": [runs, "--format", "html"],
