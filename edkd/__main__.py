@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "classes of your own images",
     "runs": "list runs with their states, or follow them until they end",
     "report": "compare finished runs: a table and a picture",
+    "table": "methods over seeds for a paper: mean, deviation, verdict, published figure",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",
