@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
     "report": "compare finished runs: a table and a picture",
+    "figure": "draw figures of finished runs for a paper",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",
