@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     files = _files(args)
     options = _options(args)
-    _check_images(options)
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.curves import save_figure
@@ -118,6 +117,8 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
         default="column",
         help="width of a column or of a page of a paper (default: column)",
     )
+
+    # What belongs to it.
     parser.add_argument("--no-note", action="store_true", help="leave out the note in the figure")
     parser.add_argument(
         "--data", action="store_true", help="also write the numbers of the figure, as CSV"
@@ -132,6 +133,8 @@ def _add_networks(parser: ArgumentParser) -> None:
         help="weights of each run: best, latest, an epoch's number, or a file such as "
         "student1_best (default: best)",
     )
+
+    # Images.
     parser.add_argument(
         "--images", type=_positive, default=0, metavar="N", help="number of images, evenly spaced"
     )
@@ -201,6 +204,8 @@ def _of_landscape(parser: ArgumentParser) -> None:
         default=2,
         help="curves along one direction, or contours in the plane of two (default: 2)",
     )
+
+    # The grid.
     parser.add_argument(
         "--points",
         type=_positive,
@@ -234,12 +239,9 @@ def _positive(text: str) -> int:
 
 def _options(args: argparse.Namespace) -> Options:
     given = {name: value for name, value in vars(args).items() if name in Options._fields}
+    if given.get("seed", 0) < 0:
+        raise UserError(f"--seed {args.seed}: give a number of at least 0")
     return Options(**given, note=not args.no_note)
-
-
-def _check_images(options: Options) -> None:
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}: give a number of at least 0")
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
@@ -257,6 +259,8 @@ def _files(args: argparse.Namespace) -> list[Path]:
             raise UserError(
                 f"--format {name}: no such format{hint(name, FORMATS)} (known: {known})"
             )
+
+    # Where they go.
     if args.output and not output.parent.is_dir():
         raise UserError(f"--output {args.output}: there is no folder {output.parent}; create it")
     if not args.output and FOLDER.exists() and not FOLDER.is_dir():

@@ -13,12 +13,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edkd.engine.outputs import POOLED, chosen_batches, loader_of, stage_maps
 from edkd.errors import UserError
-from edkd.figures.drawing import SMALL, Drawing, Options, finish, panels, titled
+from edkd.figures.drawing import SMALL, Drawing, Options, add_color_bar, finish, panels, titled
 from edkd.figures.subjects import Subject, Subjects
 
 IMAGES = 1024
@@ -67,12 +68,7 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
         f"unbiased estimate of HSIC on batches of {min(BATCH, number)} images; 1: equal up to a "
         "rotation and a scale."
     )
-    rows = [
-        [each.one, each.other, row, column, each.values[i, j].item()]
-        for each in similarities
-        for i, row in enumerate(each.stages[0])
-        for j, column in enumerate(each.stages[1])
-    ]
+    rows = [row for each in similarities for row in _rows(each)]
     lines = [
         f"{each.one} and {each.other}: CKA of the pooled features {each.values[-2, -2]:.3f}, of "
         f"the logits {each.values[-1, -1]:.3f}"
@@ -80,6 +76,13 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     ]
     header = ["network", "other_network", "stage", "other_stage", "cka"]
     return Drawing(_drawn(similarities, note, options), note, header, rows, lines)
+
+
+def _rows(each: Similarity) -> Iterator[list[Any]]:
+    """The values with the names of their stages."""
+    for row, values in zip(each.stages[0], each.values.tolist(), strict=True):
+        for column, value in zip(each.stages[1], values, strict=True):
+            yield [each.one, each.other, row, column, value]
 
 
 def _pairs(subjects: Subjects, between: str) -> list[tuple[Subject, Subject]]:
@@ -106,12 +109,10 @@ def similarity(one: Subject, other: Subject, options: Options) -> Similarity:
     estimate = Estimate()
     stages: tuple[list[str], list[str]] = ([], [])
     for batch in zip(_batches(one, options), _batches(other, options), strict=True):
-        found = [
-            representations(subject, image)
-            for subject, image in zip((one, other), batch, strict=True)
-        ]
-        stages = (list(found[0]), list(found[1]))
-        estimate.add(list(found[0].values()), list(found[1].values()))
+        left = representations(one, batch[0])
+        right = representations(other, batch[1])
+        stages = (list(left), list(right))
+        estimate.add(list(left.values()), list(right.values()))
     return Similarity(one.name, other.name, stages, estimate.cka())
 
 
@@ -151,11 +152,11 @@ class Estimate:
         """
         left = [gram(each) for each in ones]
         right = [gram(each) for each in others]
-        sums = [
-            torch.stack([torch.stack([hsic(a, b) for b in right]) for a in left]),
-            torch.stack([hsic(a, a) for a in left]),
-            torch.stack([hsic(b, b) for b in right]),
-        ]
+        between = [torch.stack([hsic(k, m) for m in right]) for k in left]
+        of_ones = [hsic(k, k) for k in left]
+        of_others = [hsic(m, m) for m in right]
+
+        sums = [torch.stack(each) for each in (between, of_ones, of_others)]
         before = self._sums or [torch.zeros_like(each) for each in sums]
         self._sums = [old + new for old, new in zip(before, sums, strict=True)]
 
@@ -220,20 +221,25 @@ def _drawn(similarities: Sequence[Similarity], note: str, options: Options) -> A
         axes.set_xlabel(titled(each.one, width))
         axes.set_ylabel(titled(each.other, width))
         axes.tick_params(length=0)
-        _write_values(axes, each.values)
+        _write_values(axes, each.values, width)
 
-    bar = figure.colorbar(image, ax=all_axes, shrink=0.8, aspect=25, pad=0.02)
-    bar.set_label("linear CKA")
-    bar.outline.set_linewidth(0.6)
+    add_color_bar(figure, image, all_axes, "linear CKA", "%.1f")
     finish(figure, note, options)
     return figure
 
 
-def _write_values(axes: Any, values: Tensor) -> None:
-    """Write each value into its cell, in what contrasts with its colour."""
-    for i, row in enumerate(values.tolist()):
-        for j, value in enumerate(row):
-            color = "white" if value < 0.5 else "black"
-            size = SMALL if len(values) < 8 else SMALL - 1.5
-            text = f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.1f}"
-            axes.text(i, j, text, ha="center", va="center", fontsize=size, color=color)
+def _write_values(axes: Any, values: Tensor, width: float) -> None:
+    """Write each value into its cell, in a colour that contrasts.
+
+    Args:
+        axes: with the cells.
+        values: see `Similarity`.
+        width: of the axes with its labels, in inches.
+    """
+    size = min(SMALL, 20 * width / max(values.shape))
+    style = {"ha": "center", "va": "center", "fontsize": size}
+
+    for (i, j), value in np.ndenumerate(values.numpy()):
+        text = f"{value:.2f}".replace("0.", ".")
+        color = "white" if value < 0.5 else "black"
+        axes.text(i, j, text, color=color, **style)

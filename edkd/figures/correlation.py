@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edkd.engine.outputs import LOGITS, collect
-from edkd.figures.drawing import Drawing, Options, finish, panels, titled
+from edkd.engine.outputs import LOGITS, collect, loader_of
+from edkd.figures.drawing import Drawing, Options, add_color_bar, finish, panels, titled
 from edkd.figures.subjects import Subject, Subjects
 
 
@@ -40,18 +40,19 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     subjects = Subjects(paths, options)
     of_teachers: dict[str, Tensor] = {}
     differences = []
-    for number, student in enumerate(subjects.students):
-        teacher = subjects.teacher_of(number)
+    for i, student in enumerate(subjects.students):
+        teacher = subjects.teacher_of(i)
         if teacher.name not in of_teachers:
             of_teachers[teacher.name] = _correlation_of(teacher, options)
         own = _correlation_of(student, options)
         matrix = (own - of_teachers[teacher.name]).abs()
         differences.append(Difference(student.name, teacher.name, matrix))
 
-    images = collect(student.network, student.data, options.split, [], limit=options.images)
+    number = loader_of(student.data, options.split).num_images
+    number = min(number, options.images or number)
     teachers = ", ".join(of_teachers)
     note = (
-        f"{subjects.about(options.split)}: {len(images.target)}. Absolute difference between the "
+        f"{subjects.about(options.split)}: {number}. Absolute difference between the "
         f"correlations of the logits of each two classes in the student and in {teachers}; mean: "
         "over the pairs of different classes. Darker is closer to the teacher."
     )
@@ -92,6 +93,8 @@ def correlation(logits: Tensor) -> Tensor:
 
 def _drawn(differences: Sequence[Difference], note: str, options: Options) -> Any:
     """The figure."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, all_axes = panels(len(differences), options.size, aspect=1.08)
     width = all_axes[0].get_position().width * figure.get_figwidth()
     highest = max(each.matrix.max().item() for each in differences)
@@ -106,9 +109,9 @@ def _drawn(differences: Sequence[Difference], note: str, options: Options) -> An
         )
         axes.set_title(f"{titled(each.name, width)}\nmean {each.mean:.3f}")
         axes.set(xlabel="class", ylabel="class")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
-    bar = figure.colorbar(image, ax=all_axes, shrink=0.8, aspect=25, pad=0.02)
-    bar.set_label("difference of correlations")
-    bar.outline.set_linewidth(0.6)
+    add_color_bar(figure, image, all_axes, "difference", "%.1f")
     finish(figure, note, options)
     return figure

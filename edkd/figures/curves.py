@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from edkd.figures.drawing import WIDTHS, Drawing, Options
 from edkd.results.figures import curves, curves_of
@@ -17,12 +18,19 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     runs = [read_run(folder) for folder in find_runs(paths)]
     figure = curves(runs, options.what, WIDTHS[options.size], options.note)
 
-    rows = []
+    # The numbers.
+    rows: list[list[Any]] = []
     for line in curves_of(runs, options.what):
-        for epoch, value in enumerate(line.values):
-            deviation = line.deviations[epoch] if line.deviations else ""
-            rows.append([line.name, epoch + 1, value, deviation])
+        deviations = line.deviations or [""] * len(line.values)
+        pairs = zip(line.values, deviations, strict=True)
+        rows += [[line.name, epoch, *pair] for epoch, pair in enumerate(pairs, 1)]
 
     names = ", ".join(dict.fromkeys(row[0] for row in rows))
     note = f"{options.what} after each epoch, mean over seeds, of {len(runs)} runs: {names}"
-    return Drawing(figure, note, ["run", "epoch", "mean", "deviation"], rows, keep_width=False)
+    return Drawing(
+        figure,
+        note,
+        ["run", "epoch", "mean", "deviation"],
+        rows,
+        keep_width=False,
+    )

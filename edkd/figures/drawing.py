@@ -179,13 +179,14 @@ def finish(figure: Any, note: str, options: Options, legend: Legend | None = Non
 
     if legend:
         longest = max(len(name) for name in legend.names)
-        columns = max(1, int(width / (0.05 * longest + 0.32)))
+        fitting = max(1, int(width / (0.05 * longest + 0.27)))
+        lines = math.ceil(len(legend.names) / fitting)
         figure.legend(
             legend.handles,
             [plain(name) for name in legend.names],
             loc="upper center",
             bbox_to_anchor=(0.5, (figure.get_tightbbox().y0 - gap) / height),
-            ncols=min(columns, len(legend.names)),
+            ncols=math.ceil(len(legend.names) / lines),
             frameon=False,
             borderaxespad=0,
             handletextpad=0.4,
@@ -195,11 +196,11 @@ def finish(figure: Any, note: str, options: Options, legend: Legend | None = Non
         )
 
     if options.note:
-        lines = textwrap.wrap(plain(note), int((width - 0.1) / _NOTE_CHARACTER))
+        wrapped = textwrap.wrap(plain(note), int((width - 0.1) / _NOTE_CHARACTER))
         figure.text(
             0.05 / width,
             (figure.get_tightbbox().y0 - gap) / height,
-            "\n".join(lines),
+            "\n".join(wrapped),
             va="top",
             fontsize=SMALL,
             color="0.25",
@@ -223,6 +224,17 @@ def titled(name: str, width: float) -> str:
     if len(lines) > 2:
         lines = [lines[0], shortened(" ".join(lines[1:]), room)]
     return "\n".join(plain(line) for line in lines)
+
+
+def add_color_bar(figure: Any, image: Any, all_axes: Sequence[Any], label: str, form: Any) -> None:
+    """One scale of colours for all panels, at their right.
+
+    Args:
+        form: of the numbers, as "%.1f"; or a function of a number and its place.
+    """
+    bar = figure.colorbar(image, ax=all_axes, aspect=25, pad=0.02, format=form)
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.6)
 
 
 def frame(axes: Any) -> None:

@@ -23,7 +23,17 @@ from tqdm import tqdm
 from edkd.curves import COLORS
 from edkd.engine.outputs import Chosen, chosen_batches, loader_of
 from edkd.errors import UserError
-from edkd.figures.drawing import SMALL, Drawing, Legend, Options, finish, frame, panels, titled
+from edkd.figures.drawing import (
+    SMALL,
+    Drawing,
+    Legend,
+    Options,
+    add_color_bar,
+    finish,
+    frame,
+    panels,
+    titled,
+)
 from edkd.figures.subjects import Subject, Subjects
 from edkd.streams import Guard
 
@@ -68,18 +78,22 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     for subject in subjects.students:
         landscapes.append(landscape(subject, steps, options, say))
 
-    number = min(options.images or IMAGES, loader_of(subjects.first.data, options.split).num_images)
+    there = loader_of(subjects.first.data, options.split).num_images
+    number = min(there, options.images or IMAGES)
     note = (
-        f"{subjects.about(options.split)}: {number}. Mean cross-entropy at the trained weights plus "
-        "multiples of random directions, each filter of which has the norm of that of the weights "
-        f"(seed {options.seed}, the same for all runs). Biases and batch norm parameters stay; "
-        "batch norms use the statistics of training."
+        f"{subjects.about(options.split)}: {number}. Mean cross-entropy at the trained weights "
+        "plus multiples of random directions, each filter of which has the norm of that of the "
+        f"weights (seed {options.seed}, the same for all runs). Biases and batch norm parameters "
+        "stay; batch norms use the statistics of training."
     )
     lines = [f"{each.name}: loss at the centre {each.centre:.4f}" for each in landscapes]
-    header = ["network", *(["a", "b"] if options.dimensions == 2 else ["a"]), "loss"]
     rows = [row for each in landscapes for row in _rows(each)]
-    make = _contours if options.dimensions == 2 else _curves
-    return Drawing(make(landscapes, note, options), note, header, rows, lines)
+    if options.dimensions == 1:
+        figure = _curves(landscapes, note, options)
+        return Drawing(figure, note, ["network", "a", "loss"], rows, lines)
+
+    figure = _contours(landscapes, note, options)
+    return Drawing(figure, note, ["network", "a", "b", "loss"], rows, lines)
 
 
 def _steps(options: Options) -> np.ndarray:
@@ -211,6 +225,11 @@ def _curves(landscapes: Sequence[Landscape], note: str, options: Options) -> Any
     return figure
 
 
+def _readable(value: float, place: Any = None) -> str:
+    """A loss with two or three digits."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _contours(landscapes: Sequence[Landscape], note: str, options: Options) -> Any:
     """The losses in the plane of two directions, in a panel for each network; one scale."""
     from matplotlib.colors import LogNorm
@@ -224,20 +243,16 @@ def _contours(landscapes: Sequence[Landscape], note: str, options: Options) -> A
 
     for axes, each in zip(all_axes, landscapes, strict=True):
         loss = np.clip(each.loss, levels[0], levels[-1])
-        filled = axes.contourf(
-            each.steps, each.steps, loss, levels, cmap="cividis", norm=LogNorm(low, levels[-1])
-        )
-        lines = axes.contour(
-            each.steps, each.steps, loss, levels[1:-1:2], colors="white", linewidths=0.4
-        )
-        axes.clabel(lines, fontsize=SMALL - 1, fmt="%.2g")
+        grid = (each.steps, each.steps, loss)
+        norm = LogNorm(low, levels[-1])
+        filled = axes.contourf(*grid, levels, cmap="cividis", norm=norm)
+        lines = axes.contour(*grid, levels[1:-1:2], colors="white", linewidths=0.4)
+        axes.clabel(lines, fontsize=SMALL - 1, fmt=_readable)
         axes.plot(0, 0, marker="+", color="white", markersize=5, markeredgewidth=1)
-        axes.set_title(f"{titled(each.name, width)}\nloss at the centre {each.centre:.3f}")
+        axes.set_title(f"{titled(each.name, width)}\ncentre {each.centre:.3f}")
         axes.set(xlabel="direction 1", ylabel="direction 2")
         axes.set_box_aspect(1)
 
-    bar = figure.colorbar(filled, ax=all_axes, shrink=0.8, aspect=25, pad=0.02, format="%.2g")
-    bar.set_label("loss (logarithmic)")
-    bar.outline.set_linewidth(0.6)
+    add_color_bar(figure, filled, all_axes, "loss (logarithmic)", _readable)
     finish(figure, note, options)
     return figure

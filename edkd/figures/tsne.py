@@ -139,13 +139,16 @@ def separation(features: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         UserError: there are too few images.
     """
     from sklearn.metrics import silhouette_score
-    from sklearn.model_selection import LeaveOneOut, cross_val_score
-    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neighbors import NearestNeighbors
 
     if len(target) <= max(NEIGHBOURS, len(set(target.tolist()))):
         raise UserError(f"{len(target)} images are too few for t-SNE; give more with --images")
-    knn = KNeighborsClassifier(NEIGHBOURS)
-    hits = cross_val_score(knn, features, target, cv=LeaveOneOut())
+
+    # Without an argument, the neighbours of an image do not include the image itself.
+    search = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(features)
+    neighbours = target[search.kneighbors(return_distance=False)]
+    votes = np.stack([(neighbours == number).sum(1) for number in range(target.max() + 1)], 1)
+    hits = votes.argmax(1) == target
     return float(silhouette_score(features, target)), 100 * float(hits.mean())
 
 
