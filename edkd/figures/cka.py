@@ -69,20 +69,32 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
         "rotation and a scale."
     )
     rows = [row for each in similarities for row in _rows(each)]
-    lines = [
-        f"{each.one} and {each.other}: CKA of the pooled features {each.values[-2, -2]:.3f}, of "
-        f"the logits {each.values[-1, -1]:.3f}"
-        for each in similarities
-    ]
+    lines = [_summary(each) for each in similarities]
     header = ["network", "other_network", "stage", "other_stage", "cka"]
     return Drawing(_drawn(similarities, note, options), note, header, rows, lines)
 
 
+def _summary(each: Similarity) -> str:
+    """The last two stages, in a line."""
+    pooled = each.values[-2, -2].item()
+    logits = each.values[-1, -1].item()
+    return (
+        f"{each.one} and {each.other}: CKA of the pooled features {pooled:.3f}, of the logits "
+        f"{logits:.3f}"
+    )
+
+
 def _rows(each: Similarity) -> Iterator[list[Any]]:
     """The values with the names of their stages."""
-    for row, values in zip(each.stages[0], each.values.tolist(), strict=True):
-        for column, value in zip(each.stages[1], values, strict=True):
-            yield [each.one, each.other, row, column, value]
+    rows, columns = each.stages
+    for (i, j), value in np.ndenumerate(each.values.numpy()):
+        yield [
+            each.one,
+            each.other,
+            rows[i],
+            columns[j],
+            float(value),
+        ]
 
 
 def _pairs(subjects: Subjects, between: str) -> list[tuple[Subject, Subject]]:
@@ -126,11 +138,15 @@ def _batches(subject: Subject, options: Options) -> Iterator[Tensor]:
 
 
 def representations(subject: Subject, image: Tensor) -> dict[str, Tensor]:
-    """The output of each stage for images (N,3,H,W), as (N,D), by the name of the stage."""
+    """The output of each stage for images (N,3,H,W), as (N,D), by the name of the stage.
+
+    Stage 0 is the stem in the networks of this package.
+    """
     logits, features = subject.network(image)
     maps = stage_maps(features)
-    named = {("stem" if i == 0 else f"stage {i}"): each for i, each in enumerate(maps)}
-    named |= {"pooled": features[POOLED], "logits": logits}
+    named = {f"stage {number}": each for number, each in enumerate(maps)}
+    named["pooled"] = features[POOLED]
+    named["logits"] = logits
     return {name: each.float().flatten(1) for name, each in named.items()}
 
 
@@ -162,7 +178,7 @@ class Estimate:
 
     def cka(self) -> Tensor:
         """(ones, others), float64 on the CPU; NaN where a representation is constant."""
-        between, of_ones, of_others = (each.cpu() for each in self._sums)
+        between, of_ones, of_others = self._sums
         return between / (of_ones[:, None] * of_others[None, :]).sqrt()
 
 
@@ -190,10 +206,11 @@ def cka(x: Tensor, y: Tensor) -> float:
 def gram(x: Tensor) -> Tensor:
     """The products of each two images (N,N) of a representation (N,D), 0 on the diagonal.
 
-    The mean is subtracted first: it does not change HSIC, but the rounding.
+    The mean is subtracted first: it does not change HSIC, but the rounding. The result is float64
+    on the CPU.
     """
     centred = x - x.mean(0)
-    return (centred @ centred.T).double().fill_diagonal_(0)
+    return (centred @ centred.T).cpu().double().fill_diagonal_(0)
 
 
 def hsic(k: Tensor, m: Tensor) -> Tensor:
@@ -215,9 +232,10 @@ def _drawn(similarities: Sequence[Similarity], note: str, options: Options) -> A
     figure, all_axes = panels(len(similarities), options.size, aspect=1.0)
     width = all_axes[0].get_position().width * figure.get_figwidth()
     for axes, each in zip(all_axes, similarities, strict=True):
-        image = axes.imshow(each.values.T, vmin=0, vmax=1, cmap="cividis", origin="lower")
-        axes.set_xticks(range(len(each.stages[0])), each.stages[0], rotation=90)
-        axes.set_yticks(range(len(each.stages[1])), each.stages[1])
+        image = axes.imshow(each.values.numpy().T, vmin=0, vmax=1, cmap="cividis", origin="lower")
+        rows, columns = each.stages
+        axes.set_xticks(range(len(rows)), rows, rotation=90)
+        axes.set_yticks(range(len(columns)), columns)
         axes.set_xlabel(titled(each.one, width))
         axes.set_ylabel(titled(each.other, width))
         axes.tick_params(length=0)
@@ -237,9 +255,19 @@ def _write_values(axes: Any, values: Tensor, width: float) -> None:
         width: of the axes with its labels, in inches.
     """
     size = min(SMALL, 20 * width / max(values.shape))
-    style = {"ha": "center", "va": "center", "fontsize": size}
+    style = {
+        "ha": "center",
+        "va": "center",
+        "fontsize": size,
+    }
 
     for (i, j), value in np.ndenumerate(values.numpy()):
         text = f"{value:.2f}".replace("0.", ".")
         color = "white" if value < 0.5 else "black"
-        axes.text(i, j, text, color=color, **style)
+        axes.text(
+            i,
+            j,
+            text,
+            color=color,
+            **style,
+        )

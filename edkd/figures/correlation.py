@@ -101,7 +101,7 @@ def _drawn(differences: Sequence[Difference], note: str, options: Options) -> An
 
     for axes, each in zip(all_axes, differences, strict=True):
         image = axes.imshow(
-            each.matrix,
+            each.matrix.numpy(),
             vmin=0,
             vmax=highest or 1,
             cmap="cividis",
