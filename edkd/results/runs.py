@@ -114,15 +114,22 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
     found: dict[Path, None] = {}
     skipped: list[str] = []
+    untested: dict[Path, int] = {}
     for path in paths:
         if not os.path.isdir(path):
             skipped.append(f"{path} is no folder of a run")
             continue
         os.listdir(path)  # raises where the search would pass over a folder that it cannot read
         finished, unfinished = _search(Path(os.path.realpath(path)))
-        found.update(dict.fromkeys(finished))
+        for folder in finished:
+            if _leaves_test_set_out(folder):
+                untested[folder.parent] = untested.get(folder.parent, 0) + 1
+            else:
+                found[folder] = None
         skipped += [f"{folder} holds no finished run" for folder in unfinished]
 
+    for parent, count in untested.items():
+        skipped.append(f"{parent}: not evaluated on the test set, runs: {count}")
     if not found:
         names = ", ".join(map(str, paths))
         raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
@@ -186,6 +193,15 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
             waiting += reversed(_subfolders(found))
 
     return finished, unfinished if finished or unfinished else [folder]
+
+
+def _leaves_test_set_out(folder: Path) -> bool:
+    """Whether a finished run has figures of held-out images alone (DATASET.TEST.EVALUATE False)."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # `read_run` names the fault
+        return False
+    return isinstance(result, dict) and "last_val_top1" in result and "last_test_top1" not in result
 
 
 def _subfolders(folder: Path) -> list[Path]:
