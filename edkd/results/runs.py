@@ -14,6 +14,9 @@ from edkd.errors import UserError, warn
 
 RESULT = "result.json"
 
+STUDY = "study.log"
+"""In a folder of `edkd tune`, whose trials are no results: they left the test set out."""
+
 _SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\+?(0[box][\da-fA-F]+|[\d_]+)(?=,|$)")
 
 _NOT_SETTINGS = ("SOLVER.SEED", "EXPERIMENT.", "LOG.", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT")
@@ -114,22 +117,15 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
     found: dict[Path, None] = {}
     skipped: list[str] = []
-    untested: dict[Path, int] = {}
     for path in paths:
         if not os.path.isdir(path):
             skipped.append(f"{path} is no folder of a run")
             continue
         os.listdir(path)  # raises where the search would pass over a folder that it cannot read
         finished, unfinished = _search(Path(os.path.realpath(path)))
-        for folder in finished:
-            if _leaves_test_set_out(folder):
-                untested[folder.parent] = untested.get(folder.parent, 0) + 1
-            else:
-                found[folder] = None
-        skipped += [f"{folder} holds no finished run" for folder in unfinished]
+        found.update(dict.fromkeys(finished))
+        skipped += [f"{folder} {_why_not(folder)}" for folder in unfinished]
 
-    for parent, count in untested.items():
-        skipped.append(f"{parent}: not evaluated on the test set, runs: {count}")
     if not found:
         names = ", ".join(map(str, paths))
         raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
@@ -187,21 +183,12 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
 
         if _is_finished(found):
             finished.append(found)
-        elif os.path.isfile(found / "config.yaml"):
+        elif os.path.isfile(found / "config.yaml") or os.path.isfile(found / STUDY):
             unfinished.append(found)
         else:
             waiting += reversed(_subfolders(found))
 
     return finished, unfinished if finished or unfinished else [folder]
-
-
-def _leaves_test_set_out(folder: Path) -> bool:
-    """Whether a finished run has figures of held-out images alone (DATASET.TEST.EVALUATE False)."""
-    try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # `read_run` names the fault
-        return False
-    return isinstance(result, dict) and "last_val_top1" in result and "last_test_top1" not in result
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -222,7 +209,25 @@ def _in_order(name: str) -> list[tuple[float, str]]:
 
 
 def _is_finished(folder: Path) -> bool:
-    return os.path.isfile(folder / RESULT)
+    return os.path.isfile(folder / RESULT) and not _leaves_test_set_out(folder)
+
+
+def _leaves_test_set_out(folder: Path) -> bool:
+    """Whether a finished run has figures of held-out images alone (DATASET.TEST.EVALUATE False)."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # `read_run` names the fault
+        return False
+    return isinstance(result, dict) and "last_val_top1" in result and "last_test_top1" not in result
+
+
+def _why_not(folder: Path) -> str:
+    """Why a folder is left out."""
+    if os.path.isfile(folder / STUDY):
+        return "holds the trials of a study, which were not evaluated on the test set"
+    if os.path.isfile(folder / RESULT):
+        return "was not evaluated on the test set"
+    return "holds no finished run"
 
 
 def _read(folder: Path) -> Run:

@@ -116,19 +116,23 @@ def plan_study(file: str) -> Plan:
     return Plan(source, cfg, options, start, epochs, _min_epochs(source, epochs))
 
 
-def _loaded(source: TuneFile, options: Options) -> CfgNode:
-    """The configuration with some options; messages name the file of the study."""
-    words = words_of(options)
+def _loaded(source: TuneFile, options: Options, tried: Options | None = None) -> CfgNode:
+    """The configuration with some options; messages name the file of the study.
+
+    Args:
+        options: that are the same for all trials.
+        tried: further ones, which messages show.
+    """
+    tried = tried or {}
     try:
         with redirect_stderr(io.StringIO()):  # keys without an effect are refused, see below
-            cfg = load_config(source.config, words)
+            cfg = load_config(source.config, words_of({**options, **tried}))
     except UserError as error:
         text = str(error).replace(" (command line)", "")
-        raise UserError(
-            f"{' '.join([f'{source.path}: {source.config}', *words])}: {text}"
-        ) from None
+        place = " ".join([f"{source.path}: {source.config}", *words_of(tried)])
+        raise UserError(f"{place}: {text}") from None
 
-    for key in options:
+    for key in {**options, **tried}:
         if key.startswith(unused_groups(cfg)):
             raise UserError(
                 f"{source.path}: {key} changes nothing: {source.config} does not use it "
@@ -162,7 +166,7 @@ def _check_key(source: TuneFile, cfg: CfgNode, key: str) -> None:
     is_used = not key.startswith(unused_groups(cfg))
     if is_used and key not in identifying(cfg):
         raise UserError(
-            f"{where} does not change the accuracy, or is no hyper-parameter; remove it"
+            f"{where} is no hyper-parameter: it does not change the accuracy; remove it"
         )
     if source.epochs and table()[key].unit == "epochs":
         raise UserError(
@@ -217,7 +221,7 @@ def _start(source: TuneFile, cfg: CfgNode, options: Options) -> dict[str, Any] |
     own = dict(flatten(cfg))
     found: dict[str, Any] = {}
     for key, dimension in source.space.items():
-        ends = {text: _loaded(source, {**options, key: text}) for text in dimension.ends()}
+        ends = {text: _loaded(source, options, {key: text}) for text in dimension.ends()}
         if isinstance(dimension, Interval):
             found[key] = dimension.position(own[key])
         if isinstance(dimension, Choices):

@@ -10,9 +10,10 @@ from typing import Any
 from edkd.dataset.sampling import seed_for
 from edkd.engine.config.scalars import shown
 from edkd.errors import StorageError, UserError, reason_of
+from edkd.results.runs import STUDY
 from edkd.tune.plan import Plan
 
-JOURNAL = "study.log"
+JOURNAL = STUDY
 """In the folder of a study: every step of it, a line each."""
 
 _NAME = "edkd"
@@ -47,13 +48,7 @@ def open_study(plan: Plan) -> Any:
     try:
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
         storage = optuna.storages.JournalStorage(backend)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=_NAME,
-            load_if_exists=True,
-            direction="maximize",
-            pruner=_pruner(optuna, plan),
-        )
+        study = _stored(optuna, storage, _pruner(optuna, plan))
         _check_identity(study, plan)
     except (ValueError, KeyError, AssertionError) as error:
         if isinstance(error, UserError):
@@ -62,8 +57,6 @@ def open_study(plan: Plan) -> Any:
             f"{journal} is damaged ({reason_of(error)}); remove {plan.folder} to start again"
         ) from None
 
-    if plan.start is not None and not study.get_trials(deepcopy=False):
-        study.enqueue_trial(plan.start)
     return study
 
 
@@ -75,6 +68,8 @@ def next_trial(study: Any, plan: Plan) -> Any:
     """
     optuna = import_optuna()
     state = optuna.trial.TrialState
+    if plan.start is not None and not study.get_trials(deepcopy=False):
+        study.enqueue_trial(plan.start)
     trials = study.get_trials(deepcopy=False)
     running = [trial for trial in trials if trial.state == state.RUNNING]
     if not running and len(ended(study)) >= plan.source.trials:
@@ -106,6 +101,14 @@ def importance(study: Any, keys: Sequence[str]) -> dict[str, float]:
     with contextlib.suppress(ValueError, RuntimeError):
         return optuna.importance.get_param_importances(study, params=list(keys))
     return {}
+
+
+def _stored(optuna: Any, storage: Any, pruner: Any) -> Any:
+    """The study of a file; a new one in an empty file."""
+    options = {"study_name": _NAME, "storage": storage, "pruner": pruner}
+    if storage.get_all_studies():
+        return optuna.load_study(**options)
+    return optuna.create_study(direction="maximize", **options)
 
 
 def _pruner(optuna: Any, plan: Plan) -> Any:
