@@ -30,7 +30,7 @@ from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST, PREVIOUS, save_checkpoint, save_text
 from edkd.engine.collection import collect
 from edkd.engine.config.batch_hint import hints_of
-from edkd.engine.config.compare import long_warmups, saved_text
+from edkd.engine.config.compare import hyper_parameters, long_warmups, saved_text
 from edkd.engine.device import Pace, amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
@@ -148,7 +148,11 @@ class Trainer:
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
 
-        with Logger(self.folder, self.cfg, self.state.history, total, before) as self.logger:
+        history = self.state.history
+        settings = hyper_parameters(self.cfg)
+        with Logger(
+            self.folder, self.cfg, history, total, before, settings=settings
+        ) as self.logger:
             facts = environment(self.device, self.cfg)
             self.logger.save(json.dumps(facts, indent=1) + "\n", "environment.json")
             for line in [*self.notes, self.headline(), *long_warmups(self.cfg)]:
@@ -399,6 +403,7 @@ class Trainer:
         if world.is_first():
             save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
+        self.logger.finish(result, self.cfg.SOLVER.EPOCHS * len(self.data.train))
         self.logger.say(last_line(result, self.folder))
         return result
 

@@ -60,6 +60,7 @@ def rows_of(study: Any) -> list[Row]:
     for trial in study.get_trials(deepcopy=False):
         if trial.state.name not in _STATES:  # it waits
             continue
+
         last = trial.last_step
         rows.append(
             Row(
@@ -108,6 +109,7 @@ def table(plan: Plan, study: Any) -> str:
         f"| trial | held-out top-1 (%) | {' | '.join(keys)} |",
         f"|--:|--:|{'--:|' * len(keys)}",
     ]
+
     for row in complete(study)[:SHOWN]:
         values = " | ".join(row.values[key] for key in keys)
         mark = " (own values)" if is_start(plan, row) else ""
@@ -138,6 +140,7 @@ def write_trials(plan: Plan, study: Any) -> Path:
     lines: list[Sequence[Any]] = [
         ["trial", "state", *keys, "epochs", "held_out_top1", "folder", "error"]
     ]
+
     for row in rows_of(study):
         values = [row.values.get(key, "") for key in keys]
         top1 = "" if row.top1 is None else row.top1

@@ -21,6 +21,8 @@ _DIGITS = 4
 
 _SEARCH = "search"
 
+_NO = Scalar("false", False)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -54,15 +56,13 @@ class Interval:
 
     def position(self, value: Any) -> Any:
         """The value of a configuration as Optuna has it; None where it is not in the range."""
-        is_inside = type(value) in (int, float) and self.low <= value <= self.high
-        if not is_inside:
+        is_number = type(value) in (int, float)
+        if not is_number or not self.low <= value <= self.high:
             return None
-        if self.step and not self.is_whole:
-            steps = (value - self.low) / self.step
-            return value if math.isclose(steps, round(steps), abs_tol=1e-9) else None
-        if self.is_whole and (value - self.low) % (self.step or 1):
-            return None
-        return value
+
+        steps = (value - self.low) / (self.step or 1)
+        is_on_step = math.isclose(steps, round(steps), abs_tol=1e-9)
+        return value if is_on_step or not self.step else None
 
     def ends(self) -> list[str]:
         """The values to check: both ends, as on a command line."""
@@ -171,7 +171,7 @@ def _interval(path: Path, where: str, value: Mapping[str, Any], default: Any) ->
     if low >= high:
         raise UserError(f"{path}: {where}: low is {low:g}, but must be below high, {high:g}")
 
-    log = plain(value.get("log", Scalar("false", False)))
+    log = plain(value.get("log", _NO))
     if type(log) is not bool:
         raise wrong(path, f"{where}: log", "true or false", value["log"])
     if log and low <= 0:

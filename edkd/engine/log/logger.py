@@ -17,6 +17,7 @@ from edkd import world
 from edkd.engine.checkpoint import save_text
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
+from edkd.engine.log.final import final_of
 from edkd.engine.log.tensorboard import TensorBoard
 from edkd.engine.log.wandb import Wandb
 from edkd.errors import StorageError, reason_of, warn
@@ -83,6 +84,7 @@ class Logger:
         done_steps: of a resumed run, for the bar and the curves.
         sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
             wandb.
+        settings: the hyper-parameters of the run by full keys, for the sinks.
 
     What cannot be written is skipped, with one warning for each file or stream. Of several
     processes, the first one alone writes.
@@ -96,6 +98,7 @@ class Logger:
         total_steps: int,
         done_steps: int,
         sinks: Mapping[str, SinkFactory] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.history = history
@@ -115,16 +118,19 @@ class Logger:
 
         self._save_history()
         if sinks is None:
-            sinks = self._configured_sinks(cfg, done_steps)
+            sinks = self._configured_sinks(cfg, done_steps, settings or {})
         self.sinks = [Background(name, make, self.say) for name, make in sinks.items()]
 
-    def _configured_sinks(self, cfg: Any, done_steps: int) -> dict[str, SinkFactory]:
+    def _configured_sinks(
+        self, cfg: Any, done_steps: int, settings: Mapping[str, Any]
+    ) -> dict[str, SinkFactory]:
         if not self.writes:
             return {}
         events = self.folder / "train.events"
-        sinks: dict[str, SinkFactory] = {"TensorBoard": partial(TensorBoard, events, done_steps)}
+        board = partial(TensorBoard, events, done_steps, settings)
+        sinks: dict[str, SinkFactory] = {"TensorBoard": board}
         if cfg.LOG.WANDB:
-            sinks["Wandb"] = partial(Wandb, self.folder, cfg, self.say)
+            sinks["Wandb"] = partial(Wandb, self.folder, cfg, settings, self.say)
         return sinks
 
     def __enter__(self) -> "Logger":
@@ -217,6 +223,17 @@ class Logger:
 
         figures = {key: value for key, value in record.items() if key != "epoch"}
         self._send("epoch", figures, step)
+
+    def finish(self, result: Mapping[str, Any], step: int) -> None:
+        """Give the sinks the final figures.
+
+        Args:
+            result: the content of `result.json`.
+            step: the last one of the run, from 1.
+        """
+        final = final_of(result, self.folder.name, step)
+        for sink in self.sinks:
+            sink.finish(final)
 
     def _save_history(self) -> None:
         """Write `metrics.jsonl` whole, which also repairs lines that were damaged since."""
