@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "compare finished runs: a table and a picture",
     "figure": "draw figures of finished runs for a paper",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
+    "tune": "search hyper-parameters on held-out training images",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",
     "check-data": "read every image of a folder, and list what is wrong",

@@ -41,6 +41,7 @@ KEYS = {  # key -> another value, and the surroundings in which it has an effect
     "DATASET.TYPE": ("cifar10", {"DATASET.ROOT": "/nowhere"}),
     "DATASET.ROOT": ("/elsewhere", {"DATASET.TYPE": "cifar10", "DISTILLER.STUDENT": "resnet8"}),
     "DATASET.VAL_SPLIT": ("0.2", {}),
+    "DATASET.TEST.EVALUATE": ("False", {"DATASET.VAL_SPLIT": "0.2"}),
     "DATASET.RANDAUGMENT": ("[2,9]", {}),
     "DATASET.STRONG_VIEWS": ("7", TWO_VIEWS),
     "DATASET.STRONG_FORM": ("torchvision", TWO_VIEWS),

@@ -72,6 +72,13 @@ KEYS = {
         low=0,
         high=1,
     ),
+    "DATASET.TEST.EVALUATE": Key(
+        True,
+        "evaluate the last and the best weights on the test set at the end; False leaves the test "
+        "set out, and held-out images (DATASET.VAL_SPLIT) give all figures",
+        free_on_resume=True,
+        names_run=False,
+    ),
     "DATASET.RANDAUGMENT": Key(
         [],
         "[operations per image, magnitude] of torchvision's RandAugment, for image folders; "

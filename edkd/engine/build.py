@@ -135,11 +135,15 @@ def build_trainer(
         checkpoint: to resume from.
         on_epoch: called with the record of each finished epoch.
         optimizers: of the distiller's parameters; empty: SOLVER names one.
+
+    Raises:
+        UserError: the update rule, or DATASET.TEST.EVALUATE, does not fit the method or the data.
     """
     distiller = distiller.to(device)
     for network in networks_of(distiller):
         to_channels_last(network)
     check_accumulate(cfg, distiller)
+    _check_held_out(cfg, data)
 
     update_rule: Callable[..., Update] = find_update(cfg.SOLVER.TRAINER)
     if optimizers:
@@ -156,6 +160,14 @@ def build_trainer(
         trainer = Trainer(cfg, distiller, data, update, folder, device, checkpoint, on_epoch)
     trainer.notes += distiller.notes
     return trainer
+
+
+def _check_held_out(cfg: CfgNode, data: DataSet) -> None:
+    if data.val is None and not cfg.DATASET.TEST.EVALUATE:
+        raise UserError(
+            "DATASET.TEST.EVALUATE False leaves the test set out, and no images are held out "
+            "instead; set DATASET.VAL_SPLIT 0.1"
+        )
 
 
 def _check_own_optimizers(solver: CfgNode) -> None:

@@ -92,7 +92,8 @@ def summarise(
     """The content of `result.json`.
 
     With several students, each has its own best epoch. Where a held-out split chose the best epoch,
-    the last and the best weights are evaluated on the test set here, for the first time.
+    the last and the best weights are evaluated on the test set here, for the first time; with
+    DATASET.TEST.EVALUATE False they are not.
     """
     students = distiller.students()
     last = history[-1]
@@ -118,7 +119,7 @@ def summarise(
         record = best_record(history, key) if key in own_keys.values() else best
         result[f"best_{key}"] = record[key]
 
-    if split == "val":
+    if split == "val" and cfg.DATASET.TEST.EVALUATE:
         result |= _test_figures(distiller, folder, evaluate)
     return result | {"settings": identifying(cfg)}
 

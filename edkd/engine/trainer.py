@@ -282,6 +282,7 @@ class Trainer:
         if world.is_first():
             save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
+        self.logger.finish(result, self.cfg.SOLVER.EPOCHS * len(self.data.train))
         self.logger.say(last_line(result, self.folder))
         return result
 

@@ -1,5 +1,6 @@
 """Finding the folders of finished runs."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -8,6 +9,9 @@ from pathlib import Path
 from edkd.errors import UserError, warn
 
 RESULT = "result.json"
+
+STUDY = "study.log"
+"""In a folder of `edkd tune`, whose trials are no results: they left the test set out."""
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -36,7 +40,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         os.listdir(path)  # raises where the search would pass over a folder that it cannot read
         finished, unfinished = _search(Path(os.path.realpath(path)))
         found.update(dict.fromkeys(finished))
-        skipped += [f"{folder} holds no finished run" for folder in unfinished]
+        skipped += [f"{folder} {_why_not(folder)}" for folder in unfinished]
 
     if not found:
         names = ", ".join(map(str, paths))
@@ -65,7 +69,7 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
 
         if _is_finished(found):
             finished.append(found)
-        elif os.path.isfile(found / "config.yaml"):
+        elif os.path.isfile(found / "config.yaml") or os.path.isfile(found / STUDY):
             unfinished.append(found)
         else:
             waiting += reversed(_subfolders(found))
@@ -91,4 +95,22 @@ def _in_order(name: str) -> list[tuple[float, str]]:
 
 
 def _is_finished(folder: Path) -> bool:
-    return os.path.isfile(folder / RESULT)
+    return os.path.isfile(folder / RESULT) and not _leaves_test_set_out(folder)
+
+
+def _leaves_test_set_out(folder: Path) -> bool:
+    """Whether a finished run has figures of held-out images alone (DATASET.TEST.EVALUATE False)."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # `read_run` names the fault
+        return False
+    return isinstance(result, dict) and "last_val_top1" in result and "last_test_top1" not in result
+
+
+def _why_not(folder: Path) -> str:
+    """Why a folder is left out."""
+    if os.path.isfile(folder / STUDY):
+        return "holds the trials of a study, which were not evaluated on the test set"
+    if os.path.isfile(folder / RESULT):
+        return "was not evaluated on the test set"
+    return "holds no finished run"

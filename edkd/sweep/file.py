@@ -61,11 +61,11 @@ def read_sweep(file: str) -> SweepFile:
 
     return SweepFile(
         path,
-        _files(path, "configs", content),
+        files_of(path, "configs", content),
         _seeds(path, content.get("seeds", [])),
         variants_of(path, content.get("overrides", {})),
         options_of(path, content.get("set", {})),
-        _files(path, "plugins", content) if "plugins" in content else [],
+        files_of(path, "plugins", content) if "plugins" in content else [],
         _resources(path, content.get("resources", {})),
         _retries(path, content.get("retries", Scalar("0", 0))),
     )
@@ -74,8 +74,17 @@ def read_sweep(file: str) -> SweepFile:
 # Files.
 
 
-def _files(path: Path, key: str, content: Mapping[str, Any]) -> list[str]:
-    """The files that a list of names and patterns stands for, each once."""
+def files_of(path: Path, key: str, content: Mapping[str, Any]) -> list[str]:
+    """The files that a list of names and patterns stands for, each once.
+
+    Args:
+        path: of the file with the list.
+        key: of the list.
+        content: of that file.
+
+    Raises:
+        UserError: it is no such list, or one of the files does not exist.
+    """
     names = plain(content.get(key))
     if not isinstance(names, list) or not names:
         raise wrong(path, key, "a list of files", names)

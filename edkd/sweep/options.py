@@ -52,16 +52,16 @@ def variants_of(path: Path, overrides: Any) -> list[Options]:
 def _choices(path: Path, key: str, value: Any) -> list[str]:
     where = f"overrides: {key}"
     if not isinstance(value, list):
-        return [_text(path, where, value)]
+        return [text_of(path, where, value)]
     if not value:
         raise wrong(path, where, "a list of values, as [1, 2]", value)
-    return [_text(path, where, item) for item in value]
+    return [text_of(path, where, item) for item in value]
 
 
 def options_of(path: Path, group: Any) -> Options:
     """The values of `set`."""
     leaves = _leaves(path, "set", group)
-    return {key: _text(path, f"set: {key}", value) for key, value in leaves}
+    return {key: text_of(path, f"set: {key}", value) for key, value in leaves}
 
 
 def _leaves(path: Path, name: str, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,8 +75,17 @@ def _leaves(path: Path, name: str, group: Any, prefix: str = "") -> Iterator[tup
             yield f"{prefix}{key}", value
 
 
-def _text(path: Path, where: str, value: Any) -> str:
-    """A value as on a command line."""
+def text_of(path: Path, where: str, value: Any) -> str:
+    """A value as on a command line.
+
+    Args:
+        path: for messages.
+        where: in that file.
+        value: parsed content.
+
+    Raises:
+        UserError: it is a group of keys.
+    """
     if isinstance(value, Scalar):
         return value.text
     if not isinstance(value, list):
@@ -88,7 +97,7 @@ def _text(path: Path, where: str, value: Any) -> str:
 
 def _item_text(path: Path, where: str, value: Any) -> str:
     is_text = isinstance(value, Scalar) and isinstance(value.value, str)
-    return json.dumps(value.text) if is_text else _text(path, where, value)
+    return json.dumps(value.text) if is_text else text_of(path, where, value)
 
 
 def seeded(path: Path, options: Options, seed: int | None) -> Options:

@@ -113,6 +113,11 @@ def identifying(cfg: CfgNode) -> dict[str, Any]:
     return found
 
 
+def hyper_parameters(cfg: CfgNode) -> dict[str, Any]:
+    """What the logs of a run are filtered by: `identifying`, and the seed."""
+    return {**identifying(cfg), "SOLVER.SEED": cfg.SOLVER.SEED}
+
+
 def unused_groups(cfg: CfgNode) -> tuple[str, ...]:
     """The groups of registered parts that a configuration does not use, as "DKD."."""
     used = _used_names(cfg)

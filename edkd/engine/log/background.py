@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from edkd.engine.log.final import Final
 from edkd.errors import reason_of
 from edkd.streams import dropped_sinks
 
@@ -18,8 +19,15 @@ class Sink:
     def send(self, figures: Record, step: int) -> None:
         """Add a point to each curve."""
 
+    def finish(self, final: Final) -> None:
+        """Add the final figures and their table."""
+
     def close(self) -> None:
         """Flush and end."""
+
+
+Point = tuple[Record, int]
+"""Figures and their step."""
 
 
 class Background:
@@ -43,7 +51,7 @@ class Background:
         self.name = name
         self.say = say
         self.is_dropped = False
-        self._points: queue.Queue[tuple[Record, int] | None] = queue.Queue(self.CAPACITY)
+        self._points: queue.Queue[Point | Final | None] = queue.Queue(self.CAPACITY)
         self._ready = threading.Event()
 
         # A daemon thread does not keep the process alive.
@@ -61,21 +69,26 @@ class Background:
         with suppress(queue.Full):
             self._points.put_nowait((figures, step))
 
+    def finish(self, final: Final) -> None:
+        """Queue the final figures and return without waiting."""
+        self._put(final)
+
     def close(self, seconds: float) -> None:
         """Send the queued points and end; drop what takes longer than `seconds`."""
         if self.is_dropped:
             return
+        self._put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._drop(f"no answer for {seconds:g} s")
 
-        # Where the queue is full, its oldest point makes room for the end.
+    def _put(self, item: Final | None) -> None:
+        """Queue what must not be lost: where the queue is full, its oldest point makes room."""
         if self._points.full():
             with suppress(queue.Empty):
                 self._points.get_nowait()
         with suppress(queue.Full):
-            self._points.put_nowait(None)
-
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self._drop(f"no answer for {seconds:g} s")
+            self._points.put_nowait(item)
 
     def _drop(self, reason: str) -> None:
         """Give the sink up, with a line; a sink that hung may fail later, without another one."""
@@ -100,8 +113,11 @@ class Background:
 
     def _send_points(self, sink: Sink) -> None:
         while not self.is_dropped:
-            point = self._points.get()
-            if point is None:
+            item = self._points.get()
+            if item is None:
                 return
-            figures, step = point
+            if isinstance(item, Final):
+                sink.finish(item)
+                continue
+            figures, step = item
             sink.send(figures, step)

@@ -16,8 +16,10 @@ from tqdm.auto import tqdm
 
 from edkd import world
 from edkd.engine.checkpoint import save_text
+from edkd.engine.config.compare import hyper_parameters
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.background import Background, Record, Sink
+from edkd.engine.log.final import final_of
 from edkd.engine.log.status_file import StatusFile
 from edkd.engine.log.tensorboard import TensorBoard
 from edkd.engine.log.time_left import TimeLeft, shown_duration
@@ -135,10 +137,12 @@ class Logger:
     def _configured_sinks(self, cfg: Any, done_steps: int) -> dict[str, SinkFactory]:
         if not self.writes:
             return {}
+        settings = hyper_parameters(cfg)
         events = self.folder / "train.events"
-        sinks: dict[str, SinkFactory] = {"TensorBoard": partial(TensorBoard, events, done_steps)}
+        board = partial(TensorBoard, events, done_steps, settings)
+        sinks: dict[str, SinkFactory] = {"TensorBoard": board}
         if cfg.LOG.WANDB:
-            sinks["Wandb"] = partial(Wandb, self.folder, cfg, self.say)
+            sinks["Wandb"] = partial(Wandb, self.folder, cfg, settings, self.say)
         return sinks
 
     def __enter__(self) -> "Logger":
@@ -247,6 +251,17 @@ class Logger:
 
         figures = {key: value for key, value in record.items() if key != "epoch"}
         self._send("epoch", figures, step)
+
+    def finish(self, result: Mapping[str, Any], step: int) -> None:
+        """Give the sinks the final figures.
+
+        Args:
+            result: the content of `result.json`.
+            step: the last one of the run, from 1.
+        """
+        final = final_of(result, self.folder.name, step)
+        for sink in self.sinks:
+            sink.finish(final)
 
     def _save_history(self) -> None:
         """Write `metrics.jsonl` whole, which also repairs lines that were damaged since."""

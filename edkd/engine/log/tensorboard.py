@@ -1,12 +1,14 @@
 """Curves for TensorBoard, in the event files of tensorboardX."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from edkd.engine.log.background import Record, Sink
+from edkd.engine.log.final import TABLE, Final
 from edkd.errors import reason_of, warn
 
 FLUSH_EVERY = 30.0
@@ -23,15 +25,21 @@ class TensorBoard(Sink):
         folder: of the event files.
         done_steps: steps of a resumed run that are done; later points of the earlier process are
             hidden, because their steps run again.
+        settings: hyper-parameters by full keys, for the tab HParams. The list of metrics is left
+            out: TensorBoard would take that of one run for all runs of a folder, which lacks the
+            keys of other methods; without it, TensorBoard collects those of all.
     """
 
-    def __init__(self, folder: Path, done_steps: int) -> None:
+    def __init__(
+        self, folder: Path, done_steps: int, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
 
         self._event = Event
-        self._scalar = scalar
+        self._summary = summary
+        self._has_settings = bool(settings)
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = EventsWriter(str(folder / "events"))
         self._flushed_at = time.monotonic()
@@ -40,17 +48,30 @@ class TensorBoard(Sink):
             if done_steps:
                 start = SessionLog(status=SessionLog.START)
                 self._write(step=done_steps + 1, session_log=start)
+            if settings:
+                shown = {key: _as_parameter(value) for key, value in settings.items()}
+                _, begin, _ = summary.hparams(shown, {})
+                self._write(summary=begin)
             self.writer.flush()
 
     def send(self, figures: Record, step: int) -> None:
         """Add a point to the curve of each figure."""
         with self._closed_on_error():
             for name, value in figures.items():
-                self._write(step=step, summary=self._scalar(name, value))
+                self._write(step=step, summary=self._summary.scalar(name, value))
 
             if time.monotonic() - self._flushed_at > FLUSH_EVERY:
                 self.writer.flush()
                 self._flushed_at = time.monotonic()
+
+    def finish(self, final: Final) -> None:
+        """Add the final figures as points, their table as text, and the end for HParams."""
+        self.send(final.figures, final.step)
+        with self._closed_on_error():
+            self._write(step=final.step, summary=self._summary.text(TABLE, final.markdown))
+            if self._has_settings:
+                _, _, end = self._summary.hparams({}, {})
+                self._write(summary=end)
 
     def close(self) -> None:
         """Write buffered points."""
@@ -69,6 +90,11 @@ class TensorBoard(Sink):
             with suppress(OSError):
                 self.writer._py_recordio_writer.close()
             raise
+
+
+def _as_parameter(value: Any) -> Any:
+    """A value that HParams can show: a list becomes text."""
+    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
 
 
 class Curves:

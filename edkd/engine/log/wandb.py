@@ -4,12 +4,13 @@ import importlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edkd.engine.checkpoint import save_text
 from edkd.engine.log.background import Record, Sink
+from edkd.engine.log.final import TABLE, Final
 
 MAX_TAG = 64
 """Characters of a tag that wandb allows."""
@@ -22,24 +23,32 @@ class Wandb(Sink):
 
     Args:
         folder: of the run.
-        cfg: EXPERIMENT is read; all of it is stored with the run.
+        cfg: EXPERIMENT is read.
+        settings: hyper-parameters by full keys, the configuration of the run in wandb. A sweep of
+            wandb gives its values by the same names.
         say: writes a line to the log; called where the run is recorded offline.
         library: the module wandb, imported here by default.
     """
 
     def __init__(
-        self, folder: Path, cfg: Any, say: Callable[[str], None], library: Any = None
+        self,
+        folder: Path,
+        cfg: Any,
+        settings: Mapping[str, Any],
+        say: Callable[[str], None],
+        library: Any = None,
     ) -> None:
         wandb = library or importlib.import_module("wandb")
-        settings = wandb.Settings(
+        self._table = wandb.Table
+        quiet = wandb.Settings(
             silent=True,
             init_timeout=10,
             finish_timeout=60,
             console="off",
             disable_git=True,
         )
-        options = {**_description(folder, cfg), "settings": settings}
-        wandb.setup(settings=settings)
+        options = {**_description(folder, cfg, settings), "settings": quiet}
+        wandb.setup(settings=quiet)
 
         # Without credentials, and without a server, the run is recorded offline.
         mode = os.environ.get("WANDB_MODE", "online")
@@ -65,12 +74,17 @@ class Wandb(Sink):
         """Log a row."""
         self.run.log(figures, step=step)
 
+    def finish(self, final: Final) -> None:
+        """Log the final figures, which the summary of the run shows, and their table."""
+        table = self._table(columns=final.columns, data=[final.row])
+        self.run.log({**final.figures, TABLE: table}, step=final.step)
+
     def close(self) -> None:
         """End the run."""
         self.run.finish()
 
 
-def _description(folder: Path, cfg: Any) -> dict[str, Any]:
+def _description(folder: Path, cfg: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What identifies and describes the run in wandb, as arguments of `wandb.init`."""
     tags = cfg.EXPERIMENT.TAG.split(",")
     return {
@@ -80,7 +94,7 @@ def _description(folder: Path, cfg: Any) -> dict[str, Any]:
         "name": folder.name,
         "tags": [tag[:MAX_TAG] for tag in tags if tag],
         "dir": str(folder),
-        "config": json.loads(json.dumps(cfg)),
+        "config": json.loads(json.dumps(settings)),
     }
 
 

@@ -32,6 +32,7 @@ FREE = {
     "DATASET.PREFETCH",
     "DATASET.ON_BAD_IMAGE",
     "DATASET.TEST.BATCH_SIZE",
+    "DATASET.TEST.EVALUATE",
     "DISTILLER.CHECK_TEACHER",
     "SOLVER.EPOCHS",
     "SOLVER.CHECKPOINT_MINUTES",
@@ -57,6 +58,7 @@ def test_the_keys_that_do_not_name_a_run():
     names = {name for name in table() if name.startswith(("EXPERIMENT.", "LOG."))}
     paths -= {"DISTILLER.STUDENT_CKPT"}  # decides the result
     others = {"DATASET.ON_BAD_IMAGE", "DISTILLER.CHECK_TEACHER", "SOLVER.PROCESS_TIMEOUT"}
+    others |= {"DATASET.TEST.EVALUATE"}
     assert nameless == names | paths | others
     assert paths == {
         "DATASET.ROOT",

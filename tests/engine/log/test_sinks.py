@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-import struct
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from yacs.config import CfgNode
 from edkd.engine.log.logger import Logger
 from edkd.engine.log.tensorboard import Curves, TensorBoard
 from edkd.engine.log.wandb import Wandb
+from tests.engine.log.read_logs import events
 
 CONFIG = {
     "EXPERIMENT": {"PROJECT": "digits", "TAG": f"kd,,{'x' * 99}", "NAME": "run"},
@@ -23,17 +23,7 @@ CONFIG = {
     "SOLVER": {"LR_DECAY_STAGES": (1, 2)},
 }
 
-
-def events(folder):
-    """The events in the files of a folder, the oldest file first."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for file in sorted(folder.iterdir()):
-        content = file.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])  # then 4 bytes of checksum, twice
-            yield Event.FromString(content[12 : 12 + length])
-            content = content[16 + length :]
+SETTINGS = {"SOLVER.LR": 0.1, "SOLVER.LR_DECAY_STAGES": [1, 2]}
 
 
 def test_tensorboard_gets_a_curve_of_each_figure(tmp_path):
@@ -116,6 +106,7 @@ class FakeWandb:
         self.online = online
         self.inits = []
         self.rows = []
+        self.Table = SimpleNamespace
         self.is_finished = False
 
     def setup(self, settings):
@@ -148,7 +139,7 @@ def make(tmp_path, monkeypatch):
         if mode:
             monkeypatch.setenv("WANDB_MODE", mode)
         library = FakeWandb(online)
-        return Wandb(tmp_path, CfgNode(CONFIG), lines.append, library), library, lines
+        return Wandb(tmp_path, CfgNode(CONFIG), SETTINGS, lines.append, library), library, lines
 
     return make
 
@@ -166,7 +157,7 @@ def test_wandb_gets_rows_and_a_description(make, tmp_path):
     assert options["project"] == "digits"
     assert options["name"] == tmp_path.name
     assert options["tags"] == ["kd", "x" * 64]
-    assert options["config"]["SOLVER"] == {"LR_DECAY_STAGES": [1, 2]}
+    assert options["config"] == SETTINGS
     assert options["settings"].silent
 
 

@@ -1,0 +1,68 @@
+"""The final figures of a run, as all sinks get them: numbers by name, and a table."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+GROUP = "final"
+"""First part of the names of the figures, as "final/last_test_top1"."""
+
+TABLE = f"{GROUP}/table"
+"""Name of the table."""
+
+_TEACHER = "teacher_top1"
+
+_FACTS = ("method", "teacher", "student", "parameters")
+"""First columns of the table."""
+
+_COUNTS = ("parameters", "extra_parameters", "best_epoch", "epochs")
+
+
+class Final(NamedTuple):
+    """What a run has reached."""
+
+    figures: dict[str, float]
+    """By name, accuracies in percent."""
+    columns: list[str]
+    """Of the table."""
+    row: list[str]
+    """Its only line."""
+    step: int
+    """The last step of the run, from 1."""
+
+    @property
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), self.row]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def final_of(result: Mapping[str, Any], run: str, step: int) -> Final:
+    """The final figures of a run.
+
+    Args:
+        result: the content of `result.json`.
+        run: its name.
+        step: its last step, from 1.
+    """
+    tops = {key: result[key] for key in result if key.endswith("top1") and key != _TEACHER}
+    tops |= _teachers(result.get(_TEACHER, []))
+    counts = {key: result[key] for key in _COUNTS}
+    named = {f"{GROUP}/{key}": float(value) for key, value in {**tops, **counts}.items()}
+
+    facts = [_shown(result[key]) for key in _FACTS]
+    accuracies = [f"{value:.2f}" for value in tops.values()]
+    return Final(named, ["run", *_FACTS, *tops], [run, *facts, *accuracies], step)
+
+
+def _teachers(top1: list[float]) -> dict[str, float]:
+    """The accuracy of each teacher; the only one has no number."""
+    if len(top1) == 1:
+        return {_TEACHER: top1[0]}
+    return {f"teacher{number}_top1": value for number, value in enumerate(top1, 1)}
+
+
+def _shown(value: Any) -> str:
+    """A cell of the table: names in a list are joined."""
+    if isinstance(value, (list, tuple)):
+        return " + ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

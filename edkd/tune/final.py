@@ -1,0 +1,101 @@
+"""The configuration that a study has found, and its final runs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edkd.engine.checkpoint import save_text
+from edkd.engine.config.compare import flatten
+from edkd.engine.config.strict_yaml import BASE
+from edkd.engine.config.table import as_node
+from edkd.errors import SweepError
+from edkd.tune.outcome import Row, budget_text, complete, is_start
+from edkd.tune.plan import Plan
+
+BEST = "best.yaml"
+FINAL = "final.yaml"
+
+LABEL = "tuned"
+"""What is added to the name of the final runs."""
+
+
+def write_best(plan: Plan, study: Any) -> Path:
+    """Write `best.yaml`: the configuration with the values of the best trial.
+
+    Returns:
+        Its path.
+
+    Raises:
+        SweepError: no trial is complete.
+    """
+    rows = complete(study)
+    if not rows:
+        raise SweepError(
+            f"no trial of {plan.folder} is complete; trials.csv there has the errors: change the "
+            "ranges, give the study another name, and repeat the command"
+        )
+
+    values = {**plan.source.fixed, **rows[0].values}
+    words = plan.trial_config(rows[0].number, rows[0].values)
+    typed = dict(flatten(words))
+    nested = as_node({key: _plain(typed[key]) for key in values} | _label(plan))
+    base = {BASE: _base(plan)}
+    text = _header(plan, study, rows) + yaml.safe_dump(base) + nested.dump(sort_keys=False)
+
+    path = plan.folder / BEST
+    save_text(text, path)
+    return path
+
+
+def write_final(plan: Plan) -> Path:
+    """Write `final.yaml`, a sweep over the seeds of the final runs; return its path."""
+    content = {"configs": [BEST], "seeds": plan.source.seeds}
+    if plan.source.plugins:
+        content["plugins"] = [os.path.abspath(plugin) for plugin in plan.source.plugins]
+
+    path = plan.folder / FINAL
+    about = "# The final runs of a study: all training images, one run for each seed.\n"
+    save_text(about + yaml.safe_dump(content, sort_keys=False), path)
+    return path
+
+
+def _label(plan: Plan) -> dict[str, str]:
+    """The name of the final runs: "kd,res56,res20" becomes "kd,tuned,res56,res20"."""
+    experiment = plan.cfg.EXPERIMENT
+    if experiment.NAME:
+        return {"EXPERIMENT.NAME": f"{experiment.NAME},{LABEL}"}
+    method, comma, networks = experiment.TAG.partition(",")
+    return {"EXPERIMENT.TAG": f"{method},{LABEL}{comma}{networks}"}
+
+
+def _base(plan: Plan) -> str:
+    """The path of the configuration from the folder of the study."""
+    config = Path(plan.source.config).resolve()
+    try:
+        return Path(os.path.relpath(config, plan.folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return str(config)
+
+
+def _header(plan: Plan, study: Any, rows: list[Row]) -> str:
+    """How the values were found, as comments."""
+    best = rows[0]
+    own = [row for row in rows if is_start(plan, row)]
+    searched = [f"#   {key}: {each}" for key, each in plan.source.space.items()]
+    lines = [
+        f"# Found by `edkd tune {plan.source.path}`: trial {best.number}, {best.top1:.2f} % top-1 "
+        "after its last epoch,",
+        f"# on held-out training images (DATASET.VAL_SPLIT {plan.source.val_split:g}).",
+        *(f"# The configuration's own values had {row.top1:.2f} %." for row in own),
+        f"# Cost: {budget_text(plan, study)}.",
+        "# The test set was not evaluated.",
+        "# Searched:",
+        *searched,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

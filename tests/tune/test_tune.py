@@ -1,0 +1,277 @@
+"""Studies of tiny runs: the test set stays untouched, and nothing is lost."""
+
+import csv
+import json
+import signal
+import time
+
+import pytest
+import yaml
+
+from edkd.engine import run as engine_run
+from tests.conftest import CHECKOUT, PLUGIN
+from tests.runs import assert_refused, records, untimed
+from tests.tune.conftest import trials
+
+PATIENCE = 120
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """The loader of the test images fails when it is used."""
+    build = engine_run.build_data
+
+    def build_guarded(cfg, device):
+        data = build(cfg, device)
+
+        def epoch():
+            raise AssertionError("the test set was evaluated")
+
+        monkeypatch.setattr(data.test, "epoch", epoch)
+        return data
+
+    monkeypatch.setattr(engine_run, "build_data", build_guarded)
+
+
+def test_the_guard_fails_where_the_test_set_is_evaluated(write, tool, guarded):
+    """Otherwise the next tests would prove nothing."""
+    write()
+    words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "tiny.yaml"]
+    with pytest.raises(AssertionError, match="the test set was evaluated"):
+        tool("train", *words, "DATASET.VAL_SPLIT=0.2")
+
+
+def test_a_study_never_evaluates_the_test_set(write, tune, study, guarded, tmp_path):
+    done = tune(write())
+    rows = trials(study)
+    assert [row["state"] for row in rows] == ["complete"] * 3
+    assert [row["epochs"] for row in rows] == ["3"] * 3
+    assert rows[0]["SOLVER.LR"] == "0.05", "the configuration's own value comes first"
+
+    # Each accuracy is that of the last epoch on held-out images.
+    for row in rows:
+        run = tmp_path / row["folder"]
+        assert float(row["held_out_top1"]) == records(run)[-1]["val_top1"]
+        assert "test" not in (run / "metrics.jsonl").read_text()
+        assert not any("test_" in key for key in json.loads((run / "result.json").read_text()))
+        assert not list(run.glob("*latest*")), "weights stay on the disk"
+
+    # The best one is that of the table, and of best.yaml.
+    best = max(rows, key=lambda row: (float(row["held_out_top1"]), -int(row["trial"])))
+    first = done.out.split("|--:|--:|--:|\n")[1].splitlines()[0]
+    assert f"| {float(best['held_out_top1']):.2f} | {best['SOLVER.LR']} |" in first
+    assert "cost: 3 trials, 9 epochs in total, as many as 3.0 trials of 3 epochs" in done.out
+    text = (study / "best.yaml").read_text()
+    assert yaml.safe_load(text)["SOLVER"]["LR"] == float(best["SOLVER.LR"])
+    assert "# The test set was not evaluated." in text
+    assert "# Cost: 3 trials, 9 epochs in total" in text
+
+
+def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
+    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=5))
+    first = trials(study)
+    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=5, name="again"))
+    second = trials(study.parent / "again")
+    for row in first + second:
+        row.pop("folder")
+    assert first == second
+    assert len({row["SOLVER.LR"] for row in first}) == 5
+
+    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=2, name="other", seed=1))
+    assert trials(study.parent / "other")[1]["SOLVER.LR"] != first[1]["SOLVER.LR"]
+
+
+def test_bad_trials_end_early_and_diverging_ones_fail(write, tune, study, tmp_path):
+    search = {"SOLVER.LR": [0.2, "1e-12", "1e30"]}
+    options = {"SOLVER.EPOCHS": 6, "SOLVER.LR_DECAY_STAGES": [5]}
+    file = write(search=search, set=options, trials=8, halving={"min_epochs": 2, "reduction": 3})
+    done = tune(file)
+
+    rows = trials(study)
+    diverged = [row for row in rows if row["SOLVER.LR"] == "1e30"]
+    assert {row["state"] for row in diverged} == {"failed"}
+    assert all("not finite" in row["error"] for row in diverged)
+    early = [row for row in rows if row["state"] == "ended early"]
+    assert early, rows
+    for row in early:
+        assert int(row["epochs"]) == 2
+        assert len(records(tmp_path / row["folder"])) == 2
+        assert not (tmp_path / row["folder"] / "result.json").exists()
+
+    epochs = sum(int(row["epochs"]) for row in rows)
+    failed = len(diverged)
+    assert f"8 trials ({len(early)} ended early, {failed} failed), {epochs} epochs in" in done.out
+
+
+def test_a_study_in_which_all_fail_names_the_file_with_the_errors(write, tool, study):
+    done = tool("tune", write(search={"SOLVER.LR": ["1e30", "1e31"]}, trials=2))
+    assert_refused(done, "no trial of .* is complete; trials.csv there has the errors", code=6)
+    assert [row["state"] for row in trials(study)] == ["failed", "failed"]
+    assert not (study / "best.yaml").exists()
+
+
+def test_more_trials_continue_a_study_and_another_search_is_refused(write, tool, tune, study):
+    tune(write(trials=2))
+    first = trials(study)
+    done = tune(write(trials=3))
+    assert trials(study)[:2] == first
+    assert done.out.count("trial ") - done.out.count("| trial") == 1, "a trial was repeated"
+
+    search = {"SOLVER.LR": {"low": 0.01, "high": 2, "log": True}}
+    message = "holds a study with another search: it was .*0.01 to 1.*; give this one another name"
+    assert_refused(tool("tune", write(search=search)), message)
+    assert_refused(tool("tune", write(val_split=0.3)), "with another DATASET.VAL_SPLIT")
+    assert_refused(tool("tune", write(set={"SOLVER.SEED": 5})), "with another SOLVER.SEED")
+    assert len(trials(study)) == 3
+
+
+def test_the_list_shows_the_trials_and_runs_none(write, tune, study):
+    file = write(trials=2)
+    assert tune(file, "--list").out.startswith("no trial yet: output/tune/s")
+    assert not study.exists()
+    tune(file)
+    before = (study / "study.log").read_bytes()
+    done = tune(write(trials=9), "--list")
+    assert "| trial | held-out top-1 (%) | SOLVER.LR |" in done.out
+    assert "cost: 2 trials" in done.out
+    assert (study / "study.log").read_bytes() == before
+
+
+def test_absent_weights_end_the_first_trial_and_nothing_is_written(write, tool, tmp_path):
+    options = {"DISTILLER.TYPE": "KD", "DISTILLER.TEACHER_CKPT": "none.pth"}
+    done = tool("tune", write(set=options), "--device", "cpu")
+    assert_refused(done, "none.pth")
+    assert not (tmp_path / "output" / "tune" / "s").exists()
+
+
+def test_a_torn_last_line_of_the_journal_is_dropped_and_damage_is_one_line(
+    write, tool, tune, study
+):
+    tune(write(trials=1))
+    journal = study / "study.log"
+    content = journal.read_bytes()
+    journal.write_bytes(content + b'{"op_code": 4, "wor')
+    tune(write(trials=2))
+    assert [row["state"] for row in trials(study)] == ["complete"] * 2
+
+    journal.write_bytes(b"{}\n" + content)
+    assert_refused(tool("tune", write(trials=2)), r"study.log is damaged .*; remove output/tune/s")
+
+
+def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune):
+    search = {"SOLVER.LR": {"low": 1e-9, "high": 0.5, "log": True}, "SOLVER.MOMENTUM": [0.0, 0.9]}
+    done = tune(write(search=search, trials=8, epochs=1))
+    (line,) = [line for line in done.out.splitlines() if line.startswith("importance")]
+    assert "over 8 complete trials" in line
+    assert "SOLVER.LR" in line
+    assert "SOLVER.MOMENTUM" in line
+    assert "importance of" not in tune(write(trials=2, name="few", epochs=1)).out
+
+
+# Interruptions.
+
+
+def wait_for(condition):
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_an_interrupted_study_continues(write, server, tune, study, tmp_path, number, code):
+    """Its second trial is interrupted in the second epoch; all is as if it had not been."""
+    file = write()
+    paused = str(study / "trials" / "1")
+    command = server.start("tune", file, "--device", "cpu", folder=tmp_path, PAUSED=paused)
+    wait_for((tmp_path / "waits").exists)
+    command.kill(number)
+    assert command.wait() == code, command.err
+    if code == 143:
+        assert command.err == "edkd: stopped; the same command continues from here\n"
+    assert len(records(study / "trials" / "1")) == 1
+
+    # The same command continues, and runs neither the first trial nor an epoch again.
+    before = (study / "trials" / "0" / "metrics.jsonl").stat().st_mtime_ns
+    first_epoch = records(study / "trials" / "1")[0]
+    done = tune(file)
+    assert "trial 0: " not in done.out
+    assert (study / "trials" / "0" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert records(study / "trials" / "1")[0] == first_epoch
+    interrupted = trials(study)
+
+    tune(write(name="undisturbed"))
+    undisturbed = study.parent / "undisturbed"
+    for row, other in zip(interrupted, trials(undisturbed), strict=True):
+        runs = [tmp_path / each.pop("folder") for each in (row, other)]
+        assert untimed(runs[0]) == untimed(runs[1])
+    assert [list(row.values()) for row in interrupted] == [
+        [value for key, value in row.items() if key != "folder"] for row in trials(undisturbed)
+    ]
+
+
+def test_a_second_process_is_refused(write, tool, tune, study):
+    from edkd.engine.folder_lock import lock
+
+    tune(write(trials=1))
+    with lock(study):
+        assert_refused(tool("tune", write(trials=2)), "output/tune/s is in use")
+    assert len(trials(study)) == 1
+
+
+# The final runs.
+
+
+def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune, tool, tmp_path):
+    file = write(trials=1, search={"SOLVER.LR": [0.05, 0.3]}, seeds=[2])
+    done = tune(file, "--final")
+    assert "| pausing,tuned,narrow | 208 | 1 |" in done.out
+    run = tmp_path / "output" / "p" / "pausing,tuned,narrow,SOLVER.SEED=2"
+    assert "71 training images" in (run / "worklog.txt").read_text()
+    result = json.loads((run / "result.json").read_text())
+    assert result["settings"]["DATASET.VAL_SPLIT"] == 0
+    assert "last_test_top1" in result
+
+    # Once more: nothing is repeated.
+    assert tune(file, "--final").out.count("already there") == 1
+
+    # Trials are no results.
+    done = tool("report", "output")
+    assert "| pausing,tuned,narrow | 208 | 1 |" in done.out
+    assert done.out.count("\n") == 3
+    assert done.err.count("\n") == 1
+    assert "output/tune/s holds the trials of a study, which were not evaluated" in done.err
+
+
+def test_the_best_file_trains(write, tool, tune, study, tmp_path):
+    tune(write(trials=2, set={"SOLVER.EPOCHS": 2, "SOLVER.LR_DECAY_STAGES": [1]}))
+    words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", study / "best.yaml"]
+    done = tool("train", *words)
+    assert done.code == 0, done.err
+    saved = yaml.safe_load(
+        (tmp_path / "output" / "p" / "pausing,tuned,narrow" / "config.yaml").read_text()
+    )
+    best = yaml.safe_load((study / "best.yaml").read_text())
+    assert saved["SOLVER"]["LR"] == best["SOLVER"]["LR"]
+    assert saved["SOLVER"]["EPOCHS"] == 2
+    assert saved["DATASET"]["VAL_SPLIT"] == 0.0
+
+
+def test_a_study_of_digits(tune, tmp_path, monkeypatch):
+    """Real images, from the files of the checkout."""
+    monkeypatch.chdir(tmp_path)
+    content = {
+        "config": str(CHECKOUT / "configs" / "digits" / "vanilla" / "resnet8.yaml"),
+        "search": {"SOLVER.LR": {"low": 1e-4, "high": 0.1, "log": True}},
+        "trials": 2,
+        "epochs": 2,
+        "halving": {"min_epochs": 1, "reduction": 2},
+    }
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(content))
+    tune("d.yaml")
+    with open(tmp_path / "output" / "tune" / "d" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["SOLVER.LR"] == "0.02"
+    assert rows[0]["state"] == "complete"
+    assert "90 images (val)" in (tmp_path / rows[0]["folder"] / "worklog.txt").read_text()
