@@ -23,7 +23,7 @@ WITH_COMMANDS = [page for page in PAGES if commands(page)]
 TRAINING = ("train", "finetune", "softlabels")
 
 
-class Parsed(Exception):  # noqa: N818  # no error: the words were accepted
+class Parsed(Exception):
     """The parser of a command has accepted its words."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -114,6 +114,7 @@ def test_every_command_is_on_its_page():
 def test_a_wrong_option_and_a_wrong_key_are_found(parse):
     with pytest.raises(UserError, match="--picure"):
         parse("report", ["output", "--picure", "x.png"])
-    arguments = parse("train", ["--cfg", "configs/digits/vanilla/resnet8.yaml", "SOLVER.EPOHS", "1"])
+    config = "configs/digits/vanilla/resnet8.yaml"
+    arguments = parse("train", ["--cfg", config, "SOLVER.EPOHS", "1"])
     with pytest.raises(UserError, match="EPOHS"):
         load_config(str(CHECKOUT / arguments.cfg), arguments.opts)

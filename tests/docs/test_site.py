@@ -51,6 +51,7 @@ def test_nothing_is_loaded_from_other_hosts(site):
 
 def test_the_public_interface_is_documented(site):
     """Each name of `edkd` has an entry with its docstring."""
-    text = "".join((site / name).read_text(encoding="utf-8") for name in ("api.html", "losses.html"))
+    pages = [site / name for name in ("api.html", "losses.html")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name in edkd.__all__:
         assert re.search(rf"<h3[^>]*id=\"edkd\.[\w.]*\b{name}\"", text), name
