@@ -54,4 +54,4 @@ def test_the_public_interface_is_documented(site):
     pages = [site / name for name in ("api.html", "losses.html")]
     text = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name in edkd.__all__:
-        assert re.search(rf"<h3[^>]*id=\"edkd\.[\w.]*\b{name}\"", text), name
+        assert re.search(rf"<h\d[^>]*id=\"edkd\.[\w.]*\b{name}\"", text), name
