@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PYTEST += --no-loadscope-reorder
 
-.PHONY: install demo test test-all reliability gpu gpu-bundle lint
+.PHONY: install demo test test-all reliability gpu gpu-bundle lint docs docs-serve
 
 install: .venv/ready
 
@@ -37,3 +37,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The package of the theme prints a note about its successor unless this is set.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: install  ## the documentation site, in site/; a warning is an error
+	$(MKDOCS) build --strict
+
+docs-serve: install  ## the same on http://127.0.0.1:8000, built anew after each change
+	$(MKDOCS) serve

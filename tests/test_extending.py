@@ -1,61 +1,60 @@
-"""docs/extending.md: each recipe is one new file, and its commands run as they are written."""
+"""The recipes for parts of one's own: each is one new file, and its commands run as written.
+
+docs/extending.md and the pages docs/add-*.md.
+"""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-TEXT = (CHECKOUT / "docs" / "extending.md").read_text(encoding="utf-8")
+from tests.docs.pages import CHECKOUT, DOCS, code, commands
 
-SECTIONS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
-RECIPES = [section for section in SECTIONS if "```python\n# " in section]
+RECIPES = [*sorted(DOCS.glob("add-*.md")), DOCS / "extending.md"]
 
 
-def code_of(section: str) -> dict[str, str]:
+def files_of(page):
     """The files of a recipe: name -> content."""
-    blocks = re.findall(r"```python\n(# (\S+\.py).*?)```", section, flags=re.DOTALL)
-    return {name: text for text, name in blocks}
-
-
-def commands_of(section: str) -> list[str]:
-    """The commands of a recipe, continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0] for line in lines if line.strip() and not line.startswith("#")]
+    blocks = [*code(page, "python"), *code(page, "yaml")]
+    named = [(re.match(r"# (\S+\.(?:py|yaml))\n", block), block) for block in blocks]
+    return {name[1]: block for name, block in named if name}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", RECIPES, ids=lambda section: section.splitlines()[0])
-def test_a_recipe_runs_as_written(section, tmp_path):
-    for name, text in code_of(section).items():
+@pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
+def test_a_recipe_runs_as_written(page, tmp_path):
+    """All commands but whole sweeps, which take minutes; those are listed."""
+    for name, text in files_of(page).items():
         (tmp_path / name).write_text(text)
-    for folder in ("configs", "tools"):
-        (tmp_path / folder).symlink_to(CHECKOUT / folder)
+    (tmp_path / "configs").symlink_to(CHECKOUT / "configs")
 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
-    commands = commands_of(section)
-    assert commands
-    for command in commands:
-        words = shlex.split(command)
-        assert words[0] == "python", command
-        if words[1] == "tools/train.py":
-            words += ["LOG.WANDB", "False"]
-        run = subprocess.run(
-            [sys.executable, *words[1:]],
+    typed = [each for each in commands(page) if each.name != "sweep" or "--list" in each.words]
+    assert typed
+    for _, name, words in typed:
+        more = ["LOG.WANDB", "False"] if name == "train" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "edkd", name, *words, *more],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
         )
-        assert run.returncode == 0, f"{command}\n{run.stderr}"
+        assert done.returncode == 0, f"{name} {' '.join(words)}\n{done.stderr}"
 
 
 def test_there_is_a_recipe_for_each_part():
-    titles = " ".join(section.splitlines()[0].lower() for section in RECIPES)
-    for part in ("method", "model", "data set", "update rule", "key"):
-        assert part in titles
+    titles = " ".join(page.read_text(encoding="utf-8").lower() for page in RECIPES)
+    for part in ("a method", "a model", "a data set", "an update rule"):
+        assert f"# add {part}" in titles
+    assert "## a configuration key" in titles
+    assert all(files_of(page) for page in RECIPES)
+
+
+def test_the_method_of_the_readme_is_the_smallest_one():
+    """The README shows the file of docs/add-a-method.md, with a comment of its own."""
+    shown, *_ = code(CHECKOUT / "README.md", "python")
+    tested = files_of(DOCS / "add-a-method.md")["my_method.py"]
+    assert shown.split("\n", 1)[1] == tested.split("\n", 1)[1]
