@@ -11,6 +11,7 @@ import torch
 
 import edkd
 from edkd.engine.config.plugins import plugins_of
+from edkd.engine.device import amp_dtype, precision_name
 
 _PACKAGES = ("torch", "torchvision", "numpy", "yacs")
 
@@ -37,6 +38,7 @@ def environment(device: torch.device, cfg: Any) -> dict[str, Any]:
         "device": device_name(device),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
+        "precision": precision_name(amp_dtype(cfg.SOLVER.AMP, device)),
     }
 
 

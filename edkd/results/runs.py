@@ -2,17 +2,17 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from edkd.errors import UserError, warn
-
-RESULT = "result.json"
+from edkd.errors import UserError
+from edkd.results.finding import RESULT as RESULT
+from edkd.results.finding import find_runs as find_runs
+from edkd.results.names import joined, method_of, precision_of, students_of, teachers_of
 
 _SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\+?(0[box][\da-fA-F]+|[\d_]+)(?=,|$)")
 
@@ -36,6 +36,8 @@ class Run:
         seed: None where it is unknown.
         result: content of `result.json`.
         history: content of `metrics.jsonl`, a record per epoch.
+        folder: where it is.
+        environment: content of `environment.json`; empty where it is missing or damaged.
     """
 
     name: str
@@ -43,6 +45,43 @@ class Run:
     seed: int | None
     result: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
+    folder: Path = Path()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The method with its switches: "KD+LSKD", "EDKD (reference)"; see `names.method_of`."""
+        return method_of(self.settings, self.result)
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's architecture, several joined; "" without a teacher."""
+        return joined(teachers_of(self.result))
+
+    @property
+    def student(self) -> str:
+        """The student's architecture, several joined: "resnet20", "3 x resnet20"."""
+        return joined(students_of(self.settings, self.result))
+
+    @property
+    def pair(self) -> str:
+        """ "resnet56 -> resnet20"; the student alone where there is no teacher."""
+        return f"{self.teacher} -> {self.student}" if self.teacher else self.student
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set; "" where it is unknown."""
+        return str(self.result.get("dataset") or self.settings.get("DATASET.TYPE") or "")
+
+    @property
+    def teacher_top1(self) -> list[float]:
+        """Top-1 accuracy of each teacher in percent, on the images of `split`; empty if unknown."""
+        return list(self.result.get("teacher_top1") or [])
+
+    @property
+    def precision(self) -> str:
+        """Precision of the forward passes: "float32", "bfloat16", "float16"; "" if unknown."""
+        return precision_of(self.settings, self.environment)
 
     @property
     def row(self) -> tuple[str, str]:
@@ -95,42 +134,6 @@ class Row(NamedTuple):
         return curves
 
 
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Folders of finished runs, each once.
-
-    Files and folders without a finished run are left out with a warning, so that `output/demo/*`
-    works.
-
-    Args:
-        paths: folders of runs, and folders that hold runs at any depth.
-
-    Raises:
-        UserError: a path does not exist, or no finished run was found.
-    """
-    paths = list(paths)
-    for path in paths:
-        if not os.path.lexists(path):
-            raise UserError(f"no file or folder at {path}; give folders of finished runs")
-
-    found: dict[Path, None] = {}
-    skipped: list[str] = []
-    for path in paths:
-        if not os.path.isdir(path):
-            skipped.append(f"{path} is no folder of a run")
-            continue
-        os.listdir(path)  # raises where the search would pass over a folder that it cannot read
-        finished, unfinished = _search(Path(os.path.realpath(path)))
-        found.update(dict.fromkeys(finished))
-        skipped += [f"{folder} holds no finished run" for folder in unfinished]
-
-    if not found:
-        names = ", ".join(map(str, paths))
-        raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
-    for line in skipped:
-        warn(f"{line}; it is left out")
-    return list(found)
-
-
 def read_run(folder: Path) -> Run:
     """Read a finished run.
 
@@ -161,54 +164,6 @@ def group_runs(runs: Iterable[Run]) -> list[Row]:
     return [Row(row.name + _difference(row, rows), row.runs) for row in rows]
 
 
-def _search(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Finished runs in a folder, and runs in it that are not finished.
-
-    Args:
-        folder: without symbolic links; it counts as unfinished where there is no run in it.
-    """
-    finished = []
-    unfinished = []
-    seen: set[Path] = set()
-    waiting = [folder]
-
-    while waiting:
-        found = waiting.pop()
-        if found in seen:  # a link to a folder above
-            continue
-        seen.add(found)
-
-        if _is_finished(found):
-            finished.append(found)
-        elif os.path.isfile(found / "config.yaml"):
-            unfinished.append(found)
-        else:
-            waiting += reversed(_subfolders(found))
-
-    return finished, unfinished if finished or unfinished else [folder]
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    """Folders that are not hidden, in the order of their names, with 9 before 10."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:  # no permission
-        return []
-    shown = [name for name in names if not name.startswith(".")]
-    return [Path(os.path.realpath(folder / name)) for name in sorted(shown, key=_in_order)]
-
-
-def _in_order(name: str) -> list[tuple[float, str]]:
-    """A key for sorting: numbers within a name count by their value, other parts as text."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
-
-
-def _is_finished(folder: Path) -> bool:
-    return os.path.isfile(folder / RESULT)
-
-
 def _read(folder: Path) -> Run:
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     if not isinstance(result, dict):
@@ -225,7 +180,17 @@ def _read(folder: Path) -> Run:
     # The seed is that of the run's own record: its name may show another number for it.
     name = _SEED.sub("", folder.name).strip(",")
     seed = result.get("seed", saved.get("SOLVER.SEED"))
-    return Run(name or folder.parent.name, settings, seed, result, history)
+    shown = name or folder.parent.name
+    return Run(shown, settings, seed, result, history, folder, _environment(folder))
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """The content of `environment.json`, which no figure depends on; {} where it is damaged."""
+    try:
+        facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except _MALFORMED:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _check(run: Run) -> None:
@@ -242,7 +207,7 @@ def _check(run: Run) -> None:
     # Settings of an older version are arbitrary YAML, which may refer to itself.
     group_runs([run])
 
-    figures = [run.accuracy("last"), run.accuracy("best"), *run.curve]
+    figures = [run.accuracy("last"), run.accuracy("best"), *run.curve, *run.teacher_top1]
     if not all(map(math.isfinite, figures)):
         raise ValueError("an accuracy is no number")
 

@@ -1,0 +1,94 @@
+"""Finding the folders of finished runs."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from edkd.errors import UserError, warn
+
+RESULT = "result.json"
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Folders of finished runs, each once.
+
+    Files and folders without a finished run are left out with a warning, so that `output/demo/*`
+    works.
+
+    Args:
+        paths: folders of runs, and folders that hold runs at any depth.
+
+    Raises:
+        UserError: a path does not exist, or no finished run was found.
+    """
+    paths = list(paths)
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UserError(f"no file or folder at {path}; give folders of finished runs")
+
+    found: dict[Path, None] = {}
+    skipped: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            skipped.append(f"{path} is no folder of a run")
+            continue
+        os.listdir(path)  # raises where the search would pass over a folder that it cannot read
+        finished, unfinished = _search(Path(os.path.realpath(path)))
+        found.update(dict.fromkeys(finished))
+        skipped += [f"{folder} holds no finished run" for folder in unfinished]
+
+    if not found:
+        names = ", ".join(map(str, paths))
+        raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
+    for line in skipped:
+        warn(f"{line}; it is left out")
+    return list(found)
+
+
+def _search(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Finished runs in a folder, and runs in it that are not finished.
+
+    Args:
+        folder: without symbolic links; it counts as unfinished where there is no run in it.
+    """
+    finished = []
+    unfinished = []
+    seen: set[Path] = set()
+    waiting = [folder]
+
+    while waiting:
+        found = waiting.pop()
+        if found in seen:  # a link to a folder above
+            continue
+        seen.add(found)
+
+        if _is_finished(found):
+            finished.append(found)
+        elif os.path.isfile(found / "config.yaml"):
+            unfinished.append(found)
+        else:
+            waiting += reversed(_subfolders(found))
+
+    return finished, unfinished if finished or unfinished else [folder]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Folders that are not hidden, in the order of their names, with 9 before 10."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:  # no permission
+        return []
+    shown = [name for name in names if not name.startswith(".")]
+    return [Path(os.path.realpath(folder / name)) for name in sorted(shown, key=_in_order)]
+
+
+def _in_order(name: str) -> list[tuple[float, str]]:
+    """A key for sorting: numbers within a name count by their value, other parts as text."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
+
+
+def _is_finished(folder: Path) -> bool:
+    return os.path.isfile(folder / RESULT)
