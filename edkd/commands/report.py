@@ -1,12 +1,22 @@
 """The command report."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_device
 from edkd.invocation import command
-from edkd.results.runs import find_runs, read_run
+from edkd.errors import warn
+from edkd.signals import hold
+from edkd.results.finding import search_runs
+from edkd.results.runs import read_run
 from edkd.results.table import table
+
+if TYPE_CHECKING:
+    from edkd.report.blocks import Section
+    from edkd.report.subject import Subject
 
 DESCRIPTION = """Write a report about finished runs: one HTML page, and a table on standard output.
 
@@ -43,18 +53,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help=f"the page (default: {_DEFAULT}); an earlier report is replaced",
     )
+    parser.add_argument(
+        "--no-analysis",
+        action="store_true",
+        help="load no weights and no images; leave out what needs them",
+    )
+    add_device(parser, "for the analysis: ")
     args = parser.parse_args(argv)
 
-    runs = [read_run(folder) for folder in find_runs(args.runs)]
+    # The table needs only small files, so it comes first.
+    found, left_out = search_runs(args.runs)
+    runs = [read_run(folder) for folder in found]
+    for line in left_out:
+        warn(line)
     print(table(runs))
 
     from edkd.report.page import page
     from edkd.report.target import check_target
 
     check_target(args.output)
-    text = page(runs)
+    analyse = None if args.no_analysis else _analysis(args.device)
+    text = page(runs, left_out, analyse)
 
-    from edkd.engine.checkpoint import save_text  # imports torch
+    with hold():
+        from edkd.engine.checkpoint import save_text  # imports torch
 
     save_text(text, args.output)
     print(f"report: {args.output}")
+
+
+def _analysis(device: str) -> "Callable[[Subject], list[Section]]":
+    """A function that evaluates the runs on a data set."""
+    with hold():  # a signal must not interrupt the import of torch, which takes seconds
+        from edkd.report.analysis import Analyst
+        from edkd.report.predictions import prediction_sections
+
+    analyst = Analyst(device, _tell)
+    return lambda subject: prediction_sections(analyst.findings(subject))
+
+
+def _tell(line: str) -> None:
+    """Print how far it is, where someone watches."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"{line}\n")

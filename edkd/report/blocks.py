@@ -155,12 +155,17 @@ class Legend(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A picture, with its text alternative and two lines below it."""
+    """A picture, with its text alternative and two lines below it.
+
+    Args:
+        is_small: enlarged with visible pixels.
+    """
 
     uri: str
     alt: str
     title: str
     detail: str
+    is_small: bool
 
 
 class Images(NamedTuple):
