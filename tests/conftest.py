@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from tests import processes
+from tests.digits_runs import train_all
 from tests.small import TinyNet
 
 TESTS = Path(__file__).resolve().parent
@@ -200,6 +201,15 @@ def tiny(tmp_path, tiny_teacher) -> list[str]:
         *("DISTILLER.CHECK_TEACHER", "False"),
         "EXPERIMENT.NAME",
     ]
+
+
+@pytest.fixture(scope="session")
+def digits_runs(tmp_path_factory) -> dict[str, Path]:
+    """The folders of finished runs on digits, see tests/digits_runs.py; tests do not change them.
+
+    They take 15 seconds.
+    """
+    return train_all(tmp_path_factory.mktemp("digits_runs"))
 
 
 def forget_tiny() -> None:

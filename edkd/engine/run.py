@@ -10,7 +10,7 @@ import torch
 from yacs.config import CfgNode
 
 from edkd import world
-from edkd.dataset import DataSet, dataset_dict, get_dataset
+from edkd.dataset import DataSet
 from edkd.dataset.mixing import with_batch_augmentations
 from edkd.engine.build import (
     Networks,
@@ -22,18 +22,13 @@ from edkd.engine.checkpoint import check_room, load_latest, save_text
 from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
-from edkd.engine.file_facts import Facts, Use
+from edkd.engine.finished import load_network
 from edkd.engine.folder_lock import lock
-from edkd.engine.inputs import with_input, with_input_of_networks
+from edkd.engine.inputs import with_input_of_networks
 from edkd.engine.log.logger import Record
-from edkd.engine.network_checks import check_networks
-from edkd.engine.networks import with_own_input
 from edkd.engine.processes import check_agreement, check_shared, join
 from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
-from edkd.engine.weight_source import Weights, find_weights, input_of, read_weights
-from edkd.engine.weights import load_weights
-from edkd.errors import NonFiniteError, UserError
-from edkd.models import get_model
+from edkd.errors import NonFiniteError
 from edkd.signals import deferred
 from edkd.streams import fill_missing_descriptors
 
@@ -158,46 +153,12 @@ def evaluate_checkpoint(
     world.check_single_process("an evaluation")
     where = pick_device(str(device))
     dtype = amp_dtype(cfg.SOLVER.AMP, where)
-    name = cfg.DISTILLER.STUDENT
-    given = "" if ckpt == "pretrain" else ckpt
-    if content is None:
-        weights = read_weights(cfg, name, given, "-m", "-c")
-    else:
-        weights = Weights(find_weights(cfg, name, given, "-m", "-c"), content)
-
-    # The network and its data.
-    cfg = with_input(cfg, input_of(name, weights.facts))
-    data = _test_data(cfg, where, weights.facts)
-    family = dataset_dict[cfg.DATASET.TYPE].family
-    model = get_model(family, name, data.num_classes, cfg)
-    use = Use(data.info, cfg.DATASET.TYPE, name, "-m", "-d")
-    facts = load_weights(model, weights.path, use, weights.content)
-    model = with_own_input(model, name, facts, data.info, [])
-    check_networks([model], [], data.info)
-    model.eval().to(where).to(memory_format=torch.channels_last)
+    found = load_network(cfg, "" if ckpt == "pretrain" else ckpt, where, content)
 
     with autocast(dtype, where):
-        result = evaluate(lambda image: model(image)[0], data.test)
+        result = evaluate(lambda image: found.network(image)[0], found.data.test)
     if not math.isfinite(result["loss"]):
         raise NonFiniteError(
-            f"the loss of {weights.path} on the test set is {result['loss']}: the run diverged"
+            f"the loss of {found.path} on the test set is {result['loss']}: the run diverged"
         )
     return result
-
-
-def _test_data(cfg: CfgNode, device: torch.device, facts: Facts) -> DataSet:
-    """DATASET.TYPE; where it is absent, the message names the data set of the weights.
-
-    Training images are not used here, so unreadable ones do not matter.
-    """
-    try:
-        data = get_dataset(cfg, device)
-    except UserError as error:
-        if facts.dataset in ("", cfg.DATASET.TYPE):
-            raise
-        raise UserError(
-            f"{error}; but the weights are of the data set {facts.dataset}: -d {facts.dataset}"
-        ) from None
-
-    data.check(True)
-    return data

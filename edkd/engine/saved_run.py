@@ -155,7 +155,10 @@ def student_file(folder: Path, which: str) -> Path:
     files = sorted(file.name for file in folder.glob("student*_*") if _is_student(file))
     known = [name.removeprefix("student_") for name in files]
     if not files:
-        raise UserError(f"{folder} holds no student: its run has not finished an epoch")
+        raise UserError(
+            f"{folder} holds no student: its run has not finished an epoch, or the file {names[0]} "
+            "was not kept; give a folder with it"
+        )
     raise UserError(
         f"--which {which}: {folder} has no {names[0]}{hint(which, known)} (there are: "
         f"{', '.join(files)})"
