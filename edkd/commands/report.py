@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from edkd.commands._command_line import ArgumentParser
 from edkd.commands._options import add_device
-from edkd.invocation import command
 from edkd.errors import warn
-from edkd.signals import hold
+from edkd.invocation import command
 from edkd.results.finding import search_runs
 from edkd.results.runs import read_run
 from edkd.results.table import table
+from edkd.signals import hold
 
 if TYPE_CHECKING:
     from edkd.report.blocks import Section

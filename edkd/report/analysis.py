@@ -77,7 +77,7 @@ class Analyst:
                 opened = open_run(run.folder, device=self._device, datasets=self._datasets)
                 result, errors = _measure(opened, run)
             except EXPECTED as error:
-                problems.append(" ".join(str(error).split()))
+                problems.append(_one_line(error))
                 continue
             measured.append(result)
             first = first or _Opened(opened.data, errors)
@@ -98,11 +98,12 @@ def _measure(opened: FinishedRun, run: Run) -> tuple[Measured, list[Error]]:
 
     # The teacher, where there is one.
     comparison = None
-    reason = ""
+    reason = "" if opened.has_teacher else "No teacher"
     try:
-        comparison = agreement(outputs.logits, _teacher_logits(opened), target)
+        if opened.has_teacher:
+            comparison = agreement(outputs.logits, _teacher_logits(opened), target)
     except EXPECTED as error:
-        reason = " ".join(str(error).split())
+        reason = _one_line(error)
 
     measured = Measured(
         run=run,
@@ -129,6 +130,10 @@ def _teacher_logits(opened: FinishedRun) -> Tensor:
         return logits[0]
     weights = opened.saved.values.get("DISTILLER.TEACHER_WEIGHTS") or [1.0] * len(logits)
     return mean_prediction(logits, weights, temperature=1.0)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _class_names(data: DataSet) -> tuple[str, ...]:

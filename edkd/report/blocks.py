@@ -97,6 +97,7 @@ class Chart(NamedTuple):
         layout: of plotly, on top of that of the page.
         table: the same data.
         height: pixels.
+        has_own_series: its traces are no rows, which a reader can hide.
     """
 
     key: str
@@ -106,6 +107,7 @@ class Chart(NamedTuple):
     layout: dict[str, Any]
     table: Table
     height: int = 320
+    has_own_series: bool = False
     kind: str = "chart"
 
 

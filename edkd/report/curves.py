@@ -61,7 +61,7 @@ def epoch_chart(look: Look, lines: Sequence[Named], summary: str) -> Chart:
     traces += [_line(line, look) for line in lines]
 
     mode = "x unified" if len(lines) <= _MANY else "closest"
-    layout = {
+    layout: dict[str, Any] = {
         "hovermode": mode,
         "xaxis": {"title": {"text": "epoch"}, "tickformat": "d"},
         "yaxis": {"title": {"text": look.axis}, "ticksuffix": look.suffix},

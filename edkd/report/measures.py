@@ -145,8 +145,8 @@ def agreement(student: Tensor, teacher: Tensor, target: Tensor) -> Agreement:
         only_teacher=_share(~right & teacher_right),
         only_student=_share(right & ~teacher_right),
         both_wrong=_share(~right & ~teacher_right),
-        right_where_teacher_right=_share(right[teacher_right]) if teacher_right.any() else None,
-        right_where_teacher_wrong=_share(right[~teacher_right]) if not teacher_right.all() else None,
+        right_where_teacher_right=_share_if_any(right[teacher_right]),
+        right_where_teacher_wrong=_share_if_any(right[~teacher_right]),
     )
 
 
@@ -170,3 +170,7 @@ def confident_errors(probability: Tensor, target: Tensor, number: int) -> list[E
 
 def _share(flags: Tensor) -> float:
     return flags.double().mean().item()
+
+
+def _share_if_any(flags: Tensor) -> float | None:
+    return _share(flags) if len(flags) else None

@@ -37,6 +37,7 @@
 
   const axis = {
     automargin: true,
+    title: { font: { size: 12, color: "var(--muted)" }, standoff: 8 },
     gridcolor: "var(--grid)",
     linecolor: "var(--border)",
     tickcolor: "var(--border)",
@@ -46,8 +47,8 @@
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: "var(--text)" },
-    margin: { l: 52, r: 14, t: 12, b: 44 },
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: "var(--text)" },
+    margin: { l: 52, r: 14, t: 24, b: 44 },
     showlegend: false,
     dragmode: isTouch ? false : "zoom",
     hoverlabel: {
@@ -60,6 +61,7 @@
   };
   const config = {
     responsive: true,
+    displayModeBar: isTouch ? false : "hover",
     displaylogo: false,
     modeBarButtons: [["toImage", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },

@@ -19,8 +19,8 @@ def check_target(path: Path) -> None:
         raise UserError(f"--output {path} is a folder; give the name of a file, as report.html")
     if path.exists() and not _is_report(path):
         raise UserError(
-            f"{path} exists and is no report of edkd, so it is not replaced; give another file with "
-            "--output"
+            f"{path} exists and is no report of edkd, so it is not replaced; give another file "
+            "with --output"
         )
 
     folder = path.parent

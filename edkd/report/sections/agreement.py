@@ -1,12 +1,12 @@
 """How the predictions of students relate to those of their teachers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edkd.report.blocks import Block, Cell, Chart, Column, Note, Section, Table, text_table
 from edkd.report.findings import Findings, evaluated
-from edkd.report.numbers import spread
+from edkd.report.numbers import row_axis, spread
 
 if TYPE_CHECKING:
     from edkd.report.measures import Agreement
@@ -16,22 +16,42 @@ _LEAD = (
     "KL is the mean divergence of the student from the teacher at temperature 1, in nats."
 )
 
-_PARTS = {
-    "both right": ("both_right", "var(--series-2)", ""),
-    "only the teacher right": ("only_teacher", "var(--series-4)", "/"),
-    "only the student right": ("only_student", "var(--series-5)", "x"),
-    "both wrong": ("both_wrong", "var(--series-1)", "\\"),
-}
-"""Fields of Agreement, with the colour and the pattern of their bars."""
+_COLUMNS = (
+    Column("run", is_number=False),
+    Column("agreement (%)"),
+    Column("KL (nats)"),
+    Column("right where the teacher is right (%)"),
+    Column("right where the teacher is wrong (%)"),
+)
+
+
+class _Part(NamedTuple):
+    """A case of right and wrong predictions: a field of Agreement, and how its bars look."""
+
+    name: str
+    field: str
+    color: str
+    pattern: str
+
+
+_PARTS = (
+    _Part("both right", "both_right", "var(--series-2)", ""),
+    _Part("only the teacher right", "only_teacher", "var(--series-4)", "/"),
+    _Part("only the student right", "only_student", "var(--series-5)", "x"),
+    _Part("both wrong", "both_wrong", "var(--series-1)", "\\"),
+)
 
 
 def agreement(findings: Sequence[Findings], notes: Sequence[Note]) -> Section:
     """A table of agreements, and the four cases of right and wrong predictions."""
-    compared = [found for found in evaluated(findings) if _agreements(found)]
+    known = evaluated(findings)
+    compared = [found for found in known if _agreements(found)]
+
     blocks: list[Block] = [*notes]
-    blocks += [Note(text) for text in _alone(evaluated(findings))]
+    blocks += [Note(text) for text in _alone(known)]
     if compared:
-        blocks += [_table(compared), _chart(compared)]
+        blocks.append(_table(compared))
+        blocks.append(_chart(compared))
     return Section("agreement", "Agreement with the teacher", _LEAD, blocks)
 
 
@@ -40,89 +60,88 @@ def _agreements(found: Findings) -> "list[Agreement]":
 
 
 def _alone(findings: Sequence[Findings]) -> list[str]:
-    """Why rows have no comparison."""
-    lines = []
+    """Why rows have no comparison, each reason once."""
+    reasons: dict[str, list[str]] = {}
     for found in findings:
         if not _agreements(found):
-            lines.append(f"{found.line.name}: {found.runs[0].no_teacher}")
-    return lines
+            reason = found.runs[0].no_teacher
+            reasons.setdefault(reason, []).append(found.line.name)
+
+    return [f"{reason}: {', '.join(names)}" for reason, names in reasons.items()]
 
 
-def _mean_share(found: Findings, field: str) -> float:
-    return mean(100 * getattr(each, field) for each in _agreements(found))
+# The table.
 
 
 def _table(findings: Sequence[Findings]) -> Table:
-    columns = [
-        Column("run", is_number=False),
-        Column("agreement (%)"),
-        Column("KL (nats)"),
-        Column("right where the teacher is right (%)"),
-        Column("right where the teacher is wrong (%)"),
-    ]
     rows = [_row(found) for found in findings]
-    return Table("Student and teacher on the test set", columns, rows)
+    return Table("Student and teacher on the test set", _COLUMNS, rows)
 
 
 def _row(found: Findings) -> list[Cell]:
-    each = _agreements(found)
-
-    def shares(value: "Callable[[Agreement], float | None]") -> str:
-        known = [value(one) for one in each]
-        return spread([100 * share for share in known if share is not None])
-
+    divergence = [each.divergence for each in _agreements(found)]
     return [
         Cell(found.line.name, series=found.line.series),
-        Cell(shares(lambda one: one.same)),
-        Cell(spread([one.divergence for one in each], digits=4)),
-        Cell(shares(lambda one: one.right_where_teacher_right)),
-        Cell(shares(lambda one: one.right_where_teacher_wrong)),
+        Cell(spread(_shares(found, "same"))),
+        Cell(spread(divergence, digits=4)),
+        Cell(spread(_shares(found, "right_where_teacher_right"))),
+        Cell(spread(_shares(found, "right_where_teacher_wrong"))),
     ]
 
 
+def _shares(found: Findings, field: str) -> list[float]:
+    """A share of each run, in percent; runs without it are left out."""
+    values = [getattr(each, field) for each in _agreements(found)]
+    return [100 * value for value in values if value is not None]
+
+
+# The four cases.
+
+
 def _chart(findings: Sequence[Findings]) -> Chart:
-    names = [f"{found.line.series.number + 1}" for found in findings]
-    traces = [_bar(part, findings, names) for part in _PARTS]
+    traces = [_bar(part, findings) for part in _PARTS]
+    legend = {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.02, "x": 0}
     layout = {
         "barmode": "stack",
         "hovermode": "closest",
         "showlegend": True,
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "margin": {"t": 60},
+        "legend": legend,
+        "margin": {"t": 70},
         "xaxis": {"range": [0, 100], "ticksuffix": " %"},
-        "yaxis": {
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": names[::-1],
-            "title": {"text": "row of the table"},
-        },
+        "yaxis": row_axis([found.line.name for found in findings]),
     }
-    rows = [
-        [found.line.name, *(f"{_mean_share(found, field):.2f}" for field, *_ in _PARTS.values())]
-        for found in findings
-    ]
-    table = text_table("Share of the test images (%)", ["run", *_PARTS], rows)
 
-    most = max(findings, key=lambda found: _mean_share(found, "only_student"))
-    share = _mean_share(most, "only_student")
+    most = max(findings, key=lambda found: mean(_shares(found, "only_student")))
+    share = mean(_shares(most, "only_student"))
     summary = f"Most images that only the student has right: {share:.2f} %, {most.line.name}."
-    height = 150 + 30 * len(findings)
-    return Chart("cases", "Who is right", summary, traces, layout, table, height)
+    height = 160 + 30 * len(findings)
+    table = _case_table(findings)
+    return Chart("cases", "Who is right", summary, traces, layout, table, height, True)
 
 
-def _bar(part: str, findings: Sequence[Findings], names: Sequence[str]) -> dict[str, Any]:
-    field, color, pattern = _PARTS[part]
+def _case_table(findings: Sequence[Findings]) -> Table:
+    rows = []
+    for found in findings:
+        texts = [found.line.name]
+        for part in _PARTS:
+            share = mean(_shares(found, part.field))
+            texts.append(f"{share:.2f}")
+        rows.append(texts)
+
+    heads = ["run", *(part.name for part in _PARTS)]
+    return text_table("Share of the test images (%)", heads, rows)
+
+
+def _bar(part: _Part, findings: Sequence[Findings]) -> dict[str, Any]:
+    pattern = {"shape": part.pattern, "size": 6, "solidity": 0.2, "fillmode": "overlay"}
     return {
         "type": "bar",
         "orientation": "h",
-        "name": part,
-        "x": [_mean_share(found, field) for found in findings],
-        "y": list(names),
+        "name": part.name,
+        "x": [mean(_shares(found, part.field)) for found in findings],
+        "y": list(range(len(findings))),
         "text": [found.line.name for found in findings],
         "textposition": "none",
-        "marker": {
-            "color": color,
-            "pattern": {"shape": pattern, "size": 6, "solidity": 0.25, "fgcolor": "var(--text)"},
-        },
+        "marker": {"color": part.color, "pattern": pattern},
         "hovertemplate": "%{text}: %{x:.2f} %",
     }

@@ -11,28 +11,28 @@ from edkd.report.subject import Line, Subject
 
 _UNSET = "not set"
 
+_LEAD = (
+    "Values that differ from those of most rows are marked. Keys that decide no result, such as "
+    "names and paths, are left out, and so is the seed."
+)
+
 
 def configuration(subject: Subject) -> Section:
     """A table of the keys that differ, and all keys behind a line for each row."""
-    lines = subject.lines
-    differing = differing_keys([line.first.settings for line in lines])
+    settings = {line.name: line.first.settings for line in subject.lines}
+    differing = differing_keys(list(settings.values()))
 
     blocks: list[Block] = []
-    if len(lines) == 1:
+    if len(settings) == 1:
         blocks.append(Note("There is one configuration, so nothing differs but the seed."))
     elif differing:
-        caption = f"Keys that differ between the rows, of {subject.dataset}"
-        columns = {line.name: line.first.settings for line in lines}
-        blocks.append(comparison(caption, "key", differing, columns))
+        blocks.append(comparison("Keys that differ between the rows", "key", differing, settings))
     else:
         blocks.append(Note("No key that decides a result differs between the rows."))
 
-    blocks += [_whole(line) for line in lines]
-    lead = (
-        "Values that differ from those of most rows are marked. Keys that decide no result, such "
-        "as names and paths, are left out, and so is the seed."
-    )
-    return Section("configuration", "Configuration", lead, blocks)
+    # All keys.
+    blocks += [_whole(line) for line in subject.lines]
+    return Section("configuration", "Configuration", _LEAD, blocks)
 
 
 def comparison(
@@ -42,22 +42,17 @@ def comparison(
     columns: Mapping[str, Mapping[str, Any]],
 ) -> Table:
     """A table with a row for each key and a column for each mapping; rare values are marked."""
-    rows = []
-    for key in keys:
-        texts = [_text(values.get(key, _UNSET)) for values in columns.values()]
-        usual = _most_common(texts)
-        marked = [Cell(text, is_marked=usual not in ("", text)) for text in texts]
-        rows.append([Cell(key), *marked])
-
     heads = [Column(head, is_number=False)]
     heads += [Column(name, is_number=False) for name in columns]
+
+    rows = []
+    for key in keys:
+        texts = [_text(values, key) for values in columns.values()]
+        usual = _most_common(texts)
+
+        marked = [Cell(text, is_marked=usual not in ("", text)) for text in texts]
+        rows.append([Cell(key), *marked])
     return Table(caption, heads, rows)
-
-
-def _most_common(texts: Sequence[str]) -> str:
-    """The value of more than half of the columns; "" where there is none."""
-    ((text, count),) = Counter(texts).most_common(1)
-    return text if count > len(texts) / 2 else ""
 
 
 def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,19 +61,33 @@ def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for values in settings:
         keys.update(dict.fromkeys(values))
 
-    return [
-        key for key in keys if len({_text(values.get(key, _UNSET)) for values in settings}) > 1
-    ]
+    found = []
+    for key in keys:
+        texts = {_text(values, key) for values in settings}
+        if len(texts) > 1:
+            found.append(key)
+    return found
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value or "''"
+def _most_common(texts: Sequence[str]) -> str:
+    """The value of more than half of the columns; "" where there is none."""
+    ((text, count),) = Counter(texts).most_common(1)
+    if count <= len(texts) / 2:
+        return ""
+    return text
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key, _UNSET)
+    if value == "":
+        return "''"
     return str(value)
 
 
 def _whole(line: Line) -> Details:
     """All keys of a row, as YAML."""
-    text = yaml.safe_dump(dict(line.first.settings), sort_keys=False, allow_unicode=True)
+    settings = dict(line.first.settings)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     label = f"Configuration of {line.name}"
-    return Details(label, [Code(text.rstrip(), label)], series=line.series)
+    code = Code(text.rstrip(), label)
+    return Details(label, [code], series=line.series)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edkd.report.blocks import Block, Code, Details, Note, Section, text_table
+from edkd.report.blocks import Block, Cell, Code, Column, Details, Note, Section, Table
 from edkd.report.numbers import counted
 from edkd.report.sections.configuration import comparison, differing_keys
 from edkd.report.subject import Line, Subject
@@ -21,38 +21,39 @@ _FACTS = {
 }
 """Keys of `environment.json`, and how the report names them."""
 
+_LEAD = "Versions and hardware that the runs noted. Values that differ from most are marked."
+
 
 def environment(subject: Subject) -> Section:
     """What all runs share, a table of what differs, and the command of each run."""
-    lead = "Versions and hardware that the runs noted. Values that differ from most are marked."
     runs = _named_runs(subject.lines)
-    known = {name: _facts(run) for name, run in runs.items() if run.environment}
-    if not known:
-        note = Note("The folders of these runs have no environment.json.")
-        return Section("environment", "Environment", lead, [note])
+    noted = {name: run for name, run in runs.items() if run.environment}
+    blocks: list[Block] = []
+
+    missing = len(runs) - len(noted)
+    if missing:
+        blocks.append(Note(f"{counted(missing, 'run')} without environment.json."))
+    if noted:
+        blocks += _noted(noted)
+    return Section("environment", "Environment", _LEAD, blocks)
+
+
+def _noted(runs: Mapping[str, Run]) -> list[Block]:
+    """What differs comes before what is shared."""
+    facts = {name: _facts(run) for name, run in runs.items()}
+    every = list(facts.values())
+    differing = differing_keys(every)
 
     blocks: list[Block] = []
-    missing = len(runs) - len(known)
-    if missing:
-        blocks.append(Note(f"{counted(missing, 'run')} without environment.json left out."))
-
-    # What differs comes before what is shared.
-    differing = differing_keys(list(known.values()))
     if differing:
-        caption = f"What differs between the runs, of {subject.dataset}"
-        blocks.append(comparison(caption, "fact", differing, known))
-    elif len(known) > 1:
-        blocks.append(Note(f"All {len(known)} runs have the same versions and hardware."))
+        blocks.append(comparison("What differs between the runs", "fact", differing, facts))
+    elif len(runs) > 1:
+        blocks.append(Note(f"All {len(runs)} runs have the same versions and hardware."))
 
-    shared = [
-        [name, str(value)]
-        for name, value in next(iter(known.values())).items()
-        if name not in differing
-    ]
-    title = "Shared by all runs" if len(known) > 1 else "The run"
-    blocks.append(text_table(f"{title}, of {subject.dataset}", ["fact", "value"], shared))
+    shared = {name: value for name, value in every[0].items() if name not in differing}
+    blocks.append(_shared(shared))
     blocks.append(_commands(runs))
-    return Section("environment", "Environment", lead, blocks)
+    return blocks
 
 
 def _named_runs(lines: Sequence[Line]) -> dict[str, Run]:
@@ -60,9 +61,11 @@ def _named_runs(lines: Sequence[Line]) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for line in lines:
         for run in line.row.runs:
-            name = line.name if len(line.row.runs) == 1 else f"{line.name}, seed {run.seed}"
+            name = line.name
+            if len(line.row.runs) > 1:
+                name += f", seed {run.seed}"
             if name in found:
-                name = f"{name} ({len(found) + 1})"
+                name += f", run {len(found) + 1}"
             found[name] = run
     return found
 
@@ -70,8 +73,11 @@ def _named_runs(lines: Sequence[Line]) -> dict[str, Run]:
 def _facts(run: Run) -> dict[str, Any]:
     """Facts of a run by their names; absent ones are left out."""
     about = run.environment
-    facts = {"precision": run.precision or "auto"}
-    facts |= {name: str(about[key]) for key, name in _FACTS.items() if about.get(key) is not None}
+    facts = {"precision": run.precision or "automatic"}
+    for key, name in _FACTS.items():
+        value = about.get(key)
+        if value is not None:
+            facts[name] = str(value)
 
     packages = about.get("packages")
     if isinstance(packages, Mapping):
@@ -79,16 +85,30 @@ def _facts(run: Run) -> dict[str, Any]:
     return facts
 
 
+def _shared(facts: Mapping[str, Any]) -> Table:
+    columns = [Column("fact", is_number=False), Column("value", is_number=False)]
+    rows = []
+    for name, value in facts.items():
+        rows.append([Cell(name), Cell(value)])
+    return Table("Shared by all of these runs", columns, rows)
+
+
 def _commands(runs: Mapping[str, Run]) -> Details:
     """The command line of each run, and the folder where it was given."""
-    blocks = [
-        Code(_command(run), f"Command of {name}") for name, run in runs.items() if run.environment
-    ]
+    blocks = []
+    for name, run in runs.items():
+        label = f"Command of {name}"
+        blocks.append(Code(_command(run), label))
     return Details("Commands", blocks)
 
 
 def _command(run: Run) -> str:
     words = run.environment.get("command")
-    command = shlex.join(map(str, words)) if isinstance(words, list) else "(not noted)"
+    command = "(not noted)"
+    if isinstance(words, list):
+        command = shlex.join(map(str, words))
+
     cwd = run.environment.get("cwd")
-    return f"cd {shlex.quote(str(cwd))}\n{command}" if cwd else command
+    if not cwd:
+        return command
+    return f"cd {shlex.quote(str(cwd))}\n{command}"
