@@ -1,5 +1,6 @@
 """The command report."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from edkd.signals import hold
 if TYPE_CHECKING:
     from edkd.report.blocks import Section
     from edkd.report.subject import Subject
+    from edkd.results.runs import Run
 
-DESCRIPTION = """Write a report about finished runs: one HTML page, and a table on standard output.
+DESCRIPTION = """Compare finished runs: a table, and a report as one HTML page.
 
 The page has curves, the table, differences of configuration and environment, and times. From the
 weights and the test images, it has confusion matrices, the images with the most confident errors,
@@ -27,7 +29,8 @@ only in their seed share a row, with mean and standard deviation over the seeds.
 
 examples:
   {report} output/demo
-  {report} output/demo/* --output demo.html --no-analysis
+  {report} output/demo/* --picture curves.png
+  {report} output/demo --output demo.html --no-analysis
   {report} output/cifar100_baselines/kd,res56,res20 output/cifar100_baselines/edkd,res56,res20
 """
 
@@ -49,9 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=_DEFAULT,
         metavar="FILE",
         help=f"the page (default: {_DEFAULT}); an earlier report is replaced",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw the curves to it (.png, .svg, .pdf); without --output, no page is written",
     )
     parser.add_argument(
         "--no-analysis",
@@ -63,23 +71,46 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # The table needs only small files, so it comes first.
     found, left_out = search_runs(args.runs)
-    runs = [read_run(folder) for folder in found]
     for line in left_out:
         warn(line)
+    runs = [read_run(folder) for folder in found]
     print(table(runs))
 
-    from edkd.report.page import page
+    if args.picture:
+        from edkd.results.figures import draw_curves
+
+        draw_curves(runs, args.picture)
+        print(f"curves: {args.picture}")
+
+    if args.output or not args.picture:
+        target = args.output or _DEFAULT
+        analysis = None if args.no_analysis else functools.partial(_analysis, args.device)
+        _write_page(target, runs, left_out, analysis)
+        print(f"report: {target}")
+
+
+def _write_page(
+    target: Path,
+    runs: "Sequence[Run]",
+    left_out: Sequence[str],
+    analysis: "Callable[[], Callable[[Subject], list[Section]]] | None",
+) -> None:
+    """Write the page; what cannot work is refused before anything is evaluated.
+
+    Args:
+        analysis: returns a function that evaluates the runs on a data set; it imports torch.
+    """
+    from edkd.report.page import check_packages, page
     from edkd.report.target import check_target
 
-    check_target(args.output)
-    analyse = None if args.no_analysis else _analysis(args.device)
-    text = page(runs, left_out, analyse)
+    check_packages()
+    check_target(target)
+    text = page(runs, left_out, analysis() if analysis else None)
 
     with hold():
         from edkd.engine.checkpoint import save_text  # imports torch
 
-    save_text(text, args.output)
-    print(f"report: {args.output}")
+    save_text(text, target)
 
 
 def _analysis(device: str) -> "Callable[[Subject], list[Section]]":

@@ -37,7 +37,7 @@ _SMALL = 64
 """Pixels up to which a picture is shown with visible pixels."""
 
 Tell = Callable[[str], None]
-"""Gets a line before each run."""
+"""Gets a line for each run, before it is evaluated."""
 
 
 class _Opened(NamedTuple):

@@ -162,10 +162,16 @@ def confident_errors(probability: Tensor, target: Tensor, number: int) -> list[E
     wrong = (predicted != target).nonzero().flatten()
     order = confidence[wrong].argsort(descending=True, stable=True)
 
-    return [
-        Error(place, target[place].item(), predicted[place].item(), confidence[place].item())
-        for place in wrong[order[:number]].tolist()
-    ]
+    found = []
+    for place in wrong[order[:number]].tolist():
+        error = Error(
+            position=place,
+            target=int(target[place]),
+            predicted=int(predicted[place]),
+            confidence=float(confidence[place]),
+        )
+        found.append(error)
+    return found
 
 
 def _share(flags: Tensor) -> float:

@@ -22,7 +22,7 @@
 
   function resolved(value) {
     if (typeof value === "string") {
-      return value.startsWith("var(--") ? color(value) : value;
+      return /^var\(--[a-z0-9-]+\)$/.test(value) ? color(value) : value;
     }
     if (Array.isArray(value)) {
       return value.map(resolved);

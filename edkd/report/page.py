@@ -3,12 +3,13 @@
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
+from html import escape
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edkd import __version__
 from edkd.errors import UserError
-from edkd.report.blocks import Chapter, Section
+from edkd.report.blocks import Chapter, Chart, Section
 from edkd.report.numbers import counted
 from edkd.report.sections.configuration import configuration
 from edkd.report.sections.curves import curves
@@ -33,6 +34,15 @@ class _Files(NamedTuple):
     plotly: str
 
 
+def check_packages() -> None:
+    """Raise UserError where plotly or Jinja is missing."""
+    try:
+        import jinja2  # noqa: F401
+        import plotly.offline  # noqa: F401
+    except ImportError:
+        raise UserError("a report needs plotly and Jinja: pip install plotly jinja2") from None
+
+
 def page(runs: Sequence[Run], left_out: Sequence[str] = (), analyse: Analyse | None = None) -> str:
     """The page as text.
 
@@ -44,11 +54,9 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = (), analyse: Analyse | N
     Raises:
         UserError: plotly or Jinja is missing.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise UserError("a report needs plotly and Jinja: pip install plotly jinja2") from None
+    check_packages()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
     subjects = subjects_of(runs)
     chapters = [
@@ -65,6 +73,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = (), analyse: Analyse | N
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["chart_data"] = _chart_data
     files = _Files(_own_file("style.css"), _own_file("page.js"), get_plotlyjs())
     return templates.get_template("page.html").render(
         title=_title(subjects),
@@ -95,6 +104,27 @@ def _title(subjects: Sequence[Subject]) -> str:
     names = ", ".join(subject.dataset for subject in subjects[:3])
     more = ", ..." if len(subjects) > 3 else ""
     return f"{counted(runs, 'run')} on {names}{more}"
+
+
+def _chart_data(chart: Chart) -> dict[str, Any]:
+    """What the script of the page reads."""
+    return {"data": _without_markup(chart.traces), "layout": _without_markup(chart.layout)}
+
+
+def _without_markup(value: Any) -> Any:
+    """Texts for plotly, which takes tags and entities in them for markup.
+
+    Templates are of this package, and the markup in them is meant.
+    """
+    if isinstance(value, str):
+        return escape(value, quote=False)
+    if isinstance(value, list | tuple):
+        return [_without_markup(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+
+    kept = {key: part for key, part in value.items() if key == "hovertemplate"}
+    return {key: _without_markup(part) for key, part in value.items()} | kept
 
 
 def _policy(files: _Files) -> str:

@@ -42,7 +42,15 @@ def subjects_of(runs: Sequence[Run]) -> list[Subject]:
     for run in runs:
         groups.setdefault(run.dataset or "unknown data set", []).append(run)
 
-    return [
-        Subject(name, [Line(Series(i), row) for i, row in enumerate(group_runs(group))])
-        for name, group in groups.items()
-    ]
+    return [Subject(name, _lines(group)) for name, group in groups.items()]
+
+
+def _lines(runs: Sequence[Run]) -> list[Line]:
+    """The rows, each with a name of its own: names cut to a few settings may be equal."""
+    lines: list[Line] = []
+    for row in group_runs(runs):
+        place = len(lines)
+        if any(line.name == row.name for line in lines):
+            row = row._replace(name=f"{row.name} [{place + 1}]")
+        lines.append(Line(Series(place), row))
+    return lines

@@ -100,6 +100,7 @@ def _shares(found: Findings, field: str) -> list[float]:
 
 def _chart(findings: Sequence[Findings]) -> Chart:
     traces = [_bar(part, findings) for part in _PARTS]
+
     legend = {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.02, "x": 0}
     layout = {
         "barmode": "stack",
@@ -113,6 +114,7 @@ def _chart(findings: Sequence[Findings]) -> Chart:
 
     most = max(findings, key=lambda found: mean(_shares(found, "only_student")))
     share = mean(_shares(most, "only_student"))
+
     summary = f"Most images that only the student has right: {share:.2f} %, {most.line.name}."
     height = 160 + 30 * len(findings)
     table = _case_table(findings)
@@ -133,7 +135,12 @@ def _case_table(findings: Sequence[Findings]) -> Table:
 
 
 def _bar(part: _Part, findings: Sequence[Findings]) -> dict[str, Any]:
-    pattern = {"shape": part.pattern, "size": 6, "solidity": 0.2, "fillmode": "overlay"}
+    pattern = {
+        "shape": part.pattern,
+        "size": 6,
+        "solidity": 0.2,
+        "fillmode": "overlay",
+    }
     return {
         "type": "bar",
         "orientation": "h",

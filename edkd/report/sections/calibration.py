@@ -110,6 +110,7 @@ def _chart(findings: Sequence[Findings]) -> Chart:
         f"Lowest ECE: {lowest:.2f} %, {best.line.name}. Below the diagonal, predictions are too "
         "confident. A point is a bin, larger where it has more images; the first seed is shown."
     )
+
     traces = [_DIAGONAL, *(_trace(found) for found in findings)]
     table = _bins(findings)
     return Chart("reliability", "Reliability diagram", summary, traces, layout, table, 420)
