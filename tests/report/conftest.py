@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from edkd.report.page import page
 from edkd.report.predictions import prediction_sections
 from edkd.report.subject import subjects_of
 from edkd.results.runs import read_run
+from tests.html_tables import Tables
+from tests.results.conftest import write_run as write_run
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -30,16 +31,8 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="session")
-def kept_registries():
-    """Session fixtures train and evaluate, which imports nothing that a test would remove."""
-    from edkd.engine.config import table
-
-    table.declared()
-
-
-@pytest.fixture(scope="session")
-def runs(digits_runs, kept_registries):
-    """A teacher, two seeds of KD, a student alone, two students of DML; without the teacher run."""
+def runs(digits_runs):
+    """Two seeds of KD, a student alone, two students of DML."""
     return [read_run(folder) for name, folder in digits_runs.items() if name != "teacher"]
 
 
@@ -62,37 +55,6 @@ def page_file(text, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-class Tables(HTMLParser):
-    """The tables of a page: by their caption, rows of texts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found = {}
-        self.rows = None
-        self.texts = None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "table":
-            self.rows = []
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("th", "td", "caption"):
-            self.texts = []
-
-    def handle_endtag(self, tag):
-        if tag in ("th", "td"):
-            self.rows[-1].append("".join(self.texts).strip())
-        elif tag == "caption":
-            self.caption = "".join(self.texts).strip()
-        elif tag == "table":
-            self.found[self.caption] = self.rows
-
-    def handle_data(self, data):
-        if self.texts is not None:
-            self.texts.append(data)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,10 @@ def curves(subject: Subject) -> Section:
 
     # The accuracy that papers report comes first.
     keys = keys_of(subject.runs)
-    blocks += [_accuracy(subject, key) for key in _MAIN if key in keys]
+    for key in _MAIN:
+        lines = named_bands(subject.lines, key)
+        if lines:
+            blocks.append(_accuracy(lines, key))
     small = [_small_chart(subject, key) for key in keys]
     blocks.append(Charts([chart for chart in small if chart]))
 
@@ -54,18 +57,21 @@ def _small_chart(subject: Subject, key: str) -> Chart | None:
     """The chart of a figure; None for one that is drawn elsewhere, or is none of these."""
     if key in _MAIN or is_of_student(key):
         return None
+
+    lines = named_bands(subject.lines, key)
+    if not lines:
+        return None
     if key == "lr":
-        return _rate(subject)
+        return _rate(lines)
     if _TOP.fullmatch(key):
-        return _accuracy(subject, key)
+        return _accuracy(lines, key)
     if _LOSS.fullmatch(key):
-        return _loss(subject, key)
+        return _loss(lines, key)
     return None
 
 
-def _accuracy(subject: Subject, key: str) -> Chart:
+def _accuracy(lines: Sequence[Named], key: str) -> Chart:
     split, _, top = key.partition("_top")
-    lines = named_bands(subject.lines, key)
     title = f"Top-{top} accuracy, {SPLITS[split]}"
     look = Look(
         key,
@@ -79,16 +85,14 @@ def _accuracy(subject: Subject, key: str) -> Chart:
     return epoch_chart(look, lines, summary)
 
 
-def _loss(subject: Subject, key: str) -> Chart:
+def _loss(lines: Sequence[Named], key: str) -> Chart:
     split, _, term = key.partition("_")
-    lines = named_bands(subject.lines, key)
     look = Look(key, term_title(split, term), axis=key, text=short)
     summary = highest_and_lowest(lines, short)
     return epoch_chart(look, lines, summary)
 
 
-def _rate(subject: Subject) -> Chart:
-    lines = named_bands(subject.lines, "lr")
+def _rate(lines: Sequence[Named]) -> Chart:
     look = Look(
         "lr",
         "Learning rate at the first step of an epoch",
