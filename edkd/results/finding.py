@@ -15,10 +15,17 @@ STUDY = "study.log"
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Folders of finished runs, each once.
+    """Folders of finished runs, each once; a warning names what is left out, see `search_runs`."""
+    found, left_out = search_runs(paths)
+    for line in left_out:
+        warn(line)
+    return found
 
-    Files and folders without a finished run are left out with a warning, so that `output/demo/*`
-    works.
+
+def search_runs(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Folders of finished runs, each once, and a line about each path that is left out.
+
+    Files and folders without a finished run are left out, so that `output/demo/*` works.
 
     Args:
         paths: folders of runs, and folders that hold runs at any depth.
@@ -45,9 +52,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     if not found:
         names = ", ".join(map(str, paths))
         raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
-    for line in skipped:
-        warn(f"{line}; it is left out")
-    return list(found)
+    return list(found), [f"{line}; it is left out" for line in skipped]
 
 
 def _search(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -1,0 +1,101 @@
+"""Accuracy of each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edkd.report.blocks import Chart, Table, text_table
+from edkd.report.findings import Findings, Measured
+
+MANY = 30
+"""Classes of a chart at most."""
+
+_UNIFIED = 10
+"""Rows up to which the pointer shows the values of all."""
+
+
+def class_chart(findings: Sequence[Findings]) -> Chart:
+    """Accuracy of each class; of many classes, those with the lowest mean over the rows."""
+    names = findings[0].class_names
+    accuracy = np.stack([_accuracy(found.runs[0]) for found in findings])
+    average = accuracy.mean(0)
+    order = np.argsort(average, kind="stable")
+
+    # Few classes stay in their order.
+    shown = order[:MANY]
+    title = f"Accuracy of the {MANY} of {len(names)} classes with the lowest mean"
+    if len(names) <= MANY:
+        shown = np.arange(len(names))
+        title = "Accuracy of each class"
+
+    labels = [label(names, place) for place in shown]
+    part = accuracy[:, shown]
+    traces = []
+    for found, row in zip(findings, part, strict=True):
+        traces.append(_points(found, row, labels))
+
+    layout = {
+        "hovermode": "x unified" if len(findings) <= _UNIFIED else "closest",
+        "xaxis": class_axis(labels),
+        "yaxis": {"title": {"text": "accuracy"}, "ticksuffix": " %"},
+    }
+
+    low = order[0]
+    high = order[-1]
+    summary = (
+        f"Lowest on average: {names[low]}, {average[low]:.1f} %; "
+        f"highest: {names[high]}, {average[high]:.1f} %."
+    )
+    table = _table(title, findings, part, labels)
+    return Chart("classes", title, summary, traces, layout, table)
+
+
+def label(names: Sequence[str], place: int) -> str:
+    """The name of a class for an axis.
+
+    A number gets a word before it: plotly would place it at its value.
+    """
+    name = names[place]
+    return f"class {name}" if name.isdigit() and len(names) > MANY else name
+
+
+def class_axis(labels: Sequence[str]) -> dict[str, Any]:
+    """An axis of plotly with a place for each class."""
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": list(labels),
+        "tickmode": "array",
+        "tickvals": list(labels),
+    }
+
+
+def _accuracy(run: Measured) -> Any:
+    """(C,), in percent; 0 for a class without test images."""
+    totals = run.confusion.sum(1)
+    right = run.confusion.diagonal()
+    return 100 * right / totals.clip(min=1)
+
+
+def _points(found: Findings, values: Any, labels: Sequence[str]) -> dict[str, Any]:
+    series = found.line.series
+    marker = {"color": series.color, "symbol": series.symbol, "size": 9, "opacity": 0.85}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": found.line.name,
+        "meta": series.number,
+        "x": list(labels),
+        "y": values.tolist(),
+        "marker": marker,
+        "hovertemplate": "%{y:.1f} %",
+    }
+
+
+def _table(title: str, findings: Sequence[Findings], part: Any, labels: Sequence[str]) -> Table:
+    rows = []
+    for found, values in zip(findings, part, strict=True):
+        texts = [f"{value:.1f}" for value in values]
+        rows.append([found.line.name, *texts])
+    return text_table(f"{title} (%)", ["run", *labels], rows)
