@@ -409,13 +409,13 @@ def read_only(*args, **kwargs):
     raise PermissionError("the folder of events is read-only")
 
 
-def deletes_logs(step):
-    """A training step that deletes the logs first."""
+def deletes_logs(after_step):
+    """What follows a step, and deletes the logs first."""
 
-    def deletes(self, *inputs):
+    def deletes(self, *args):
         for name in ("worklog.txt", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
-        return step(self, *inputs)
+        return after_step(self, *args)
 
     return deletes
 
@@ -440,7 +440,7 @@ def test_no_logger_changes_the_result(train, tmp_path, monkeypatch, extent, figu
         "wandb hangs": (on, [(sys.modules, "wandb", HangingWandb("wandb"))]),
         "TensorBoard hangs": (full, [(event_file_writer, "EventsWriter", HangingWriter)]),
         "no folder of events": (full, [(event_file_writer, "EventsWriter", read_only)]),
-        "logs deleted": (full, [(TrainStep, "__call__", deletes_logs(TrainStep.__call__))]),
+        "logs deleted": (full, [(Trainer, "after_step", deletes_logs(Trainer.after_step))]),
     }
 
     results = {}
