@@ -11,8 +11,8 @@ from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
 
 _CHOSEN = {
-    "test": "chosen on the test set, which favours it",
-    "val": "chosen on held-out images",
+    "test": "chosen on the test set (test), which makes it optimistic",
+    "val": "chosen on held-out images (val)",
 }
 """By split: how the best epoch was chosen."""
 
@@ -53,7 +53,7 @@ def _figures(columns: Columns) -> str:
     chosen = " or ".join(_CHOSEN[split] for split in splits)
     return (
         "top-1 accuracy in percent on the test set: mean ± standard deviation over n seeds; "
-        f"last: after the last epoch; best: the best epoch, {chosen}"
+        f"last: after the last epoch; best: after the best epoch, {chosen}"
     )
 
 
@@ -102,8 +102,8 @@ def _legend(baseline: str, choice: Choice, is_wide: bool) -> str:
         return f"{marks}: {test}"
 
     return (
-        f"verdict: {test}; seeds: the number of each method with which that test finds a "
-        f"difference of the observed size with a probability of {100 * POWER:.0f} %"
+        f"verdict: {test}; needed: seeds of each method with which that test finds a difference "
+        f"of the observed size with a probability of {100 * POWER:.0f} %"
     )
 
 

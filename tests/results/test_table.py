@@ -83,8 +83,8 @@ def test_a_table(text, runs):
     table = text(runs)
     assert table.splitlines()[0] == "cifar100, resnet56 -> resnet20"
     header = line_of(table, "method")
-    names = ["method", "n", "last", "best", "vs alone", "p", "verdict", "seeds", "published"]
-    assert header == names
+    assert header[:5] == ["method", "n", "last", "best (test)", "vs alone"]
+    assert header[5:] == ["p", "verdict", "needed", "published"]
     assert line_of(table, "teacher resnet56") == [
         *("teacher resnet56", "72.34", "+3.24", "72.34 P240"),
     ]
@@ -310,7 +310,9 @@ def test_outliers_are_listed_and_count(write_method, text, records):
 
 def test_who_chose_the_best_epoch(write_method, text):
     folder = write_method("KD", KD)
-    assert "chosen on the test set" in text(folder)
+    table = text(folder)
+    assert "chosen on the test set" in table
+    assert line_of(table, "method")[3] == "best (test)"
 
     for run in folder.iterdir():
         lines = (run / "metrics.jsonl").read_text().replace("test_top1", "val_top1")
@@ -318,6 +320,7 @@ def test_who_chose_the_best_epoch(write_method, text):
     table = text(folder)
     assert "chosen on held-out images" in table
     assert "chosen on the test set" not in table
+    assert line_of(table, "method")[3] == "best (val)"
 
 
 def test_hardware_and_precision(write_method, text):
@@ -627,7 +630,7 @@ def test_from_a_suite_to_a_table(tool, tmp_path, monkeypatch):
         *("teacher resnet20", "student alone", "EDKD (paper)", "EDKD (reference)", "KD"),
         "student alone",
     ]
-    assert "protocol: 1 epochs, batch 32, SGD, lr 0.02 cosine" in done.out
+    assert "protocol: 1 epoch, batch 32, SGD, lr 0.02 cosine" in done.out
     assert "not recorded" not in done.out
 
 
