@@ -60,13 +60,13 @@ class Choice(NamedTuple):
 def long_grid(one: Judged, choice: Choice) -> Grid:
     """All figures of a pair: a row for the teacher and for each method."""
     column = one.column
-    header = _header(one, choice)
     rows = []
     if column.teacher_accuracies:
         rows.append(_teacher_row(column, choice))
     for cell, verdict in one.rows:
         rows.append(_row(one, cell, verdict, choice))
 
+    header = [name for name in _header(one, choice) if any(texts.get(name) for texts in rows)]
     lines = [[texts.get(name, "") for name in header] for texts in rows]
     return Grid(column.title, header, lines, published_lines(column))
 
@@ -79,7 +79,7 @@ def count_of(cell: Cell) -> str:
 
 
 def _header(one: Judged, choice: Choice) -> list[str]:
-    """The columns that have a content."""
+    """The columns that the pair can have."""
     column = one.column
     best = _best(column)
     header = ["method", "n", "last", best]

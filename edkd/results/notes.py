@@ -148,17 +148,24 @@ def _published(columns: Columns) -> list[str]:
 
 
 def _teachers(columns: Columns) -> Iterator[str]:
-    """Columns in which methods had teachers of different accuracy."""
+    """Columns in which methods had teachers of different accuracy for the same seed."""
     for column in columns:
-        means: dict[str, str] = {}
-        for cell in column.cells:
-            measured = [top1 for run in cell.row.runs for top1 in run.teacher_top1]
-            if measured:
-                means[cell.name] = f"{mean(measured):.2f}"
+        for seed in dict.fromkeys(run.seed for run in column.runs):
+            found = _teachers_of_seed(column, seed)
+            if len(set(found.values())) > 1:
+                parts = ", ".join(f"{name} {value}" for name, value in found.items())
+                yield f"{column.title}: the teachers of seed {seed} differ in accuracy: {parts}"
 
-        if len(set(means.values())) > 1:
-            parts = ", ".join(f"{name} {value}" for name, value in means.items())
-            yield f"{column.title}: the teachers differ in accuracy: {parts}"
+
+def _teachers_of_seed(column: Column, seed: int | None) -> dict[str, str]:
+    """Mean accuracy of the teachers of a seed, by the names of rows."""
+    found = {}
+    for cell in column.cells:
+        runs = [run for run in cell.row.runs if run.seed == seed]
+        measured = [top1 for run in runs for top1 in run.teacher_top1]
+        if measured:
+            found[cell.name] = f"{mean(measured):.2f}"
+    return found
 
 
 def _outliers(columns: Columns) -> list[str]:

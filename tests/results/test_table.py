@@ -348,14 +348,27 @@ def test_teachers_that_differ(write_method, text):
     write_method("KD", KD)
     folder = write_method("DKD", KD, teacher_top1=[74.0])
     lines = " ".join(text(folder).split())
-    assert "the teachers differ in accuracy: DKD 74.00, KD 72.34" in lines
+    for seed in (1, 2, 3):
+        line = f"the teachers of seed {seed} differ in accuracy: DKD 74.00, KD 72.34"
+        assert f"cifar100, resnet56 -> resnet20: {line}" in lines
 
 
 def test_a_teacher_for_each_seed(write_run, tmp_path, text):
     for seed, top1 in enumerate((96.0, 97.0, 98.0), 1):
-        about = {"teacher": "resnet20", "student": ["resnet8"], "method": "KD"}
-        write_run(tmp_path / f"r/kd,SEED={seed}", seed, teacher_top1=[top1], **about)
-    assert line_of(text(tmp_path / "r"), "teacher resnet20")[1:3] == ["3", "97.00 ± 1.00"]
+        about = {"teacher": "resnet20", "student": ["resnet8"], "teacher_top1": [top1]}
+        write_run(tmp_path / f"r/kd,SEED={seed}", seed, method="KD", **about)
+    write_run(tmp_path / "r/dkd,SEED=1", method="DKD", **about | {"teacher_top1": [96.0]})
+
+    table = text(tmp_path / "r")
+    assert line_of(table, "teacher resnet20")[1:3] == ["3", "97.00 ± 1.00"]
+    assert "differ in accuracy" not in table
+
+
+def test_columns_without_content_are_left_out(write_run, tmp_path, text):
+    """There are no published figures for digits, and one row has nothing to be tested against."""
+    about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
+    table = text(write_run(tmp_path / "a", settings={"DISTILLER.TYPE": "NONE"}, **about))
+    assert line_of(table, "method") == ["method", "n", "last", "best (test)"]
 
 
 def test_all_published_figures_are_listed_with_their_sources(write_method, text):
