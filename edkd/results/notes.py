@@ -158,7 +158,10 @@ def _teachers(columns: Columns) -> Iterator[str]:
 
 
 def _teachers_of_seed(column: Column, seed: int | None) -> dict[str, str]:
-    """Mean accuracy of the teachers of a seed, by the names of rows."""
+    """Mean accuracy of the teachers of a seed, by the names of rows.
+
+    Rows whose runs have measured none are left out.
+    """
     found = {}
     for cell in column.cells:
         runs = [run for run in cell.row.runs if run.seed == seed]
