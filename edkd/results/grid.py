@@ -60,13 +60,13 @@ class Choice(NamedTuple):
 def long_grid(one: Judged, choice: Choice) -> Grid:
     """All figures of a pair: a row for the teacher and for each method."""
     column = one.column
-    header = _header(one, choice)
     rows = []
     if column.teacher_accuracies:
         rows.append(_teacher_row(column, choice))
     for cell, verdict in one.rows:
         rows.append(_row(one, cell, verdict, choice))
 
+    header = [name for name in _header(one, choice) if any(texts.get(name) for texts in rows)]
     lines = [[texts.get(name, "") for name in header] for texts in rows]
     return Grid(column.title, header, lines, published_lines(column))
 
@@ -79,22 +79,29 @@ def count_of(cell: Cell) -> str:
 
 
 def _header(one: Judged, choice: Choice) -> list[str]:
-    """The columns that have a content."""
+    """The columns that the pair can have."""
     column = one.column
-    header = ["method", "n", "last", "best"]
+    best = _best(column)
+    header = ["method", "n", "last", best]
     if column.teacher_accuracies and choice.is_full:
         header.append("vs teacher")
     if column.alone:
         header.append("vs alone")
     if one.baseline and one.baseline is not column.alone:
         header.append(_versus(one.baseline))
-    if one.baseline:
-        header += ["p", "verdict", "seeds"]
+    if one.baseline and len(column.cells) > 1:
+        header += ["p", "verdict", "needed"]
 
     header.append("published")
     if column.is_mixed:
         header.append("protocol")
     return header
+
+
+def _best(column: Column) -> str:
+    """The name of the column for the best epoch, with the images that chose it."""
+    splits = {run.split for run in column.runs}
+    return f"best ({splits.pop()})" if len(splits) == 1 else "best"
 
 
 def _versus(baseline: Cell) -> str:
@@ -124,7 +131,7 @@ def _row(one: Judged, cell: Cell, verdict: Verdict | None, choice: Choice) -> Te
         "method": cell.name,
         "n": count_of(cell),
         "last": spread(cell.accuracies("last")),
-        "best": spread(cell.accuracies("best")),
+        _best(column): spread(cell.accuracies("best")),
         "published": _figure_text(cell.figures, cell.code),
         "protocol": cell.code or cell.run.protocol.describe(),
     }
@@ -149,7 +156,7 @@ def _verdict_texts(baseline: Cell, verdict: Verdict) -> Texts:
         texts["p"] = "<0.001" if p < 0.001 else f"{p:.3f}"
     if verdict.seeds:
         is_known = verdict.seeds < MOST_SEEDS
-        texts["seeds"] = f"{verdict.seeds}" if is_known else f">={MOST_SEEDS}"
+        texts["needed"] = f"{verdict.seeds}" if is_known else f">={MOST_SEEDS}"
     return texts
 
 

@@ -60,9 +60,14 @@ def students_of(settings: Values, result: Values) -> list[str]:
     return _listed(result.get("student") or settings.get("DISTILLER.STUDENT"))
 
 
-def teachers_of(result: Values) -> list[str]:
+def teachers_of(settings: Values, result: Values) -> list[str]:
     """The architectures of the teachers; empty for a run without one."""
-    return _listed(result.get("teacher"))
+    if "teacher" in result:
+        return _listed(result["teacher"])
+
+    # A run of an older version: only the student alone is known to have none.
+    is_alone = settings.get("DISTILLER.TYPE", ALONE) == ALONE
+    return [] if is_alone else _listed(settings.get("DISTILLER.TEACHER"))
 
 
 def joined(names: Sequence[str]) -> str:

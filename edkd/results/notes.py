@@ -11,8 +11,8 @@ from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
 
 _CHOSEN = {
-    "test": "chosen on the test set, which favours it",
-    "val": "chosen on held-out images",
+    "test": "chosen on the test set (test), which makes it optimistic",
+    "val": "chosen on held-out images (val)",
 }
 """By split: how the best epoch was chosen."""
 
@@ -53,7 +53,7 @@ def _figures(columns: Columns) -> str:
     chosen = " or ".join(_CHOSEN[split] for split in splits)
     return (
         "top-1 accuracy in percent on the test set: mean ± standard deviation over n seeds; "
-        f"last: after the last epoch; best: the best epoch, {chosen}"
+        f"last: after the last epoch; best: after the best epoch, {chosen}"
     )
 
 
@@ -102,8 +102,8 @@ def _legend(baseline: str, choice: Choice, is_wide: bool) -> str:
         return f"{marks}: {test}"
 
     return (
-        f"verdict: {test}; seeds: the number of each method with which that test finds a "
-        f"difference of the observed size with a probability of {100 * POWER:.0f} %"
+        f"verdict: {test}; needed: seeds of each method with which that test finds a difference "
+        f"of the observed size with a probability of {100 * POWER:.0f} %"
     )
 
 
@@ -148,17 +148,27 @@ def _published(columns: Columns) -> list[str]:
 
 
 def _teachers(columns: Columns) -> Iterator[str]:
-    """Columns in which methods had teachers of different accuracy."""
+    """Columns in which methods had teachers of different accuracy for the same seed."""
     for column in columns:
-        means: dict[str, str] = {}
-        for cell in column.cells:
-            measured = [top1 for run in cell.row.runs for top1 in run.teacher_top1]
-            if measured:
-                means[cell.name] = f"{mean(measured):.2f}"
+        for seed in dict.fromkeys(run.seed for run in column.runs):
+            found = _teachers_of_seed(column, seed)
+            if len(set(found.values())) > 1:
+                parts = ", ".join(f"{name} {value}" for name, value in found.items())
+                yield f"{column.title}: the teachers of seed {seed} differ in accuracy: {parts}"
 
-        if len(set(means.values())) > 1:
-            parts = ", ".join(f"{name} {value}" for name, value in means.items())
-            yield f"{column.title}: the teachers differ in accuracy: {parts}"
+
+def _teachers_of_seed(column: Column, seed: int | None) -> dict[str, str]:
+    """Mean accuracy of the teachers of a seed, by the names of rows.
+
+    Rows whose runs have measured none are left out.
+    """
+    found = {}
+    for cell in column.cells:
+        runs = [run for run in cell.row.runs if run.seed == seed]
+        measured = [top1 for run in runs for top1 in run.teacher_top1]
+        if measured:
+            found[cell.name] = f"{mean(measured):.2f}"
+    return found
 
 
 def _outliers(columns: Columns) -> list[str]:

@@ -106,8 +106,9 @@ class Protocol(NamedTuple):
             extra: further keys to be shown, where they are no part of the description.
         """
         values = self.values
+        epochs = values["SOLVER.EPOCHS"]
         parts = [
-            f"{values['SOLVER.EPOCHS']} epochs",
+            "1 epoch" if epochs == 1 else f"{epochs} epochs",
             f"batch {values['SOLVER.BATCH_SIZE']}",
             str(values["SOLVER.TYPE"]),
             f"lr {values['SOLVER.LR']}{self._schedule()}",

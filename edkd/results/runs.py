@@ -57,7 +57,7 @@ class Run:
     @property
     def teacher(self) -> str:
         """The teacher's architecture, several joined; "" without a teacher."""
-        return joined(teachers_of(self.result))
+        return joined(teachers_of(self.settings, self.result))
 
     @property
     def student(self) -> str:

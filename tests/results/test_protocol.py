@@ -145,6 +145,17 @@ def test_every_figure_is_plausible_and_has_a_known_protocol():
             assert all(0 < each < 1 for each in deviation)
 
 
+def test_the_document_has_all_protocols():
+    text = (CHECKOUT / "docs/tables.md").read_text()
+    for code, about in protocols().items():
+        if code != "not stated":
+            assert f"| {code} | {about['about']} |" in text
+
+    content = yaml.safe_load((CHECKOUT / "edkd/results/published.yaml").read_text())
+    number = sum(len(entry["figures"]) for entry in content["tables"])
+    assert f"has {number} figures" in text
+
+
 def label_and_pair(file: Path, remark: str) -> tuple[str, str]:
     """The label of a shipped configuration, and its pair; from the file alone, which is fast."""
     content = yaml.safe_load(file.read_text())

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from statistics import median
 
 import pytest
 
@@ -119,6 +120,19 @@ def test_normal_noise_rarely_has_an_outlier(number):
     samples = [[generator.gauss(70, 5) for _ in range(number)] for _ in range(2000)]
     share = sum(bool(outliers(sample)) for sample in samples) / len(samples)
     assert 0.02 < share < 0.08
+
+
+def test_the_usual_limit_is_too_low_for_three_values():
+    generator = random.Random(2)
+
+    def score(values):
+        centre = median(values)
+        distances = [abs(value - centre) for value in values]
+        return 0.6745 * max(distances) / median(distances)
+
+    scores = [score([generator.gauss(0, 1) for _ in range(3)]) for _ in range(4000)]
+    marked = sum(score > 3.5 for score in scores) / len(scores)
+    assert marked == pytest.approx(0.29, abs=0.03)
 
 
 def test_deviations():

@@ -83,8 +83,8 @@ def test_a_table(text, runs):
     table = text(runs)
     assert table.splitlines()[0] == "cifar100, resnet56 -> resnet20"
     header = line_of(table, "method")
-    names = ["method", "n", "last", "best", "vs alone", "p", "verdict", "seeds", "published"]
-    assert header == names
+    assert header[:5] == ["method", "n", "last", "best (test)", "vs alone"]
+    assert header[5:] == ["p", "verdict", "needed", "published"]
     assert line_of(table, "teacher resnet56") == [
         *("teacher resnet56", "72.34", "+3.24", "72.34 P240"),
     ]
@@ -310,7 +310,9 @@ def test_outliers_are_listed_and_count(write_method, text, records):
 
 def test_who_chose_the_best_epoch(write_method, text):
     folder = write_method("KD", KD)
-    assert "chosen on the test set" in text(folder)
+    table = text(folder)
+    assert "chosen on the test set" in table
+    assert line_of(table, "method")[3] == "best (test)"
 
     for run in folder.iterdir():
         lines = (run / "metrics.jsonl").read_text().replace("test_top1", "val_top1")
@@ -318,6 +320,7 @@ def test_who_chose_the_best_epoch(write_method, text):
     table = text(folder)
     assert "chosen on held-out images" in table
     assert "chosen on the test set" not in table
+    assert line_of(table, "method")[3] == "best (val)"
 
 
 def test_hardware_and_precision(write_method, text):
@@ -345,14 +348,27 @@ def test_teachers_that_differ(write_method, text):
     write_method("KD", KD)
     folder = write_method("DKD", KD, teacher_top1=[74.0])
     lines = " ".join(text(folder).split())
-    assert "the teachers differ in accuracy: DKD 74.00, KD 72.34" in lines
+    for seed in (1, 2, 3):
+        line = f"the teachers of seed {seed} differ in accuracy: DKD 74.00, KD 72.34"
+        assert f"cifar100, resnet56 -> resnet20: {line}" in lines
 
 
 def test_a_teacher_for_each_seed(write_run, tmp_path, text):
     for seed, top1 in enumerate((96.0, 97.0, 98.0), 1):
-        about = {"teacher": "resnet20", "student": ["resnet8"], "method": "KD"}
-        write_run(tmp_path / f"r/kd,SEED={seed}", seed, teacher_top1=[top1], **about)
-    assert line_of(text(tmp_path / "r"), "teacher resnet20")[1:3] == ["3", "97.00 ± 1.00"]
+        about = {"teacher": "resnet20", "student": ["resnet8"], "teacher_top1": [top1]}
+        write_run(tmp_path / f"r/kd,SEED={seed}", seed, method="KD", **about)
+    write_run(tmp_path / "r/dkd,SEED=1", method="DKD", **about | {"teacher_top1": [96.0]})
+
+    table = text(tmp_path / "r")
+    assert line_of(table, "teacher resnet20")[1:3] == ["3", "97.00 ± 1.00"]
+    assert "differ in accuracy" not in table
+
+
+def test_columns_without_content_are_left_out(write_run, tmp_path, text):
+    """There are no published figures for digits, and one row has nothing to be tested against."""
+    about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
+    table = text(write_run(tmp_path / "a", settings={"DISTILLER.TYPE": "NONE"}, **about))
+    assert line_of(table, "method") == ["method", "n", "last", "best (test)"]
 
 
 def test_all_published_figures_are_listed_with_their_sources(write_method, text):
@@ -627,7 +643,7 @@ def test_from_a_suite_to_a_table(tool, tmp_path, monkeypatch):
         *("teacher resnet20", "student alone", "EDKD (paper)", "EDKD (reference)", "KD"),
         "student alone",
     ]
-    assert "protocol: 1 epochs, batch 32, SGD, lr 0.02 cosine" in done.out
+    assert "protocol: 1 epoch, batch 32, SGD, lr 0.02 cosine" in done.out
     assert "not recorded" not in done.out
 
 
