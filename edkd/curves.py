@@ -152,7 +152,7 @@ def _rendered(figure: Any, suffix: str, keep_width: bool) -> tuple[bytes, list[s
         options["metadata"] = {date: None}
 
     file = io.BytesIO()
-    fonts = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "edkd"}
+    fonts: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "edkd"}
     with warnings.catch_warnings(record=True) as caught, rc_context(fonts):
         warnings.filterwarnings("always", message="Glyph")
         figure.savefig(file, format=suffix, dpi=_DPI, **options)
