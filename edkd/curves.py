@@ -152,7 +152,7 @@ def _rendered(figure: Any, suffix: str, keep_width: bool) -> tuple[bytes, list[s
         options["metadata"] = {date: None}
 
     file = io.BytesIO()
-    fonts = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "edkd"}
+    fonts: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "edkd"}
     with warnings.catch_warnings(record=True) as caught, rc_context(fonts):
         warnings.filterwarnings("always", message="Glyph")
         figure.savefig(file, format=suffix, dpi=_DPI, **options)
@@ -266,21 +266,22 @@ def _write_ends(axes: Any, curves: Sequence[Curve], lines: Sequence[Any], height
 def _write_end(axes: Any, text: str, line: Any, place: float) -> None:
     """Write a text at a height of the axes, with the curve's marker and a line to its end."""
     style = {"color": line.get_color(), "marker": line.get_marker(), "markersize": 3}
-    axes.plot(1.08, place, transform=axes.transAxes, clip_on=False, **style)
+    inch = 1 / (axes.get_position().width * axes.figure.get_figwidth())
+    axes.plot(1 + 0.18 * inch, place, transform=axes.transAxes, clip_on=False, **style)
 
     end = (line.get_xdata()[-1], line.get_ydata()[-1])
     pointer = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "alpha": 0.6}
     axes.annotate(
         "",
         xy=end,
-        xytext=(1.07, place),
+        xytext=(1 + 0.16 * inch, place),
         textcoords="axes fraction",
         annotation_clip=False,
         arrowprops=pointer | {"shrinkA": 0, "shrinkB": 0},
     )
     axes.annotate(
         text,
-        xy=(1.11, place),
+        xy=(1 + 0.25 * inch, place),
         xycoords="axes fraction",
         annotation_clip=False,
         va="center_baseline",

@@ -92,7 +92,7 @@ def collect(
     parts: list[dict[str, Any]] = []
     for batch in chosen_batches(loader_of(data, split), limit, classes):
         logits, features = network(batch.image)
-        part = {"target": batch.target.cpu(), "position": batch.position}
+        part: dict[str, Any] = {"target": batch.target.cpu(), "position": batch.position}
         if LOGITS in what:
             part[LOGITS] = _kept(logits)
         if POOLED in what:

@@ -21,7 +21,7 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     # The numbers.
     rows: list[list[Any]] = []
     for line in curves_of(runs, options.what):
-        deviations = line.deviations or [""] * len(line.values)
+        deviations: Sequence[Any] = line.deviations or [""] * len(line.values)
         pairs = zip(line.values, deviations, strict=True)
         rows += [[line.name, epoch, *pair] for epoch, pair in enumerate(pairs, 1)]
 

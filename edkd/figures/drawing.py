@@ -28,7 +28,7 @@ _PER_ROW = {"column": 2, "page": 4}
 _NOTE_CHARACTER = 0.047
 """Inches of width that a character of the note takes, on average."""
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": TEXT,
     "axes.titlesize": TEXT,
     "axes.labelsize": TEXT,
@@ -144,6 +144,7 @@ def panels(number: int, size: str, aspect: float) -> tuple[Any, list[Any]]:
         The figure, and its axes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(number, _PER_ROW[size])
     rows = math.ceil(number / columns)
@@ -152,8 +153,14 @@ def panels(number: int, size: str, aspect: float) -> tuple[Any, list[Any]]:
     # One panel alone does not fill a page.
     widest = min(width / columns, 3.5)
     height = rows * widest * aspect
-    figure = Figure(figsize=(min(width, columns * widest), height), layout="compressed")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.04)
+    layout = ConstrainedLayoutEngine(
+        compress=True,
+        w_pad=0.03,
+        h_pad=0.03,
+        wspace=0.03,
+        hspace=0.04,
+    )
+    figure = Figure(figsize=(min(width, columns * widest), height), layout=layout)
 
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for unused in axes[number:]:
@@ -226,8 +233,8 @@ def titled(name: str, width: float) -> str:
     return "\n".join(plain(line) for line in lines)
 
 
-def add_color_bar(figure: Any, image: Any, all_axes: Sequence[Any], label: str, form: Any) -> None:
-    """One scale of colours for all panels, at their right.
+def add_color_bar(figure: Any, image: Any, all_axes: Sequence[Any], label: str, form: Any) -> Any:
+    """Add one scale of colours for all panels, at their right, and return it.
 
     Args:
         form: of the numbers, as "%.1f"; or a function of a number and its place.
@@ -235,6 +242,7 @@ def add_color_bar(figure: Any, image: Any, all_axes: Sequence[Any], label: str, 
     bar = figure.colorbar(image, ax=all_axes, aspect=25, pad=0.02, format=form)
     bar.set_label(label)
     bar.outline.set_linewidth(0.6)
+    return bar
 
 
 def frame(axes: Any) -> None:

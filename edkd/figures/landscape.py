@@ -8,6 +8,7 @@ statistics of the trained network at each point.
 """
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ POINTS = {1: 21, 2: 11}
 
 _STYLES = ("-", "--", "-.", ":")
 _LEVELS = 12
+_MOST_LINES = 7
 
 Direction = dict[str, Tensor]
 """A change of each parameter, by its name."""
@@ -206,6 +208,8 @@ def loss_of(network: nn.Module, batches: Sequence[Chosen]) -> float:
 
 def _curves(landscapes: Sequence[Landscape], note: str, options: Options) -> Any:
     """The losses along one direction, in one panel."""
+    from matplotlib.ticker import NullLocator
+
     figure, (axes,) = panels(1, options.size, aspect=0.62)
     for number, each in enumerate(landscapes):
         axes.plot(
@@ -218,11 +222,30 @@ def _curves(landscapes: Sequence[Landscape], note: str, options: Options) -> Any
     axes.set_xlabel("step in a filter-normalised random direction")
     axes.set_ylabel("loss")
     axes.set_yscale("log")
+    axes.set_yticks(round_numbers(*axes.get_ylim()))
+    axes.yaxis.set_major_formatter(_readable)
+    axes.yaxis.set_minor_locator(NullLocator())
     frame(axes)
 
     names = [each.name for each in landscapes]
     finish(figure, note, options, Legend(axes.lines, names))
     return figure
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Numbers such as 1, 2, 5, 10 within a range; fewer where they are many.
+
+    Args:
+        low: positive.
+        high: greater.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        numbers = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [number for number in numbers if low < number < high]
+        if 2 <= len(inside) <= _MOST_LINES:
+            return inside
+    return [low, high]
 
 
 def _readable(value: float, place: Any = None) -> str:
@@ -238,21 +261,29 @@ def _contours(landscapes: Sequence[Landscape], note: str, options: Options) -> A
     width = all_axes[0].get_position().width * figure.get_figwidth()
     losses = np.concatenate([each.loss.ravel() for each in landscapes])
     losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        raise UserError("no loss is finite on this grid; give a smaller --radius")
     low = max(losses.min(), 1e-4)
     levels = np.geomspace(low, max(losses.max(), 1.01 * low), _LEVELS)
+
+    # Lines contrast with the colour below them.
+    ticks = round_numbers(levels[0], levels[-1])
+    middle = math.sqrt(levels[0] * levels[-1])
+    colors = ["white" if tick < middle else "black" for tick in ticks]
 
     for axes, each in zip(all_axes, landscapes, strict=True):
         loss = np.clip(each.loss, levels[0], levels[-1])
         grid = (each.steps, each.steps, loss)
         norm = LogNorm(low, levels[-1])
         filled = axes.contourf(*grid, levels, cmap="cividis", norm=norm)
-        lines = axes.contour(*grid, levels[1:-1:2], colors="white", linewidths=0.4)
+        lines = axes.contour(*grid, ticks, colors=colors, linewidths=0.4)
         axes.clabel(lines, fontsize=SMALL - 1, fmt=_readable)
         axes.plot(0, 0, marker="+", color="white", markersize=5, markeredgewidth=1)
         axes.set_title(f"{titled(each.name, width)}\ncentre {each.centre:.3f}")
         axes.set(xlabel="direction 1", ylabel="direction 2")
+        axes.locator_params(nbins=5)
         axes.set_box_aspect(1)
 
-    add_color_bar(figure, filled, all_axes, "loss (logarithmic)", _readable)
+    add_color_bar(figure, filled, all_axes, "loss (logarithmic)", _readable).set_ticks(ticks)
     finish(figure, note, options)
     return figure

@@ -79,14 +79,16 @@ class Subjects:
         source = run.teacher_source
         if source not in self._teachers:
             teacher = run.teacher
-            name = f"teacher {teacher.name}"
+            others = [each.name for each in self._teachers.values()]
+            name = _distinct(f"teacher {teacher.name}", others)
             self._teachers[source] = Subject(name, teacher.network, run.data, run.device)
         return self._teachers[source]
 
     def teachers(self) -> list[Subject]:
         """The distinct teachers of all runs, see `teacher_of`."""
-        found = [self.teacher_of(number) for number in range(len(self.runs))]
-        return [each for i, each in enumerate(found) if each not in found[:i]]
+        for number in range(len(self.runs)):
+            self.teacher_of(number)
+        return list(self._teachers.values())
 
     def about(self, split: str) -> str:
         """The data set and the images, as "digits, test images"."""
@@ -136,7 +138,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
         name = named[id(run)] if run else folder.resolve().name
         of_file = path.name.partition("_")[0] if path.is_file() else ""
         names.append(f"{name} {of_file}" if of_file not in ("", "student") else name)
-    return [_distinct(name, names[:i]) for i, name in enumerate(names)]
+
+    distinct: list[str] = []
+    for name in names:
+        distinct.append(_distinct(name, distinct))
+    return distinct
 
 
 def _read(folder: Path) -> Run | None:
@@ -157,5 +163,10 @@ def _names_of_rows(runs: Sequence[Run]) -> dict[int, str]:
 
 
 def _distinct(name: str, before: Sequence[str]) -> str:
-    same = before.count(name)
-    return f"{name} ({same + 1})" if same else name
+    """A name with a number where others have the same, as "kd (2)"."""
+    number = 1
+    found = name
+    while found in before:
+        number += 1
+        found = f"{name} ({number})"
+    return found

@@ -161,3 +161,33 @@ def test_runs_of_different_data(refused, tool, train_tiny, tiny_folder, digits_r
     assert train_tiny("other", "DISTILLER.TYPE", "NONE", "SOLVER.EPOCHS", "1").code == 0
     error = refused("cka", digits_runs["kd1"], tiny_folder / "other", "--device", "cpu")
     assert "have different data sets" in error
+
+
+# Names.
+
+
+def test_names_are_distinct(digits_runs, tmp_path):
+    copies = []
+    for parent in ("a", "b", "c"):
+        folder = tmp_path / parent / "kd"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        copies.append(folder)
+    assert names_of(copies) == ["kd", "kd (2)", "kd (3)"]
+    assert names_of([digits_runs["dml"] / "student_best"]) == ["dml"]
+
+
+def test_teachers_of_one_architecture_are_distinct(draw, table, digits_runs, tmp_path):
+    """The second run has the same teacher in a file of its own."""
+    folder = tmp_path / "other"
+    shutil.copytree(digits_runs["kd1"], folder)
+    weights = tmp_path / "weights"
+    shutil.copy(digits_runs["teacher"] / "student_best", weights)
+    config = folder / "config.yaml"
+    before = f"{digits_runs['teacher']}/student_best"
+    config.write_text(config.read_text().replace(before, str(weights)))
+
+    runs = [digits_runs["kd1"], folder, digits_runs["alone"]]
+    draw("cka", *runs, "--images", "8", "--data", "--format", "png")
+    pairs = {row["network"]: row["other_network"] for row in table("cka")}
+    assert list(pairs.values()) == ["teacher resnet20", "teacher resnet20 (2)", "teacher resnet20"]
