@@ -52,7 +52,8 @@ class Interval:
 
         number = trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
         rounded = float(f"{number:.{_DIGITS}g}")
-        return _number_text(min(max(rounded, self.low), self.high))
+        inside = min(max(rounded, self.low), self.high)
+        return _number_text(inside)
 
     def position(self, value: Any) -> Any:
         """The value of a configuration as Optuna has it; None where it is not in the range."""
@@ -69,9 +70,12 @@ class Interval:
         return [self._text(self.low), self._text(self.high)]
 
     def __str__(self) -> str:
-        notes = " (log)" if self.log else ""
-        notes += f" (step {self._text(self.step)})" if self.step else ""
-        return f"{self._text(self.low)} to {self._text(self.high)}{notes}"
+        text = " to ".join(self.ends())
+        if self.log:
+            text += " (log)"
+        if self.step:
+            text += f" (step {self._text(self.step)})"
+        return text
 
     def _text(self, number: float) -> str:
         return str(int(number)) if self.is_whole else _number_text(number)
@@ -140,8 +144,9 @@ def _dimension(path: Path, key: str, value: Any) -> Dimension:
         group, dot, last = key.rpartition(".")
         raise UserError(unknown_key(last, f"{group}{dot}", keys, f"{path}: {_SEARCH}"))
 
+    default = keys[key].default
     if isinstance(value, dict):
-        return _interval(path, where, value, keys[key].default)
+        return _interval(path, where, value, default)
     if not isinstance(value, list) or len(value) < 2:
         expected = "a list of two values or more, or a range as {low: 0.1, high: 10, log: true}"
         raise wrong(path, where, expected, value)
@@ -165,18 +170,21 @@ def _interval(path: Path, where: str, value: Mapping[str, Any], default: Any) ->
             f"{path}: {where} is not a number; give a list of values instead of a range"
         )
 
+    # The ends.
     is_whole = type(default) is int
     low = _number(path, f"{where}: low", value.get("low"), is_whole)
     high = _number(path, f"{where}: high", value.get("high"), is_whole)
     if low >= high:
         raise UserError(f"{path}: {where}: low is {low:g}, but must be below high, {high:g}")
 
+    # What lies between them.
     log = plain(value.get("log", _NO))
     if type(log) is not bool:
         raise wrong(path, f"{where}: log", "true or false", value["log"])
     if log and low <= 0:
         raise UserError(f"{path}: {where}: low is {low:g}, but must be above 0 where log is true")
-    return Interval(low, high, log, _step(path, where, value, is_whole), is_whole)
+    step = _step(path, where, value, is_whole)
+    return Interval(low, high, log, step, is_whole)
 
 
 def _step(path: Path, where: str, value: Mapping[str, Any], is_whole: bool) -> float | None:

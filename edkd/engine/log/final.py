@@ -44,14 +44,24 @@ def final_of(result: Mapping[str, Any], run: str, step: int) -> Final:
         run: its name.
         step: its last step, from 1.
     """
-    tops = {key: result[key] for key in result if key.endswith("top1") and key != _TEACHER}
+    # The figures.
+    tops = {key: value for key, value in result.items() if _is_accuracy(key)}
     tops |= _teachers(result.get(_TEACHER, []))
     counts = {key: result[key] for key in _COUNTS}
-    named = {f"{GROUP}/{key}": float(value) for key, value in {**tops, **counts}.items()}
+    figures = {**tops, **counts}
+    named = {f"{GROUP}/{key}": float(value) for key, value in figures.items()}
 
-    facts = [_shown(result[key]) for key in _FACTS]
-    accuracies = [f"{value:.2f}" for value in tops.values()]
-    return Final(named, ["run", *_FACTS, *tops], [run, *facts, *accuracies], step)
+    # The table.
+    columns = ["run", *_FACTS, *tops]
+    row = [run]
+    row += [_shown(result[key]) for key in _FACTS]
+    row += [f"{value:.2f}" for value in tops.values()]
+    return Final(named, columns, row, step)
+
+
+def _is_accuracy(key: str) -> bool:
+    """Whether a key of a result is an accuracy of a student, or of all together."""
+    return key.endswith("top1") and key != _TEACHER
 
 
 def _teachers(top1: list[float]) -> dict[str, float]:

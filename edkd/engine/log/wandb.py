@@ -40,6 +40,7 @@ class Wandb(Sink):
     ) -> None:
         wandb = library or importlib.import_module("wandb")
         self._table = wandb.Table
+
         quiet = wandb.Settings(
             silent=True,
             init_timeout=10,
