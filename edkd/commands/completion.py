@@ -57,7 +57,11 @@ def script(shell: str) -> str:
 
     root = whole_parser()
     _add_completions(root, _completions())
-    return shtab.complete(root, shell)
+    text: str = shtab.complete(root, shell)
+    if shell == "zsh":
+        # There shtab completes the first of several values alone.
+        text = text.replace('"(*)::', '"*:').replace('"(*):', '"*:')
+    return text
 
 
 def whole_parser() -> ArgumentParser:
@@ -92,15 +96,14 @@ def _completion_of(action: argparse.Action, known: Mapping[str, Completion]) -> 
 
     if action.nargs == 0:
         return None
-    names = [*action.option_strings, action.dest]
-    for name in names:
+    for name in action.option_strings or [action.dest]:
         if name in known:
             return known[name]
 
     metavar = str(action.metavar or "")
     if metavar in ("FOLDER", "RUN_FOLDER", "DIR", "ROOT"):
         return shtab.DIRECTORY
-    if "FILE" in metavar or action.type is Path:
+    if "FILE" in metavar or "IMAGE" in metavar or action.type is Path:
         return shtab.FILE
     return None
 
@@ -123,6 +126,10 @@ def _completions() -> dict[str, Completion]:
         "opts": completes_pairs(key_names, _values(keys), {"models": MODEL_KEYS}),
         "model": models,
         "models": models,
+        "--model": models,
+        "--ckpt": shtab.FILE,
+        "--names": shtab.FILE,
+        "network": shtab.FILE,
         "--dataset": completes_words("datasets", datasets),
         "prefixes": completes_words("keys", key_names),
         "names": completes_words("downloads", CATALOGUE),

@@ -45,12 +45,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(records, indent=1))
         return
     if not records:
-        raise UserError(f"no {args.kind} with {' and '.join(args.words)}; give fewer words")
+        raise UserError(_absent(args.kind, args.words))
 
     # Libraries have more than a thousand models.
     own = records if args.words else [record for record in records if not record.get("library")]
     print("\n".join(lines(own, kind.columns)))
     _print_rest(records[len(own) :])
+
+
+def _absent(kind: str, words: Sequence[str]) -> str:
+    """Why there is nothing to list, and what to do."""
+    if words:
+        return f"no {kind} with {' and '.join(words)}; give fewer words"
+    return f"no {kind} are installed; a checkout of the project has them in its folder configs"
 
 
 def _print_rest(records: Sequence[Record]) -> None:

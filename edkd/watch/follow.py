@@ -15,7 +15,7 @@ from edkd.streams import check_output
 from edkd.watch.reading import read_all, read_status
 from edkd.watch.status import RUNNING, Status
 from edkd.watch.table import table
-from edkd.watch.wording import ending, notes, progress
+from edkd.watch.wording import ending, progress, ways_on
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -51,7 +51,7 @@ def _follow_one(folder: Path) -> Status:
             screen.add(log.new_lines())
 
             if status.state != RUNNING:
-                screen.add([ending(status), *notes(status)[1:]])
+                screen.add([ending(status), *ways_on(status)])
                 return status
             screen.rewrite([_running(status)])
             time.sleep(EVERY)

@@ -1,10 +1,16 @@
 """What is known of a run in words, for the table and for those who follow it."""
 
+from textwrap import shorten
+
 from edkd.engine.log.time_left import shown_duration
 from edkd.watch.status import FAILED, FINISHED, RUNNING, STOPPED, Status
 
 UNKNOWN = "-"
 """In the place of a value that is not known."""
+
+
+REASON = 240
+"""Characters of a reason that stand below a line; all of it is in the JSON."""
 
 
 def notes(run: Status) -> list[str]:
@@ -14,10 +20,18 @@ def notes(run: Status) -> list[str]:
     """
     found = []
     if run.reason:
-        found.append(run.reason)
+        found.append(shorten(run.reason, REASON, placeholder=" ..."))
+    return [*found, *ways_on(run)]
+
+
+def ways_on(run: Status) -> list[str]:
+    """How to continue a run that was stopped: one line, or none where nothing is to be continued.
+
+    A run that failed would fail again, so that its reason comes first.
+    """
     if run.resume and run.state == STOPPED:
-        found.append(f"continue: {run.resume}")
-    return found
+        return [f"continue: {run.resume}"]
+    return []
 
 
 def progress(run: Status) -> str:

@@ -98,6 +98,7 @@ def test_paths(complete, tmp_path):
     assert sorted(complete("train", "--cfg", "m")) == ["mine", "my.yaml"]
     assert complete("sweep", "my.") == ["my.yaml"]
     assert complete("runs", "mi") == ["mine"]
+    assert complete("finetune", "resnet20", "--from", "my.t") == ["my.txt"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
@@ -108,6 +109,11 @@ def test_other_shells_read_their_scripts(scripts, shell):
     assert all(word in text for word in ("DISTILLER.TYPE", "torchvision/resnet50", "follow"))
     if shutil.which(shell):
         subprocess.run([shell, "-n", script], check=True)
+
+
+def test_zsh_completes_every_pair(scripts):
+    text = (scripts / "edkd.zsh").read_text()
+    assert '"*:keys, as SOLVER.LR 0.1:_edkd_pairs"' in text
 
 
 def test_words_that_need_quotes_are_left_out():

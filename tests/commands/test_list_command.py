@@ -99,6 +99,13 @@ def test_figures_are_those_of_the_command_figure(tool, monkeypatch):
     assert_refused(tool("list", "figures"), "this version draws no figures")
 
 
+def test_an_installed_package_has_no_configs(tool, tmp_path, monkeypatch):
+    monkeypatch.setattr("edkd.listing.configs.CONFIGS", tmp_path / "configs")
+    for kind in ("configs", "suites"):
+        assert tool("list", kind, "--json").out == "[]\n"
+        assert_refused(tool("list", kind), f"no {kind} are installed; a checkout")
+
+
 def test_keys_are_those_of_the_table(tool):
     listed = [record["name"] for record in json.loads(tool("list", "keys", "--json").out)]
     assert listed == list(table())
