@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCS = CHECKOUT / "docs"
-ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "data/README.md")
+OTHERS = ("*.md", "data/*.md", "download_ckpts/*.md", "results/**/*.md")
 
-PAGES = sorted([*DOCS.glob("*.md"), *(CHECKOUT / name for name in ROOT_PAGES)])
+PAGES = sorted(path for pattern in ("docs/*.md", *OTHERS) for path in CHECKOUT.glob(pattern))
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
