@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCS = CHECKOUT / "docs"
-ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "data/README.md")
+OTHERS = ("*.md", "data/*.md", "download_ckpts/*.md", "results/**/*.md")
 
-PAGES = sorted([*DOCS.glob("*.md"), *(CHECKOUT / name for name in ROOT_PAGES)])
+PAGES = sorted(path for pattern in ("docs/*.md", *OTHERS) for path in CHECKOUT.glob(pattern))
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
@@ -68,16 +68,15 @@ def commands(page: Path) -> list[Command]:
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
 
     variables: dict[str, str] = {"seed": "1"}
-    found = []
+    found: list[Command | None] = []
     for line in map(str.strip, lines):
         assigned = _ASSIGNMENT.match(line)
         if assigned:
             variables[assigned[1]] = _filled(assigned[2], variables)
             continue
-        command = _command(page, _filled(line, variables))
-        if command:
-            found.append(command)
-    return found
+        parts = re.split(r" (?:&&|\|) ", _filled(line, variables))
+        found += [_command(page, part) for part in parts]
+    return [command for command in found if command]
 
 
 def _filled(text: str, variables: dict[str, str]) -> str:
@@ -88,7 +87,7 @@ def _command(page: Path, line: str) -> Command | None:
     """The command in a line; None where it is one of another program, or has a placeholder."""
     if not re.search(r"\bedkd |tools/\w+\.py", line):
         return None
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.partition(" > ")[0], comments=True)
     if "..." in words:
         return None
 

@@ -19,11 +19,12 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_configurations_that_pages_name_exist(page):
+def test_files_that_pages_name_exist(page):
     text = page.read_text(encoding="utf-8")
-    for path in re.findall(r"configs/[\w/.\-]+\.yaml", text):
+    folders = "configs|benchmarks|edkd|notebooks|tests"
+    for path in re.findall(rf"(?<![\w/])(?:{folders})/[\w/.\-]+\.(?:yaml|py|ipynb)\b", text):
         assert (CHECKOUT / path).is_file(), f"{name_of(page)}: {path}"
-    for path in re.findall(r"`(configs/[\w/\-]+/)`", text):
+    for path in re.findall(rf"`((?:{folders})/[\w/\-]+/)`", text):
         assert (CHECKOUT / path).is_dir(), f"{name_of(page)}: {path}"
 
 

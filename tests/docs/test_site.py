@@ -16,10 +16,10 @@ pytest.importorskip("mkdocstrings")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the site. `strict` is set in mkdocs.yml: a warning ends the build."""
+    """The folder of the site; a warning ends the build."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
