@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": "accuracy of a model on the test set",
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
-    "report": "compare finished runs: a table and a picture",
+    "report": "compare finished runs: a table, and curves and errors as an HTML page",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",

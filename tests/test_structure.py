@@ -64,7 +64,7 @@ def room_of(path: Path) -> str:
 
 def forbidden(room: str) -> set[str]:
     """Packages that a package must not import."""
-    programs = {"edkd.notebook", "edkd.sweep", "edkd.commands", "edkd.api"}
+    programs = {"edkd.notebook", "edkd.report", "edkd.sweep", "edkd.commands", "edkd.api"}
     above = {"edkd.engine", "edkd.results"} | programs
     parts = {f"edkd.{part}" for part in PARTS}
     if room == "base":
@@ -76,9 +76,9 @@ def forbidden(room: str) -> set[str]:
     if room == "results":
         return (above | parts | {"torch"}) - {"edkd.results"}
     if room == "notebook":
-        return {"edkd.results", "edkd.sweep", "edkd.commands"}
-    if room == "sweep":
-        return programs - {"edkd.sweep"}
+        return {"edkd.results", "edkd.report", "edkd.sweep", "edkd.commands"}
+    if room in ("report", "sweep"):
+        return programs - {f"edkd.{room}"}
     return set()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.report.findings import Problem
 from edkd.report.page import MARKER, page
 from edkd.report.predictions import prediction_sections
 from edkd.report.subject import subjects_of
@@ -199,7 +200,9 @@ def test_texts_of_runs_are_escaped(tmp_path, write_run, findings):
     about = {"command": ["edkd", EVIL], "cwd": EVIL, "device": EVIL, "packages": {EVIL: EVIL}}
     (folder / "environment.json").write_text(json.dumps(about))
     (subject,) = subjects_of([read_run(folder)])
-    named = findings[0]._replace(class_names=[EVIL] * 10, problems=[EVIL], line=subject.lines[0])
+    named = findings[0]._replace(
+        class_names=[EVIL] * 10, problems=[Problem(EVIL, EVIL)], line=subject.lines[0]
+    )
 
     text = page([read_run(folder)], [EVIL], lambda subject: prediction_sections([named]))
     assert text.count("<script") == 2 + text.count('<script type="application/json">')
@@ -252,4 +255,4 @@ def test_without_weights_the_reason_stands_in_the_page(tmp_path, write_run):
     sections = prediction_sections(Analyst("cpu", lambda line: None).findings(subject))
     assert [section.key for section in sections] == ["predictions"]
     (note,) = sections[0].blocks
-    assert note.text.startswith(f"Not evaluated: {tmp_path / 'kd'} ")
+    assert note.text == "Not evaluated: kd: no weights in the folder"
