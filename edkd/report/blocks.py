@@ -97,6 +97,7 @@ class Chart(NamedTuple):
         layout: of plotly, on top of that of the page.
         table: the same data.
         height: pixels.
+        min_width: pixels; a narrower page scrolls the chart within its box.
         has_own_series: its traces are no rows, which a reader can hide.
     """
 
@@ -107,6 +108,7 @@ class Chart(NamedTuple):
     layout: dict[str, Any]
     table: Table
     height: int = 320
+    min_width: int = 0
     has_own_series: bool = False
     kind: str = "chart"
 

@@ -211,7 +211,7 @@ def test_screen_readers_get_names_and_headings(show, page_file):
         const say = (text, element) => found.push(text + ': ' + element.outerHTML.slice(0, 80));
         for (const plot of document.querySelectorAll('.plot')) {
             const caption = document.getElementById(plot.getAttribute('aria-labelledby'));
-            const hasTable = plot.parentElement.querySelector('details table tbody tr');
+            const hasTable = plot.closest('figure').querySelector('details table tbody tr');
             if (plot.getAttribute('role') !== 'img' || !caption.textContent.trim() || !hasTable) {
                 say('chart without a text alternative', plot);
             }
