@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write a student as ONNX, torch.export or safetensors, with a model card",
     "predict": "classes of your own images",
     "report": "compare finished runs: a table, and curves and errors as an HTML page",
+    "table": "methods over seeds for a paper: mean, deviation, verdict, published figure",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",

@@ -48,14 +48,26 @@ def method_of(settings: Values, result: Values) -> str:
     return f"{label} ({', '.join(remarks)})" if remarks else label
 
 
+def shown(method: str) -> str:
+    """A label of `method_of` for readers: "student alone (CE x 2)" for "NONE (CE x 2)"."""
+    if method.split(" ")[0] == ALONE:
+        return f"student alone{method.removeprefix(ALONE)}"
+    return method
+
+
 def students_of(settings: Values, result: Values) -> list[str]:
     """The architectures of the students."""
     return _listed(result.get("student") or settings.get("DISTILLER.STUDENT"))
 
 
-def teachers_of(result: Values) -> list[str]:
+def teachers_of(settings: Values, result: Values) -> list[str]:
     """The architectures of the teachers; empty for a run without one."""
-    return _listed(result.get("teacher"))
+    if "teacher" in result:
+        return _listed(result["teacher"])
+
+    # A run of an older version: only the student alone is known to have none.
+    is_alone = settings.get("DISTILLER.TYPE", ALONE) == ALONE
+    return [] if is_alone else _listed(settings.get("DISTILLER.TEACHER"))
 
 
 def joined(names: Sequence[str]) -> str:

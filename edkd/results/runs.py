@@ -13,6 +13,7 @@ from edkd.errors import UserError
 from edkd.results.finding import RESULT as RESULT
 from edkd.results.finding import find_runs as find_runs
 from edkd.results.names import joined, method_of, precision_of, students_of, teachers_of
+from edkd.results.protocol import Protocol, protocol_of
 
 _SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\+?(0[box][\da-fA-F]+|[\d_]+)(?=,|$)")
 
@@ -56,12 +57,17 @@ class Run:
     @property
     def teacher(self) -> str:
         """The teacher's architecture, several joined; "" without a teacher."""
-        return joined(teachers_of(self.result))
+        return joined(teachers_of(self.settings, self.result))
 
     @property
     def student(self) -> str:
         """The student's architecture, several joined: "resnet20", "3 x resnet20"."""
         return joined(students_of(self.settings, self.result))
+
+    @property
+    def architecture(self) -> str:
+        """The student's architecture without the number of students of a mutual method."""
+        return joined(list(dict.fromkeys(students_of(self.settings, self.result))))
 
     @property
     def pair(self) -> str:
@@ -77,6 +83,11 @@ class Run:
     def teacher_top1(self) -> list[float]:
         """Top-1 accuracy of each teacher in percent, on the images of `split`; empty if unknown."""
         return list(self.result.get("teacher_top1") or [])
+
+    @property
+    def protocol(self) -> Protocol:
+        """How it was trained, apart from its method."""
+        return protocol_of(self.settings)
 
     @property
     def precision(self) -> str:
@@ -160,8 +171,11 @@ def group_runs(runs: Iterable[Run]) -> list[Row]:
     for run in runs:
         groups.setdefault(run.row, []).append(run)
 
-    rows = [Row(name, group) for (name, _), group in groups.items()]
-    return [Row(row.name + _difference(row, rows), row.runs) for row in rows]
+    rows = []
+    for (name, _), group in groups.items():
+        alike = [other[0].settings for (label, _), other in groups.items() if label == name]
+        rows.append(Row(name + difference(group[0].settings, alike), group))
+    return rows
 
 
 def _read(folder: Path) -> Run:
@@ -206,6 +220,8 @@ def _check(run: Run) -> None:
 
     # Settings of an older version are arbitrary YAML, which may refer to itself.
     group_runs([run])
+    protocol_of(run.settings).describe()
+    ", ".join([run.method, run.pair, run.dataset, run.precision])
 
     figures = [run.accuracy("last"), run.accuracy("best"), *run.curve, *run.teacher_top1]
     if not all(map(math.isfinite, figures)):
@@ -235,17 +251,22 @@ def _leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _difference(row: Row, rows: Sequence[Row]) -> str:
-    """The settings of a row that differ among the rows of its name, as " (SOLVER.LR=0.1)"."""
-    alike = [other.runs[0].settings for other in rows if other.name == row.name]
-    own = row.runs[0].settings
-    differing = [
-        key for key, value in own.items() if any(other.get(key) != value for other in alike)
-    ]
+def difference(settings: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+    """The settings that differ among rows of the same name, as " (SOLVER.LR=0.1)"; or "".
+
+    Args:
+        settings: of the row.
+        alike: for all rows of its name, the settings that count.
+    """
+    differing = []
+    for key in settings:
+        values = [other.get(key) for other in alike]
+        if any(value != values[0] for value in values):
+            differing.append(key)
     if not differing:
         return ""
 
-    shown = [f"{key}={own[key]}" for key in differing[:_SHOWN_DIFFERENCES]]
+    parts = [f"{key}={settings[key]}" for key in differing[:_SHOWN_DIFFERENCES]]
     if len(differing) > _SHOWN_DIFFERENCES:
-        shown.append("...")
-    return f" ({', '.join(shown)})"
+        parts.append("...")
+    return f" ({', '.join(parts)})"

@@ -4,6 +4,13 @@ import json
 
 import pytest
 
+P240 = {
+    "DATASET.TYPE": "cifar100",
+    "SOLVER.EPOCHS": 240,
+    "SOLVER.WEIGHT_DECAY": 0.0005,
+}
+"""Settings of the published protocol that are not the defaults."""
+
 
 @pytest.fixture
 def write_run():
@@ -28,3 +35,29 @@ def write_run():
         return folder
 
     return write_run
+
+
+@pytest.fixture
+def write_method(tmp_path, write_run):
+    """write_method("KD", [70.1, 70.4], ...): runs of a method, one for each last accuracy.
+
+    They train resnet20 on CIFAR-100 under P240, with resnet56 as the teacher unless the method is
+    NONE. The best epoch is half a point better than the last one. Returns the folder of all runs.
+    """
+    folder = tmp_path / "runs"
+
+    def write_method(method, tops, name="", student="resnet20", settings=(), **result):
+        students = [student] if isinstance(student, str) else student
+        about = {"dataset": "cifar100", "method": method, "student": students}
+        about["teacher"] = "" if method == "NONE" else "resnet56"
+        if about["teacher"]:
+            about["teacher_top1"] = [72.34]
+        values = P240 | {"DISTILLER.TYPE": method} | dict(settings)
+
+        for seed, top1 in enumerate(tops, 1):
+            run = folder / f"{name or method},{students[0]},SEED={seed}"
+            curve = (top1 + 0.5, top1)
+            write_run(run, seed, curve, settings=values, **(about | result))
+        return folder
+
+    return write_method

@@ -1,0 +1,333 @@
+"""Finished runs as a comparison: a column for each pair of networks, a cell for each method."""
+
+import json
+from collections.abc import Iterable, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from edkd.errors import UserError
+from edkd.hints import hint
+from edkd.results.names import ALONE, shown
+from edkd.results.published import Figure, code_of, published
+from edkd.results.runs import Row, Run, difference
+from edkd.results.statistics import Welch, seeds_needed, welch
+
+BEATS = "BEATS"
+WORSE = "WORSE"
+INCONCLUSIVE = "INCONCLUSIVE"
+
+_OF_A_TEACHER = ("DISTILLER.TEACHER", "TEACHER_MEMO.")
+"""Settings that have no effect without a teacher."""
+
+_OFF: tuple[Any, ...] = (None, False, 0, "", [], "off")
+"""Values of a setting that count the same as its absence, for runs of older versions."""
+
+_SHOWN_DIFFERENCES = 3
+"""Settings in which protocols differ that an error names at most."""
+
+
+class Cell(NamedTuple):
+    """A method in a column: runs that differ only in their seed."""
+
+    method: str
+    """Its label; see `names.method_of`."""
+    row: Row
+    """Its name also has the settings that tell it from others of the method."""
+    code: str
+    """Of the published protocol that it followed; "" for none."""
+    figures: list[Figure]
+    """Published accuracies of the method for this pair, those that fit the protocol first."""
+
+    @property
+    def name(self) -> str:
+        """The name of its row."""
+        return self.row.name
+
+    @property
+    def run(self) -> Run:
+        """The first of its runs."""
+        return self.row.runs[0]
+
+    def accuracies(self, by: str) -> list[float]:
+        """Top-1 accuracy of each seed after the "last" or the "best" epoch, in percent."""
+        return self.row.accuracies(by)
+
+    def mean(self, by: str) -> float:
+        """Mean of the accuracies."""
+        return mean(self.row.accuracies(by))
+
+
+class Column(NamedTuple):
+    """The methods for a pair of networks on a data set."""
+
+    dataset: str
+    pair: str
+    """ "resnet56 -> resnet20", or a student that no run has with a teacher."""
+    teacher: str
+    """ "" where there is none."""
+    cells: list[Cell]
+
+    @property
+    def title(self) -> str:
+        """ "cifar100, resnet56 -> resnet20"."""
+        return f"{self.dataset}, {self.pair}" if self.dataset else self.pair
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of its runs."""
+        return [run for cell in self.cells for run in cell.row.runs]
+
+    @property
+    def teacher_accuracies(self) -> list[float]:
+        """Top-1 of the teacher in percent, where runs measured it: the mean for each seed.
+
+        One value where all runs have the same.
+        """
+        seeds: dict[int | None, list[float]] = {}
+        for run in self.runs:
+            if run.teacher_top1:
+                seeds.setdefault(run.seed, []).append(mean(run.teacher_top1))
+
+        values = [mean(measured) for measured in seeds.values()]
+        return values if len(set(values)) > 1 else values[:1]
+
+    @property
+    def alone(self) -> Cell | None:
+        """The student alone; None where no cell or several are that."""
+        found = [cell for cell in self.cells if cell.method == ALONE]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its cells have different protocols."""
+        first = self.cells[0].run.protocol
+        return any(first.differences(cell.run.protocol) for cell in self.cells)
+
+
+class Judged(NamedTuple):
+    """A column with the comparison of each cell with the baseline."""
+
+    column: Column
+    baseline: Cell | None
+    verdicts: list["Verdict | None"]
+    """None where the column has no baseline."""
+
+    @property
+    def rows(self) -> list[tuple[Cell, "Verdict | None"]]:
+        """Each cell with its verdict."""
+        return list(zip(self.column.cells, self.verdicts, strict=True))
+
+
+class Verdict(NamedTuple):
+    """A cell against the baseline.
+
+    Args:
+        word: BEATS, WORSE or INCONCLUSIVE; "" where there is no test.
+        reason: why there is no test; "" where there is one.
+        difference: of the means in percentage points, cell minus baseline.
+        test: None where there is none.
+        seeds: that each needs to find this difference; None where that is not known.
+    """
+
+    word: str
+    reason: str
+    difference: float
+    test: Welch | None
+    seeds: int | None
+
+
+# Columns.
+
+
+def columns_of(runs: Sequence[Run], mix_protocols: bool = False) -> list[Column]:
+    """The columns of a table, in the order of the first runs.
+
+    Runs without a teacher stand in each column of their student.
+
+    Args:
+        runs: at least one.
+        mix_protocols: allow runs with different protocols in a column.
+
+    Raises:
+        UserError: the runs of a column have different protocols.
+    """
+    distilled = [run for run in runs if run.teacher]
+    places = dict.fromkeys((run.dataset, run.pair, run.teacher) for run in distilled)
+    groups = {place: [run for run in distilled if _place(run) == place] for place in places}
+
+    # A student without a teacher.
+    for run in runs:
+        if run.teacher:
+            continue
+        same = [place for place, group in groups.items() if _has_student(group[0], run)]
+        for place in same or [_place(run)]:
+            groups.setdefault(place, []).append(run)
+
+    columns = []
+    for (dataset, pair, teacher), group in groups.items():
+        cells = [_cell(dataset, pair, label, row) for label, row in _rows(group)]
+        cells.sort(key=lambda cell: cell.method != ALONE)
+        columns.append(Column(dataset, pair, teacher, cells))
+
+    if not mix_protocols:
+        for column in columns:
+            _refuse_mixture(column)
+    return columns
+
+
+def _place(run: Run) -> tuple[str, str, str]:
+    return run.dataset, run.pair if run.teacher else run.architecture, run.teacher
+
+
+def _has_student(other: Run, run: Run) -> bool:
+    """Whether a run without a teacher trains the student of another run."""
+    return (other.dataset, other.architecture) == (run.dataset, run.architecture)
+
+
+def _rows(runs: Iterable[Run]) -> list[tuple[str, Row]]:
+    """Rows with the labels of their methods; their names tell all rows apart."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        settings = json.dumps(_effective(run), sort_keys=True, default=str)
+        groups.setdefault((run.method, settings), []).append(run)
+
+    rows = []
+    for (label, _), group in groups.items():
+        alike = [_effective(other[0]) for (name, _), other in groups.items() if name == label]
+        name = shown(label) + difference(group[0].settings, alike)
+        rows.append((label, Row(name, group)))
+    return rows
+
+
+def _effective(run: Run) -> dict[str, Any]:
+    """The settings that tell rows apart."""
+    left_out = () if run.teacher else _OF_A_TEACHER
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if value not in _OFF and not key.startswith(left_out)
+    }
+
+
+def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
+    run = row.runs[0]
+    code = code_of(run.protocol, run.architecture)
+    figures = published(dataset, pair if run.teacher else run.student, label)
+    figures = sorted(figures, key=lambda figure: not figure.fits(code))
+    return Cell(label, row, code, figures)
+
+
+def _refuse_mixture(column: Column) -> None:
+    """Raise UserError where the protocols of a column differ."""
+    first = column.cells[0].run
+    for cell in column.cells:
+        keys = first.protocol.differences(cell.run.protocol)
+        if not keys:
+            continue
+
+        ours, others = first.protocol.values, cell.run.protocol.values
+        parts = [f"{key} {ours[key]} and {others[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
+        more = ", ..." if len(keys) > _SHOWN_DIFFERENCES else ""
+        raise UserError(
+            f"{column.pair}: {first.folder} and {cell.run.folder} have different protocols "
+            f"({', '.join(parts)}{more}); give them to tables of their own, or add --mix-protocols"
+        )
+
+
+# The baseline.
+
+
+def baselines_of(columns: Sequence[Column], name: str = "") -> list[Cell | None]:
+    """The baseline of each column; None where a column has none.
+
+    Args:
+        columns: of a table.
+        name: a method's label or the name of a row, in any case; "": the student alone.
+
+    Raises:
+        UserError: no column has it, or a column has several rows of that name.
+    """
+    if not name:
+        return [column.alone for column in columns]
+
+    found = [_named(column, name) for column in columns]
+    if not any(found):
+        names = list(dict.fromkeys(cell.method for column in columns for cell in column.cells))
+        raise UserError(
+            f"--baseline {name}: no run has this method{hint(name, names)} "
+            f"(the runs have: {', '.join(names)})"
+        )
+    return found
+
+
+def judged(columns: Sequence[Column], name: str, by: str, alpha: float) -> list[Judged]:
+    """Compare all cells of a table with the baseline of their column.
+
+    Args:
+        columns: of the table.
+        name: of the baseline; see `baselines_of`.
+        by: "last" or "best" epoch.
+        alpha: significance level.
+
+    Raises:
+        UserError: there is no such baseline, or scipy is missing.
+    """
+    found = []
+    for column, baseline in zip(columns, baselines_of(columns, name), strict=True):
+        verdicts: list[Verdict | None] = [None] * len(column.cells)
+        if baseline is not None:
+            verdicts = [judge(cell, baseline, by, alpha) for cell in column.cells]
+        found.append(Judged(column, baseline, verdicts))
+    return found
+
+
+def _named(column: Column, name: str) -> Cell | None:
+    """The cell with a name."""
+    wanted = name.casefold()
+    exact = [cell for cell in column.cells if cell.name.casefold() == wanted]
+    cells = exact or [cell for cell in column.cells if cell.method.casefold() == wanted]
+    if len(cells) > 1:
+        names = ", ".join(f"'{cell.name}'" for cell in cells)
+        raise UserError(
+            f"--baseline {name}: {column.pair} has several such rows; give one: {names}"
+        )
+    return cells[0] if cells else None
+
+
+def judge(cell: Cell, baseline: Cell, by: str, alpha: float) -> Verdict:
+    """Compare a cell with the baseline of its column, by Welch's t-test.
+
+    Args:
+        cell, baseline: of one column.
+        by: "last" or "best" epoch.
+        alpha: significance level.
+
+    Raises:
+        UserError: scipy is missing.
+    """
+    first, second = cell.accuracies(by), baseline.accuracies(by)
+    difference = cell.mean(by) - baseline.mean(by)
+    reason = _no_test(cell, baseline, by)
+    if reason:
+        return Verdict("", reason, difference, None, None)
+
+    test = welch(first, second, alpha)
+    assert test is not None, "_no_test covers what has no test"
+    word = INCONCLUSIVE
+    if test.p < alpha:
+        word = BEATS if difference > 0 else WORSE
+    return Verdict(word, "", difference, test, seeds_needed(first, second, alpha))
+
+
+def _no_test(cell: Cell, baseline: Cell, by: str) -> str:
+    """Why two cells have no test; "" where they have one."""
+    samples = [cell.accuracies(by), baseline.accuracies(by)]
+    if cell is baseline:
+        return "baseline"
+    if cell.run.protocol.differences(baseline.run.protocol):
+        return "other protocol"
+    if min(map(len, samples)) < 2:
+        return "one seed"
+    if all(len(set(sample)) == 1 for sample in samples):
+        return "no variance"
+    return ""

@@ -1,0 +1,219 @@
+"""The lines below a table: how to read it, and what it must not hide."""
+
+from collections.abc import Iterator, Sequence
+from statistics import mean
+
+from edkd.results.comparison import Cell, Column, Judged
+from edkd.results.grid import MARKS, OTHER_PROTOCOL, Choice
+from edkd.results.names import shown
+from edkd.results.published import protocols
+from edkd.results.runs import Run
+from edkd.results.statistics import POWER, outliers
+
+_CHOSEN = {
+    "test": "chosen on the test set (test), which makes it optimistic",
+    "val": "chosen on held-out images (val)",
+}
+"""By split: how the best epoch was chosen."""
+
+Columns = Sequence[Column]
+
+
+def notes_of(tables: Sequence[Judged], choice: Choice, is_wide: bool = False) -> list[str]:
+    """All lines below a table.
+
+    Args:
+        tables: its columns.
+        choice: what it shows.
+        is_wide: the pairs are side by side, so that verdicts are marks.
+    """
+    columns = [one.column for one in tables]
+    return [
+        _figures(columns),
+        *_tests(tables, choice, is_wide),
+        *_protocols(columns),
+        *_published(columns),
+        *_teachers(columns),
+        *_outliers(columns),
+        *_circumstances(columns),
+    ]
+
+
+def _cells(columns: Columns) -> list[Cell]:
+    return [cell for column in columns for cell in column.cells]
+
+
+def _runs(columns: Columns) -> list[Run]:
+    return [run for column in columns for run in column.runs]
+
+
+def _figures(columns: Columns) -> str:
+    """What the figures are, and on which images the best epoch was chosen."""
+    splits = sorted({run.split for run in _runs(columns)})
+    chosen = " or ".join(_CHOSEN[split] for split in splits)
+    return (
+        "top-1 accuracy in percent on the test set: mean ± standard deviation over n seeds; "
+        f"last: after the last epoch; best: after the best epoch, {chosen}"
+    )
+
+
+# Tests.
+
+
+def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]:
+    """What was tested, and why nothing was elsewhere."""
+    words = [verdict.word for one in tables for verdict in one.verdicts if verdict]
+    number = len(list(filter(None, words)))
+    baselines = {shown(one.baseline.method): None for one in tables if one.baseline}
+    lines = []
+
+    if number:
+        names = " / ".join(baselines)
+        lines.append(_legend(names, choice, is_wide))
+    elif baselines:
+        lines.append("no verdict: a test needs two seeds or more of a method and of the baseline")
+    if number > 1:
+        lines.append(_by_chance(number, choice))
+
+    without = [one.column.title for one in tables if one.baseline is None]
+    if without:
+        names = "; ".join(without)
+        lines.append(f"no baseline, so no test: {names} (--baseline names one)")
+    return lines
+
+
+def _by_chance(number: int, choice: Choice) -> str:
+    """What many comparisons at one significance level mean."""
+    wrong = number * choice.alpha
+    return (
+        f"the {number} tests are not corrected for their number: if no method differed from the "
+        f"baseline, {wrong:.2g} of them would be BEATS or WORSE on average"
+    )
+
+
+def _legend(baseline: str, choice: Choice, is_wide: bool) -> str:
+    """How verdicts were found."""
+    test = (
+        f"Welch's t-test of the {choice.by} epoch against {baseline}, two-sided, alpha "
+        f"{choice.alpha:g}"
+    )
+    if is_wide:
+        marks = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
+        return f"{marks}: {test}"
+
+    return (
+        f"verdict: {test}; needed: seeds of each method with which that test finds a difference "
+        f"of the observed size with a probability of {100 * POWER:.0f} %"
+    )
+
+
+# Protocols and published figures.
+
+
+def _protocols(columns: Columns) -> list[str]:
+    """The protocol of each column, once where all share it."""
+    titles: dict[str, dict[str, None]] = {}
+    for column in columns:
+        for cell in column.cells:
+            text = _protocol_text(cell)
+            titles.setdefault(text, {})[column.title] = None
+
+    if len(titles) == 1:
+        return [f"protocol: {text}" for text in titles]
+    return [f"protocol of {'; '.join(names)}: {text}" for text, names in titles.items()]
+
+
+def _protocol_text(cell: Cell) -> str:
+    if cell.code:
+        about = protocols()[cell.code]["about"]
+        return f"{cell.code}: {about}"
+    return cell.run.protocol.describe()
+
+
+def _published(columns: Columns) -> list[str]:
+    """What published figures are, and the protocols of those that do not fit."""
+    printed = [(cell.figures[0], cell.code) for cell in _cells(columns) if cell.figures]
+    if not printed:
+        return []
+
+    lines = ["published: copied from the source, most often the best epoch on the test set"]
+    others = {figure.protocol for figure, code in printed if not figure.fits(code)}
+    for code in sorted(others):
+        about = protocols()[code]["about"]
+        lines.append(f"{OTHER_PROTOCOL} another protocol than that of the runs; {code}: {about}")
+    return lines
+
+
+# What a reader must know.
+
+
+def _teachers(columns: Columns) -> Iterator[str]:
+    """Columns in which methods had teachers of different accuracy."""
+    for column in columns:
+        means: dict[str, str] = {}
+        for cell in column.cells:
+            measured = [top1 for run in cell.row.runs for top1 in run.teacher_top1]
+            if measured:
+                means[cell.name] = f"{mean(measured):.2f}"
+
+        if len(set(means.values())) > 1:
+            parts = ", ".join(f"{name} {value}" for name, value in means.items())
+            yield f"{column.title}: the teachers differ in accuracy: {parts}"
+
+
+def _outliers(columns: Columns) -> list[str]:
+    """Runs far from the others of their row, each once; all of them count."""
+    found: dict[str, None] = {}
+    for cell in _cells(columns):
+        for by in ("last", "best"):
+            values = cell.accuracies(by)
+            for place in outliers(values):
+                value = f"{by} {values[place]:.2f}"
+                line = _outlier_line(cell, place, value)
+                found[line] = None
+    return list(found)
+
+
+def _outlier_line(cell: Cell, place: int, value: str) -> str:
+    runs = cell.row.seeds[place]
+    folders = ", ".join(str(run.folder) for run in runs)
+    seed = runs[0].seed
+    return f"outlier, which counts in all figures: {cell.name}, seed {seed}, {value}: {folders}"
+
+
+def _circumstances(columns: Columns) -> Iterator[str]:
+    """Hardware, precision and versions, and that they differ."""
+    runs = _runs(columns)
+    facts = {
+        "hardware": [_recorded(run, "device") for run in runs],
+        "precision": [run.precision for run in runs],
+        "version of edkd": [_version(run) for run in runs],
+    }
+
+    unknown = []
+    for name, values in facts.items():
+        distinct = list(dict.fromkeys(values))
+        if distinct == [""]:
+            unknown.append(name)
+            continue
+        text = "; ".join(value or "not recorded" for value in distinct)
+        start = "the runs differ in " if len(distinct) > 1 else ""
+        yield f"{start}{name}: {text}"
+
+    if unknown:
+        yield f"not recorded: {', '.join(unknown)}"
+
+
+def _recorded(run: Run, name: str) -> str:
+    """A fact of `environment.json`; "" where it is unknown."""
+    return str(run.environment.get(name) or "")
+
+
+def _version(run: Run) -> str:
+    """Version and commit."""
+    version = _recorded(run, "edkd")
+    commit, _, changes = _recorded(run, "commit").partition("+")
+    short = commit[:7]
+    if changes:
+        short += f"+{changes}"
+    return f"{version} {short}".strip()
