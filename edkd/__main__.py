@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "classes of your own images",
     "report": "compare finished runs: a table, and curves and errors as an HTML page",
     "table": "methods over seeds for a paper: mean, deviation, verdict, published figure",
+    "figure": "draw figures of finished runs for a paper",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "softlabels": "compute and store the teacher's outputs ahead of training",
     "memo": "list, verify or delete cached teacher outputs",

@@ -1,5 +1,7 @@
 """Curves over the epochs, in a figure for a column of a paper; drawn by matplotlib."""
 
+import io
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -71,6 +73,7 @@ def figure_of(
     ylabel: str,
     note: str = "",
     limits: tuple[float, float] | None = None,
+    width: float = _WIDTH,
 ) -> Any:
     """A matplotlib Figure of the curves, for `save_figure`.
 
@@ -81,6 +84,7 @@ def figure_of(
         curves: at least one.
         note: lines above the legend.
         limits: lowest and highest value that is possible, as (0, 100).
+        width: of the figure, in inches; the default is that of a column.
 
     Raises:
         UserError: matplotlib is missing.
@@ -94,8 +98,8 @@ def figure_of(
     longest = max(len(curve.end) for curve in curves)
     right = _CHARACTER * longest + 0.3
     height = max(_HEIGHT, _LINE * len(curves))
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
-    axes = figure.add_axes((_LEFT / _WIDTH, 0, 1 - (_LEFT + right) / _WIDTH, 1))
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    axes = figure.add_axes((_LEFT / width, 0, 1 - (_LEFT + right) / width, 1))
 
     # The curves, and their last values beside the axes.
     lines = [_draw(axes, i, curve, _first_epoch(i, curves)) for i, curve in enumerate(curves)]
@@ -103,31 +107,64 @@ def figure_of(
     _write_ends(axes, curves, lines, height)
 
     # Texts.
-    axes.set_title(_plain(title), fontsize=_TEXT + 1)
+    axes.set_title(plain(title), fontsize=_TEXT + 1)
     axes.set_xlabel("epoch", fontsize=_TEXT + 1)
     axes.set_ylabel(ylabel, fontsize=_TEXT + 1)
     axes.tick_params(labelsize=_TEXT)
     axes.grid(alpha=0.3, linewidth=0.5)
-    _add_legend(axes, curves, lines, note, height)
+    _add_legend(axes, curves, lines, note)
     return figure
 
 
-def save_figure(figure: Any, picture: Path) -> None:
+def save_figure(figure: Any, picture: Path, keep_width: bool = False) -> None:
     """Write a figure; the suffix of the file is the format (.png, .svg, .pdf).
+
+    PDF files have their fonts as TrueType (type 42), which journals require. A figure that is saved
+    again has the same bytes. The file is replaced as a whole.
+
+    Args:
+        keep_width: cut off empty borders above and below only, so that the width is exact.
 
     Raises:
         UserError: matplotlib does not support the format, or cannot write the file.
     """
     if not picture.suffix:  # matplotlib would write another file, with .png
         raise UserError(f"the picture {picture} has no format; end its name in .png, .svg or .pdf")
-    with warnings.catch_warnings(record=True) as caught:
+    try:
+        content, problems = _rendered(figure, picture.suffix[1:].lower(), keep_width)
+        partial = picture.with_name(f".{picture.name}.partial")
+        partial.write_bytes(content)
+        os.replace(partial, picture)
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot write the picture {picture}: {error}") from None
+    if problems:
+        warn(f"{picture}: {problems[0]}; boxes stand in its place")
+
+
+def _rendered(figure: Any, suffix: str, keep_width: bool) -> tuple[bytes, list[str]]:
+    """The content of a file, and what matplotlib cannot draw."""
+    from matplotlib import rc_context
+
+    box: Any = _without_borders(figure) if keep_width else "tight"
+    options: dict[str, Any] = {"bbox_inches": box, "pad_inches": 0 if keep_width else 0.03}
+    date = {"pdf": "CreationDate", "svg": "Date"}.get(suffix)
+    if date:
+        options["metadata"] = {date: None}
+
+    file = io.BytesIO()
+    fonts = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "edkd"}
+    with warnings.catch_warnings(record=True) as caught, rc_context(fonts):
         warnings.filterwarnings("always", message="Glyph")
-        try:
-            figure.savefig(picture, dpi=_DPI, bbox_inches="tight", pad_inches=0.03)
-        except (ValueError, OSError) as error:
-            raise UserError(f"cannot write the picture {picture}: {error}") from None
-    if caught:
-        warn(f"{picture}: {caught[0].message}; boxes stand in its place")
+        figure.savefig(file, format=suffix, dpi=_DPI, **options)
+    return file.getvalue(), [str(each.message) for each in caught]
+
+
+def _without_borders(figure: Any) -> Any:
+    """The box of a figure of its own width, and of the height of what is drawn."""
+    from matplotlib.transforms import Bbox
+
+    drawn = figure.get_tightbbox()
+    return Bbox.from_extents(0, drawn.y0 - 0.03, figure.get_figwidth(), drawn.y1 + 0.03)
 
 
 def spread_out(wanted: Sequence[float], gap: float, high: float) -> list[float]:
@@ -251,20 +288,19 @@ def _write_end(axes: Any, text: str, line: Any, place: float) -> None:
     )
 
 
-def _add_legend(
-    axes: Any, curves: Sequence[Curve], lines: Sequence[Any], note: str, height: float
-) -> None:
+def _add_legend(axes: Any, curves: Sequence[Curve], lines: Sequence[Any], note: str) -> None:
     """Put names and note below the axes, in as many columns as the names leave room for."""
     names = [_wrapped(curve.name) for curve in curves]
     longest = max(len(line) for name in names for line in name.split("\n"))
-    columns = max(1, min(len(curves), int(_WIDTH / (_CHARACTER * longest + 0.45))))
+    width, height = axes.figure.get_size_inches()
+    columns = max(1, min(len(curves), int(width / (_CHARACTER * longest + 0.45))))
 
     legend = axes.legend(
         lines,
         [f"curve {number}" for number in range(1, len(curves) + 1)],
         title=note,
         loc="upper left",
-        bbox_to_anchor=(-_LEFT / axes.get_position().width / _WIDTH, -_BELOW / height),
+        bbox_to_anchor=(-_LEFT / axes.get_position().width / width, -_BELOW / height),
         borderaxespad=0,
         frameon=False,
         ncols=columns,
@@ -306,6 +342,6 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _plain(text: str) -> str:
-    """Text for a title, in which "$" has no meaning."""
+def plain(text: str) -> str:
+    """Text for a title or a label, in which "$" has no meaning."""
     return _printable(text).replace("$", r"\$")

@@ -14,7 +14,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict, get_dataset
-from edkd.distillers import find_method
+from edkd.distillers import find_method, to_channels_last
 from edkd.engine.config.compare import flatten
 from edkd.engine.device import pick_device
 from edkd.engine.file_facts import Facts, Use
@@ -120,7 +120,9 @@ def load_network(
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on a device, in eval mode."""
-    return network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(device)
+    to_channels_last(network)
+    return network
 
 
 # Runs.
@@ -133,6 +135,14 @@ class Teacher(NamedTuple):
     """As the configuration has it, as "resnet56"."""
     network: nn.Module
     """On the device, in eval mode; returns logits and features for images of the run's data."""
+
+
+class TeacherSource(NamedTuple):
+    """Where the teachers of a run come from; equal for runs with the same teachers."""
+
+    names: tuple[str, ...]
+    files: tuple[str, ...]
+    """"" for published weights."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +195,25 @@ class FinishedRun:
                 f"the run {self.folder} has no teacher (DISTILLER.TYPE {self.method}); leave it "
                 "out, or choose what needs no teacher"
             )
-        names = as_list(self.saved.values["DISTILLER.TEACHER"])
         try:
-            networks = load_teachers(_with_teachers(self, names), self.data)
+            networks = load_teachers(_with_teachers(self), self.data)
         except UserError as error:
             raise UserError(f"the teacher of the run {self.folder}: {error}") from None
 
         check_networks([], networks, self.data.info)
-        pairs = zip(names, networks, strict=True)
+        pairs = zip(self.teacher_source.names, networks, strict=True)
         return [Teacher(name, _ready(network, self.device)) for name, network in pairs]
+
+    @property
+    def teacher_source(self) -> "TeacherSource":
+        """The names of the teachers, and the files of their weights."""
+        names = as_list(self.saved.values["DISTILLER.TEACHER"])
+        files = as_list(self.saved.values.get("DISTILLER.TEACHER_CKPT") or "")
+        files = [path_from_here(file, self.saved.cwd) for file in files or [""]]
+        if self.teacher_ckpt:
+            files += [""] * (len(names) - len(files))
+            files[0] = self.teacher_ckpt
+        return TeacherSource(tuple(names), tuple(files))
 
     @property
     def teacher(self) -> Teacher:
@@ -234,17 +254,12 @@ def open_run(
     )
 
 
-def _with_teachers(run: FinishedRun, names: Sequence[str]) -> CfgNode:
-    """The configuration with the teachers of the run, whose paths are found from here."""
-    files = as_list(run.saved.values.get("DISTILLER.TEACHER_CKPT") or [""])
-    files = [path_from_here(file, run.saved.cwd) for file in files]
-    if run.teacher_ckpt:
-        files = files * len(names) if len(files) < len(names) else files
-        files[0] = run.teacher_ckpt
-
+def _with_teachers(run: FinishedRun) -> CfgNode:
+    """The configuration with the teachers of the run."""
+    source = run.teacher_source
     cfg = run.cfg.clone()
     cfg.defrost()
-    cfg.DISTILLER.TEACHER = list(names)
-    cfg.DISTILLER.TEACHER_CKPT = files
+    cfg.DISTILLER.TEACHER = list(source.names)
+    cfg.DISTILLER.TEACHER_CKPT = list(source.files)
     cfg.freeze()
     return cfg

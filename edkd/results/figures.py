@@ -1,4 +1,4 @@
-"""A picture of runs: top-1 accuracy over the epochs."""
+"""A picture of runs: top-1 accuracy, or another metric, over the epochs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,9 +6,21 @@ from statistics import mean, stdev
 from typing import Any
 
 from edkd.curves import Curve, figure_of, save_figure
+from edkd.errors import UserError
+from edkd.hints import hint
 from edkd.results.runs import Row, Run, group_runs
 
 _SPLITS = {"test": "the test set", "val": "held-out images"}
+
+_IN_PERCENT = ("top1", "top5")
+
+_LABELS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "loss": "training loss",
+    "lr": "learning rate",
+}
+"""What each metric is called; others have the names of their keys."""
 
 
 def draw_curves(runs: Sequence[Run], picture: Path) -> None:
@@ -24,27 +36,63 @@ def draw_curves(runs: Sequence[Run], picture: Path) -> None:
     save_figure(curves(runs), picture)
 
 
-def curves(runs: Sequence[Run]) -> Any:
+def curves(
+    runs: Sequence[Run], metric: str = "top1", width: float = 0.0, has_note: bool = True
+) -> Any:
     """The matplotlib Figure that `draw_curves` writes.
 
     A line is the mean over the seeds, a band the sample standard deviation at each side. The last
-    and the best accuracy stand at the end of a line.
+    value stands at the end of a line; with accuracies, the best one follows.
+
+    Args:
+        runs: at least one.
+        metric: see `Run.values`.
+        width: of the figure, in inches; 0: a column of a paper.
+        has_note: whether lines above the legend explain line, band and numbers.
 
     Raises:
-        UserError: matplotlib is missing.
+        UserError: matplotlib is missing, or a run has no such metric.
     """
-    rows = group_runs(runs)
+    is_share = _is_share(metric)
+    label = _LABELS.get(metric, metric)
     return figure_of(
-        [_curve(row, rows) for row in rows],
-        title=_title(runs),
-        ylabel="top-1 accuracy (%)",
-        note=_note(rows),
-        limits=(0, 100),
+        curves_of(runs, metric),
+        title=_title(runs, metric),
+        ylabel=f"{label} (%)" if is_share else label,
+        note=_note(group_runs(runs), is_share) if has_note else "",
+        limits=(0, 100) if is_share else None,
+        **({"width": width} if width else {}),
     )
 
 
-def _curve(row: Row, rows: Sequence[Row]) -> Curve:
-    seeds = row.curves()
+def curves_of(runs: Sequence[Run], metric: str = "top1") -> list[Curve]:
+    """A line for each row of runs; see `curves`."""
+    for run in runs:
+        _check_metric(run, metric)
+    rows = group_runs(runs)
+    return [_curve(row, rows, metric) for row in rows]
+
+
+def _check_metric(run: Run, metric: str) -> None:
+    """Raise UserError where an epoch of a run lacks a metric."""
+    key = run.key(metric)
+    for epoch, record in enumerate(run.history, 1):
+        if isinstance(record.get(key), (int, float)):
+            continue
+        known = [name for name, value in record.items() if isinstance(value, (int, float))]
+        raise UserError(
+            f"{metric}: epoch {epoch} of the run {run.name} has no {key}{hint(key, known)} (it "
+            f"has: {', '.join(known)})"
+        )
+
+
+def _is_share(metric: str) -> bool:
+    """Whether a metric is in percent."""
+    return metric.rpartition("_")[2] in _IN_PERCENT
+
+
+def _curve(row: Row, rows: Sequence[Row], metric: str) -> Curve:
+    seeds = row.curves(metric)
     columns = list(zip(*seeds, strict=True))
     values = [mean(column) for column in columns]
     deviations = [stdev(column) for column in columns] if len(seeds) > 1 else []
@@ -54,26 +102,33 @@ def _curve(row: Row, rows: Sequence[Row]) -> Curve:
     if len(_numbers_of_seeds(rows)) > 1:
         name = f"{name} (n = {len(seeds)})"
 
-    best = mean(max(curve) for curve in seeds)
-    return Curve(name, values, deviations, f"{values[-1]:.2f} ({best:.2f})")
+    end = f"{values[-1]:.4g}"
+    if _is_share(metric):
+        best = mean(max(curve) for curve in seeds)
+        end = f"{values[-1]:.2f} ({best:.2f})"
+    return Curve(name, values, deviations, end)
 
 
-def _title(runs: Sequence[Run]) -> str:
-    """Names the data set and the images where all runs share them."""
-    title = "Top-1 accuracy after each epoch"
+def _title(runs: Sequence[Run], metric: str) -> str:
+    """Names the metric, the data set and the images, where all runs share them."""
+    label = _LABELS.get(metric, metric)
+    title = label[0].upper() + label[1:] if metric in _LABELS else label
     splits = {_SPLITS[run.split] for run in runs}
-    if len(splits) == 1:
-        title = f"Top-1 accuracy on {splits.pop()}"
+    if metric in _IN_PERCENT:
+        images = f"on {splits.pop()}" if len(splits) == 1 else "after each epoch"
+        title = f"{title} {images}"
 
     datasets = {str(run.result.get("dataset") or "") for run in runs}
     name = datasets.pop() if len(datasets) == 1 else ""
-    return f"{name}: {title[0].lower()}{title[1:]}" if name else title
+    is_word = metric in _LABELS
+    lowered = f"{title[0].lower()}{title[1:]}" if is_word else title
+    return f"{name}: {lowered}" if name else title
 
 
-def _note(rows: Sequence[Row]) -> str:
+def _note(rows: Sequence[Row], has_best: bool) -> str:
     """Explains the line, the band and the numbers."""
     numbers = _numbers_of_seeds(rows)
-    ends = "At the right: last epoch (best epoch)"
+    ends = "At the right: last epoch (best epoch)" if has_best else "At the right: last epoch"
     if numbers == {1}:
         return f"One seed each, no band\n{ends}"
 

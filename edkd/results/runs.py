@@ -107,7 +107,24 @@ class Run:
     @property
     def curve(self) -> list[float]:
         """Top-1 accuracy after each epoch, in percent."""
-        return [record[f"{self.split}_top1"] for record in self.history]
+        return self.values("top1")
+
+    def key(self, metric: str) -> str:
+        """The key of a metric in `history`: "loss" is the training loss, "top1" of `split`."""
+        of_split = f"{self.split}_{metric}"
+        return {"top1": of_split, "top5": of_split, "loss": "train_loss"}.get(metric, metric)
+
+    def values(self, metric: str) -> list[float]:
+        """A metric after each epoch.
+
+        Args:
+            metric: "top1", "top5" (in percent), "loss", "lr", or a key of `metrics.jsonl`.
+
+        Raises:
+            KeyError: an epoch has no such metric.
+        """
+        key = self.key(metric)
+        return [record[key] for record in self.history]
 
     def accuracy(self, which: str) -> float:
         """Top-1 accuracy of the "last" or the "best" epoch on the test set, in percent."""
@@ -135,12 +152,12 @@ class Row(NamedTuple):
         """Top-1 accuracy of each seed; see `Run.accuracy`."""
         return [mean(run.accuracy(which) for run in group) for group in self.seeds]
 
-    def curves(self) -> list[list[float]]:
-        """The curve of each seed, all cut to the length of the shortest run."""
+    def curves(self, metric: str = "top1") -> list[list[float]]:
+        """A metric of each seed, see `Run.values`; all cut to the length of the shortest run."""
         epochs = min(len(run.history) for run in self.runs)
         curves = []
         for group in self.seeds:
-            columns = zip(*(run.curve[:epochs] for run in group), strict=True)
+            columns = zip(*(run.values(metric)[:epochs] for run in group), strict=True)
             curves.append([mean(column) for column in columns])
         return curves
 
