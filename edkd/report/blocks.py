@@ -128,6 +128,13 @@ class Note(NamedTuple):
     kind: str = "note"
 
 
+class Lines(NamedTuple):
+    """A list of short lines, as the notes of a table."""
+
+    texts: Sequence[str]
+    kind: str = "lines"
+
+
 class Tile(NamedTuple):
     """A figure in large type."""
 
@@ -198,7 +205,7 @@ class Details(NamedTuple):
     kind: str = "details"
 
 
-Block: TypeAlias = Chart | Charts | Code | Details | Images | Legend | Note | Table | Tiles
+Block: TypeAlias = Chart | Charts | Code | Details | Images | Legend | Lines | Note | Table | Tiles
 
 
 class Section(NamedTuple):

@@ -176,6 +176,26 @@ def test_several_students_have_curves_of_their_own(tables):
     assert [row[0] for row in table[1:]] == ["student1", "student2", "ensemble", "mean"]
 
 
+def test_methods_are_tested_against_the_student_alone(tables, runs, tmp_path, write_run):
+    """With the verdicts of edkd table."""
+    from edkd.results.comparison import columns_of, judged
+    from edkd.results.grid import Choice, long_grid
+
+    for kind, start in (("NONE", 60), ("KD", 70)):
+        for seed in (1, 2, 3):
+            settings = {"DISTILLER.TYPE": kind}
+            teacher = "resnet20" if kind == "KD" else ""
+            more = {"method": kind, "teacher": teacher, "student": ["resnet8"]}
+            curve = (40.0, start + seed / 10)
+            write_run(tmp_path / f"{kind},seed={seed}", seed, curve, settings=settings, **more)
+    many = [read_run(folder) for folder in sorted(tmp_path.iterdir())]
+    (one,) = judged(columns_of(many), "", "last", 0.05)
+    grid = long_grid(one, Choice())
+    table = Tables(page(many)).found[grid.title]
+    assert table == [grid.header, *grid.rows]
+    assert "BEATS" in str(table)
+
+
 def test_what_is_left_out_is_named(text):
     assert "<li>x holds no finished run</li>" in text
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edkd.errors import UserError
-from edkd.report.blocks import Block, Cell, Column, Note, Section, Table
+from edkd.report.blocks import Block, Cell, Column, Lines, Note, Section, Table
 from edkd.report.subject import Subject
 from edkd.results.comparison import columns_of, judged
 from edkd.results.grid import Choice, Grid, long_grid
@@ -37,8 +37,9 @@ def _tables(subject: Subject) -> list[Block]:
     for one in tables:
         grid = long_grid(one, choice)
         blocks.append(_table(grid))
-        blocks += [Note(text) for text in grid.notes]
-    blocks += [Note(text) for text in notes_of(tables, choice)]
+        if grid.notes:
+            blocks.append(Lines(grid.notes))
+    blocks.append(Lines(notes_of(tables, choice)))
     return blocks
 
 
