@@ -276,3 +276,26 @@ def test_without_weights_the_reason_stands_in_the_page(tmp_path, write_run):
     assert [section.key for section in sections] == ["predictions"]
     (note,) = sections[0].blocks
     assert note.text == "Not evaluated: kd: no weights in the folder"
+
+
+def test_environments_are_compared(tmp_path, write_run):
+    commit = "0123456789abcdef" * 2
+    for name in ("a", "b", "c"):
+        about = {
+            "command": ["edkd", "train", "a b"],
+            "cwd": "/home/me/my runs",
+            "commit": f"{commit}+changes",
+            "packages": {"torch": "2.16.0" if name == "b" else "2.15.0"},
+        }
+        folder = write_run(tmp_path / name, lr=len(name))
+        (folder / "environment.json").write_text(json.dumps(about))
+    write_run(tmp_path / "d", settings={"SOLVER.EPOCHS": 7})
+
+    text = page([read_run(folder) for folder in sorted(tmp_path.iterdir())])
+    found = Tables(text).found
+    differing = found["What differs between the runs"]
+    assert differing == [["fact", "a", "b", "c"], ["torch", "2.15.0", "2.16.0", "2.15.0"]]
+    assert "<mark>2.16.0</mark>" in text
+    assert ["commit of edkd", "0123456789ab+changes"] in found["Shared by all of these runs"]
+    assert "cd &#39;/home/me/my runs&#39;\nedkd train &#39;a b&#39;" in text
+    assert "1 run without environment.json." in text
