@@ -18,7 +18,7 @@ COMMANDS = {
     "predict": "classes of your own images",
     "runs": "list runs with their states, or follow them until they end",
     "table": "methods over seeds for a paper: mean, deviation, verdict, published figure",
-    "report": "compare finished runs: a table and a picture",
+    "report": "compare finished runs: a table, and curves and errors as an HTML page",
     "figure": "draw figures of finished runs for a paper",
     "sweep": "train with several configurations, seeds and values of keys; also on Ray",
     "tune": "search hyper-parameters on held-out training images",

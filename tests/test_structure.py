@@ -73,7 +73,14 @@ def room_of(path: Path) -> str:
 
 def forbidden(room: str) -> set[str]:
     """Packages that a package must not import."""
-    programs = {"edkd.notebook", "edkd.sweep", "edkd.tune", "edkd.commands", "edkd.api"}
+    programs = {
+        "edkd.notebook",
+        "edkd.report",
+        "edkd.sweep",
+        "edkd.tune",
+        "edkd.commands",
+        "edkd.api",
+    }
     above = {"edkd.engine", "edkd.results"} | programs
     parts = {f"edkd.{part}" for part in PARTS}
     if room == "base":
@@ -89,9 +96,9 @@ def forbidden(room: str) -> set[str]:
     if room == "listing":
         return programs
     if room == "notebook":
-        return {"edkd.results", "edkd.sweep", "edkd.tune", "edkd.commands"}
-    if room == "sweep":
-        return programs - {"edkd.sweep"}
+        return {"edkd.results", "edkd.report", "edkd.sweep", "edkd.tune", "edkd.commands"}
+    if room in ("report", "sweep"):
+        return programs - {f"edkd.{room}"}
     if room == "tune":  # a study ends with a sweep over the seeds
         return programs - {"edkd.sweep", "edkd.tune"}
     return set()

@@ -102,15 +102,13 @@ def _write_page(
     """
     from edkd.report.page import check_packages, page
     from edkd.report.target import check_target
+    from edkd.results.files import write_text
 
     check_packages()
     check_target(target)
     text = page(runs, left_out, analysis() if analysis else None)
 
-    with hold():
-        from edkd.engine.checkpoint import save_text  # imports torch
-
-    save_text(text, target)
+    write_text(text, target)
 
 
 def _analysis(device: str) -> "Callable[[Subject], list[Section]]":

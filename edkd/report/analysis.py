@@ -14,7 +14,7 @@ from edkd.distillers._math import mean_prediction
 from edkd.engine.finished import DataSets, FinishedRun, open_run
 from edkd.engine.outputs import chosen_batches, collect, loader_of
 from edkd.errors import EXPECTED
-from edkd.report.findings import Findings, Measured, WrongImage
+from edkd.report.findings import Findings, Measured, Problem, WrongImage
 from edkd.report.measures import (
     Error,
     agreement,
@@ -29,6 +29,9 @@ from edkd.results.runs import Run
 
 _SHOWN = 24
 """Wrong images of a row."""
+
+_WEIGHTS = "student*"
+"""Files of a run. Results that are published often come without them."""
 
 _SIDE = 160
 """Pixels of the longer side of a picture at most."""
@@ -69,15 +72,19 @@ class Analyst:
 
     def _of_line(self, line: Line) -> Findings:
         measured: list[Measured] = []
-        problems: list[str] = []
+        problems: list[Problem] = []
         first: _Opened | None = None
         for run in line.row.runs:
+            if not any(run.folder.glob(_WEIGHTS)):
+                problems.append(Problem(line.name, "no weights in the folder"))
+                continue
+
             self._tell(f"evaluating {run.folder}")
             try:
                 opened = open_run(run.folder, device=self._device, datasets=self._datasets)
                 result, errors = _measure(opened, run)
             except EXPECTED as error:
-                problems.append(_one_line(error))
+                problems.append(Problem(line.name, _one_line(error)))
                 continue
             measured.append(result)
             first = first or _Opened(opened.data, errors)

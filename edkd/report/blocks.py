@@ -97,6 +97,7 @@ class Chart(NamedTuple):
         layout: of plotly, on top of that of the page.
         table: the same data.
         height: pixels.
+        min_width: pixels; a narrower page scrolls the chart within its box.
         has_own_series: its traces are no rows, which a reader can hide.
     """
 
@@ -107,6 +108,7 @@ class Chart(NamedTuple):
     layout: dict[str, Any]
     table: Table
     height: int = 320
+    min_width: int = 0
     has_own_series: bool = False
     kind: str = "chart"
 
@@ -124,6 +126,13 @@ class Note(NamedTuple):
     text: str
     is_warning: bool = False
     kind: str = "note"
+
+
+class Lines(NamedTuple):
+    """A list of short lines, as the notes of a table."""
+
+    texts: Sequence[str]
+    kind: str = "lines"
 
 
 class Tile(NamedTuple):
@@ -196,7 +205,7 @@ class Details(NamedTuple):
     kind: str = "details"
 
 
-Block: TypeAlias = Chart | Charts | Code | Details | Images | Legend | Note | Table | Tiles
+Block: TypeAlias = Chart | Charts | Code | Details | Images | Legend | Lines | Note | Table | Tiles
 
 
 class Section(NamedTuple):

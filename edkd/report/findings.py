@@ -39,6 +39,14 @@ class WrongImage(NamedTuple):
     """In percent."""
 
 
+class Problem(NamedTuple):
+    """Why a run could not be evaluated."""
+
+    name: str
+    """Of its row."""
+    reason: str
+
+
 class Findings(NamedTuple):
     """A row of the table, evaluated.
 
@@ -53,7 +61,7 @@ class Findings(NamedTuple):
     runs: Sequence[Measured]
     images: Sequence[WrongImage]
     class_names: Sequence[str]
-    problems: Sequence[str]
+    problems: Sequence[Problem]
 
     def values(self, figure: Callable[[Measured], float | None]) -> list[float]:
         """A figure of each run; runs without it are left out."""
@@ -66,7 +74,12 @@ def evaluated(findings: Sequence[Findings]) -> list[Findings]:
     return [each for each in findings if each.runs]
 
 
-def problems(findings: Sequence[Findings]) -> list[str]:
-    """Why runs could not be evaluated, each reason once."""
-    found = [problem for each in findings for problem in each.problems]
-    return list(dict.fromkeys(found))
+def reasons(findings: Sequence[Findings]) -> list[str]:
+    """Why runs could not be evaluated, as "kd, dkd: no weights", each reason once."""
+    names: dict[str, dict[str, None]] = {}
+    for each in findings:
+        for problem in each.problems:
+            rows = names.setdefault(problem.reason, {})
+            rows[problem.name] = None
+
+    return [f"{', '.join(rows)}: {reason}" for reason, rows in names.items()]

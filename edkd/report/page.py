@@ -11,6 +11,7 @@ from edkd import __version__
 from edkd.errors import UserError
 from edkd.report.blocks import Chapter, Chart, Section
 from edkd.report.numbers import counted
+from edkd.report.sections.comparison import comparison_section
 from edkd.report.sections.configuration import configuration
 from edkd.report.sections.curves import curves
 from edkd.report.sections.environment import environment
@@ -89,6 +90,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = (), analyse: Analyse | N
 def _chapter(place: int, subject: Subject, analysed: Sequence[Section]) -> Chapter:
     sections = [
         results(subject),
+        comparison_section(subject),
         curves(subject),
         *analysed,
         times(subject),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edkd.report.blocks import Note, Section
-from edkd.report.findings import Findings, evaluated, problems
+from edkd.report.findings import Findings, evaluated, reasons
 from edkd.report.numbers import counted
 from edkd.report.sections.agreement import agreement
 from edkd.report.sections.calibration import calibration
@@ -17,7 +17,7 @@ _REASONS = 5
 
 def prediction_sections(findings: Sequence[Findings]) -> list[Section]:
     """Three sections; one that gives the reason where no run could be evaluated."""
-    notes = [Note(f"Not evaluated: {reason}", is_warning=True) for reason in problems(findings)]
+    notes = [Note(f"Not evaluated: {reason}", is_warning=True) for reason in reasons(findings)]
     if len(notes) > _REASONS:
         more = counted(len(notes) - _REASONS, "more reason")
         notes = [*notes[:_REASONS], Note(f"Not evaluated: {more} of this kind", is_warning=True)]

@@ -10,9 +10,6 @@ from PIL import Image
 from edkd.report.page import page
 from edkd.results.runs import read_run
 
-RUNS = 3
-"""Rows of the page: kd, alone, dml."""
-
 
 def wait_for(browser, script, *arguments, seconds=20):
     """Poll until a script returns what is true."""
@@ -211,7 +208,7 @@ def test_screen_readers_get_names_and_headings(show, page_file):
         const say = (text, element) => found.push(text + ': ' + element.outerHTML.slice(0, 80));
         for (const plot of document.querySelectorAll('.plot')) {
             const caption = document.getElementById(plot.getAttribute('aria-labelledby'));
-            const hasTable = plot.parentElement.querySelector('details table tbody tr');
+            const hasTable = plot.closest('figure').querySelector('details table tbody tr');
             if (plot.getAttribute('role') !== 'img' || !caption.textContent.trim() || !hasTable) {
                 say('chart without a text alternative', plot);
             }
@@ -264,7 +261,7 @@ def test_fifty_rows_with_long_names_stay_readable(show, tmp_path, write_run):
 
     for width in (360, 1280):
         browser = show(path, width=width)
-        draw_all(browser)
+        wait_for(browser, "return document.querySelector('.plot .main-svg')")
         assert browser.execute_script(
             "const e = document.scrollingElement; return e.scrollWidth <= e.clientWidth"
         )
@@ -272,6 +269,8 @@ def test_fifty_rows_with_long_names_stay_readable(show, tmp_path, write_run):
             "return document.querySelector('fieldset.legend').getBoundingClientRect().height"
         )
         assert high < 320
+
+    draw_all(browser)
     looks = browser.execute_script("""
         const plot = [...document.querySelectorAll('.plot')].find((each) => each.data[0].line);
         return plot.data.map((t) => [t.line.color, t.line.dash, t.marker.symbol].join());

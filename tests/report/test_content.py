@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.report.findings import Problem
 from edkd.report.page import MARKER, page
 from edkd.report.predictions import prediction_sections
 from edkd.report.subject import subjects_of
@@ -175,6 +176,26 @@ def test_several_students_have_curves_of_their_own(tables):
     assert [row[0] for row in table[1:]] == ["student1", "student2", "ensemble", "mean"]
 
 
+def test_methods_are_tested_against_the_student_alone(tables, runs, tmp_path, write_run):
+    """With the verdicts of edkd table."""
+    from edkd.results.comparison import columns_of, judged
+    from edkd.results.grid import Choice, long_grid
+
+    for kind, start in (("NONE", 60), ("KD", 70)):
+        for seed in (1, 2, 3):
+            settings = {"DISTILLER.TYPE": kind}
+            teacher = "resnet20" if kind == "KD" else ""
+            more = {"method": kind, "teacher": teacher, "student": ["resnet8"]}
+            curve = (40.0, start + seed / 10)
+            write_run(tmp_path / f"{kind},seed={seed}", seed, curve, settings=settings, **more)
+    many = [read_run(folder) for folder in sorted(tmp_path.iterdir())]
+    (one,) = judged(columns_of(many), "", "last", 0.05)
+    grid = long_grid(one, Choice())
+    table = Tables(page(many)).found[grid.title]
+    assert table == [grid.header, *grid.rows]
+    assert "BEATS" in str(table)
+
+
 def test_what_is_left_out_is_named(text):
     assert "<li>x holds no finished run</li>" in text
 
@@ -199,7 +220,9 @@ def test_texts_of_runs_are_escaped(tmp_path, write_run, findings):
     about = {"command": ["edkd", EVIL], "cwd": EVIL, "device": EVIL, "packages": {EVIL: EVIL}}
     (folder / "environment.json").write_text(json.dumps(about))
     (subject,) = subjects_of([read_run(folder)])
-    named = findings[0]._replace(class_names=[EVIL] * 10, problems=[EVIL], line=subject.lines[0])
+    named = findings[0]._replace(
+        class_names=[EVIL] * 10, problems=[Problem(EVIL, EVIL)], line=subject.lines[0]
+    )
 
     text = page([read_run(folder)], [EVIL], lambda subject: prediction_sections([named]))
     assert text.count("<script") == 2 + text.count('<script type="application/json">')
@@ -252,4 +275,27 @@ def test_without_weights_the_reason_stands_in_the_page(tmp_path, write_run):
     sections = prediction_sections(Analyst("cpu", lambda line: None).findings(subject))
     assert [section.key for section in sections] == ["predictions"]
     (note,) = sections[0].blocks
-    assert note.text.startswith(f"Not evaluated: {tmp_path / 'kd'} ")
+    assert note.text == "Not evaluated: kd: no weights in the folder"
+
+
+def test_environments_are_compared(tmp_path, write_run):
+    commit = "0123456789abcdef" * 2
+    for name in ("a", "b", "c"):
+        about = {
+            "command": ["edkd", "train", "a b"],
+            "cwd": "/home/me/my runs",
+            "commit": f"{commit}+changes",
+            "packages": {"torch": "2.16.0" if name == "b" else "2.15.0"},
+        }
+        folder = write_run(tmp_path / name, lr=len(name))
+        (folder / "environment.json").write_text(json.dumps(about))
+    write_run(tmp_path / "d", settings={"SOLVER.EPOCHS": 7})
+
+    text = page([read_run(folder) for folder in sorted(tmp_path.iterdir())])
+    found = Tables(text).found
+    differing = found["What differs between the runs"]
+    assert differing == [["fact", "a", "b", "c"], ["torch", "2.15.0", "2.16.0", "2.15.0"]]
+    assert "<mark>2.16.0</mark>" in text
+    assert ["commit of edkd", "0123456789ab+changes"] in found["Shared by all of these runs"]
+    assert "cd &#39;/home/me/my runs&#39;\nedkd train &#39;a b&#39;" in text
+    assert "1 run without environment.json." in text

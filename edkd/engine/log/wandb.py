@@ -39,7 +39,7 @@ class Wandb(Sink):
         library: Any = None,
     ) -> None:
         wandb = library or importlib.import_module("wandb")
-        self._table = wandb.Table
+        self._library = wandb
 
         quiet = wandb.Settings(
             silent=True,
@@ -77,7 +77,7 @@ class Wandb(Sink):
 
     def finish(self, final: Final) -> None:
         """Log the final figures, which the summary of the run shows, and their table."""
-        table = self._table(columns=final.columns, data=[final.row])
+        table = self._library.Table(columns=final.columns, data=[final.row])
         self.run.log({**final.figures, TABLE: table}, step=final.step)
 
     def close(self) -> None:

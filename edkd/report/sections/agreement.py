@@ -118,7 +118,8 @@ def _chart(findings: Sequence[Findings]) -> Chart:
     summary = f"Most images that only the student has right: {share:.2f} %, {most.line.name}."
     height = 160 + 30 * len(findings)
     table = _case_table(findings)
-    return Chart("cases", "Who is right", summary, traces, layout, table, height, True)
+    chart = Chart("cases", "Who is right", summary, traces, layout, table, height)
+    return chart._replace(has_own_series=True)
 
 
 def _case_table(findings: Sequence[Findings]) -> Table:

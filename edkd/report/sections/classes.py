@@ -11,6 +11,9 @@ from edkd.report.findings import Findings, Measured
 MANY = 30
 """Classes of a chart at most."""
 
+_UNTURNED = 10
+"""Classes for which the narrowest page has enough room."""
+
 _UNIFIED = 10
 """Rows up to which the pointer shows the values of all."""
 
@@ -48,7 +51,8 @@ def class_chart(findings: Sequence[Findings]) -> Chart:
         f"highest: {names[high]}, {average[high]:.1f} %."
     )
     table = _table(title, findings, part, labels)
-    return Chart("classes", title, summary, traces, layout, table)
+    chart = Chart("classes", title, summary, traces, layout, table)
+    return chart._replace(min_width=width_for(labels))
 
 
 def label(names: Sequence[str], place: int) -> str:
@@ -58,6 +62,11 @@ def label(names: Sequence[str], place: int) -> str:
     """
     name = names[place]
     return f"class {name}" if name.isdigit() and len(names) > MANY else name
+
+
+def width_for(labels: Sequence[str]) -> int:
+    """Pixels in which the labels of classes do not overlap."""
+    return 130 + 17 * len(labels) if len(labels) > _UNTURNED else 0
 
 
 def class_axis(labels: Sequence[str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def curves(subject: Subject) -> Section:
         lines = named_bands(subject.lines, key)
         if lines:
             blocks.append(_accuracy(lines, key))
+    keys.sort(key=lambda key: key == "lr")  # the last one; the others stay in their order
     small = [_small_chart(subject, key) for key in keys]
     blocks.append(Charts([chart for chart in small if chart]))
 

@@ -21,6 +21,9 @@ _FACTS = {
 }
 """Keys of `environment.json`, and how the report names them."""
 
+_DIGITS = 12
+"""Of a commit, which are enough for git."""
+
 _LEAD = "Versions and hardware that the runs noted. Values that differ from most are marked."
 
 
@@ -78,11 +81,19 @@ def _facts(run: Run) -> dict[str, Any]:
         value = about.get(key)
         if value is not None:
             facts[name] = str(value)
+    if about.get("commit"):
+        facts[_FACTS["commit"]] = _short_commit(str(about["commit"]))
 
     packages = about.get("packages")
     if isinstance(packages, Mapping):
         facts |= {str(name): str(version) for name, version in packages.items()}
     return facts
+
+
+def _short_commit(commit: str) -> str:
+    """The first digits, and "+changes" where the code was edited."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:_DIGITS] + plus + changes
 
 
 def _shared(facts: Mapping[str, Any]) -> Table:

@@ -8,7 +8,7 @@ import numpy as np
 from edkd.report.blocks import Cell, Chart, Column, Note, Table, text_table
 from edkd.report.findings import Findings
 from edkd.report.numbers import counted
-from edkd.report.sections.classes import MANY, class_axis, label
+from edkd.report.sections.classes import MANY, class_axis, label, width_for
 
 _NUMBERED = 12
 """Classes up to which the cells of a matrix hold numbers."""
@@ -63,7 +63,8 @@ def matrix_chart(found: Findings) -> Chart:
     layout = {"xaxis": class_axis(labels) | across, "yaxis": class_axis(labels) | down}
     height = min(620, 230 + 26 * len(shown))
     table = _table(title, part)
-    return Chart("matrix", title, _summary(found), [_heat(part)], layout, table, height)
+    chart = Chart("matrix", title, _summary(found), [_heat(part)], layout, table, height)
+    return chart._replace(min_width=width_for(labels))
 
 
 def confusion_table(found: Findings) -> Table | Note:
