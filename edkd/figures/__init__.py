@@ -32,7 +32,7 @@ FIGURES = {
         "edkd.figures.curves",
     ),
     "tsne": Figure(
-        "t-SNE of the features before the classifier, coloured by class",
+        "features before the classifier in two dimensions (t-SNE), coloured by class",
         "van der Maaten and Hinton, JMLR 2008",
         "edkd.figures.tsne",
     ),

@@ -113,6 +113,8 @@ class Legend(NamedTuple):
 
     handles: Sequence[Any]
     names: Sequence[str]
+    length: float = 2.2
+    """Of a handle, as a multiple of the size of the text."""
     scale: float = 1.0
     """Size of the markers, as a multiple of those in the figure."""
 
@@ -185,22 +187,7 @@ def finish(figure: Any, note: str, options: Options, legend: Legend | None = Non
     gap = 0.06
 
     if legend:
-        longest = max(len(name) for name in legend.names)
-        fitting = max(1, int(width / (0.05 * longest + 0.27)))
-        lines = math.ceil(len(legend.names) / fitting)
-        figure.legend(
-            legend.handles,
-            [plain(name) for name in legend.names],
-            loc="upper center",
-            bbox_to_anchor=(0.5, (figure.get_tightbbox().y0 - gap) / height),
-            ncols=math.ceil(len(legend.names) / lines),
-            frameon=False,
-            borderaxespad=0,
-            handletextpad=0.4,
-            columnspacing=1.0,
-            labelspacing=0.25,
-            markerscale=legend.scale,
-        )
+        _add_legend(figure, legend, (figure.get_tightbbox().y0 - gap) / height)
 
     if options.note:
         wrapped = textwrap.wrap(plain(note), int((width - 0.1) / _NOTE_CHARACTER))
@@ -213,6 +200,31 @@ def finish(figure: Any, note: str, options: Options, legend: Legend | None = Non
             color="0.25",
             linespacing=1.15,
         )
+
+
+def _add_legend(figure: Any, legend: Legend, top: float) -> None:
+    """Put a legend at a height, in as few lines as the width of the figure allows."""
+    number = len(legend.names)
+    for lines in range(1, number + 1):
+        box = figure.legend(
+            legend.handles,
+            [plain(name) for name in legend.names],
+            loc="upper center",
+            bbox_to_anchor=(0.5, top),
+            ncols=math.ceil(number / lines),
+            frameon=False,
+            borderaxespad=0,
+            handlelength=legend.length,
+            handletextpad=0.4,
+            columnspacing=1.0,
+            labelspacing=0.25,
+            markerscale=legend.scale,
+        )
+        figure.draw_without_rendering()
+        inches = box.get_window_extent().width / figure.dpi
+        if inches <= figure.get_figwidth() or lines == number:
+            return
+        box.remove()
 
 
 def shortened(name: str, most: int) -> str:

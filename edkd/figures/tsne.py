@@ -171,7 +171,7 @@ def _drawn(
         axes.set_box_aspect(1)
 
     names = [_class_name(number, class_names) for number in classes]
-    finish(figure, note, options, Legend(handles, names, scale=1.6))
+    finish(figure, note, options, Legend(handles, names, length=1.0, scale=1.6))
     return figure
 
 

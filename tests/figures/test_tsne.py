@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edkd.errors import UserError
+from edkd.figures.drawing import Legend, Options, finish, panels, style
 from edkd.figures.tsne import chosen_classes, separation
 
 
@@ -34,6 +35,22 @@ def test_an_image_is_not_its_own_neighbour():
     features = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [0.5], [0.25]])
     target = np.array([0, 0, 0, 0, 0, 0, 1])
     assert separation(features, target)[1] == pytest.approx(100 * 6 / 7)
+
+
+def test_the_legend_has_all_classes_within_the_figure():
+    with style():
+        figure, (axes,) = panels(1, "column", 1.0)
+        handles = [axes.scatter([0], [0]) for _ in range(20)]
+        names = [f"class number {number}" for number in range(20)]
+        finish(figure, "a note", Options(), Legend(handles, names, length=1.0))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= 3.5 * figure.dpi
+    assert box.y1 <= axes.get_tightbbox().y0
+    (note,) = figure.texts
+    assert note.get_window_extent().y1 <= box.y0
 
 
 def test_of_the_command(draw, table, digits_runs):
