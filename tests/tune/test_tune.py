@@ -68,14 +68,14 @@ def test_a_study_never_evaluates_the_test_set(write, tune, study, guarded, tmp_p
 
 
 def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
-    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=5))
+    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4))
     first = trials(study)
-    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=5, name="again"))
+    tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4, name="again"))
     second = trials(study.parent / "again")
     for row in first + second:
         row.pop("folder")
     assert first == second
-    assert len({row["SOLVER.LR"] for row in first}) == 5
+    assert len({row["SOLVER.LR"] for row in first}) == 4
 
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=2, name="other", seed=1))
     assert trials(study.parent / "other")[1]["SOLVER.LR"] != first[1]["SOLVER.LR"]
@@ -265,8 +265,8 @@ def test_a_study_of_digits(tune, tmp_path, monkeypatch):
         "config": str(CHECKOUT / "configs" / "digits" / "vanilla" / "resnet8.yaml"),
         "search": {"SOLVER.LR": {"low": 1e-4, "high": 0.1, "log": True}},
         "trials": 2,
-        "epochs": 2,
-        "halving": {"min_epochs": 1, "reduction": 2},
+        "epochs": 1,
+        "halving": False,
     }
     (tmp_path / "d.yaml").write_text(yaml.safe_dump(content))
     tune("d.yaml")
