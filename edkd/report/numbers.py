@@ -70,7 +70,11 @@ def number(record: Mapping[str, Any], key: str) -> float | None:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        converted = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return converted if math.isfinite(converted) else None
 
 
 def numbers(runs: Sequence[Run], key: str) -> list[float]:

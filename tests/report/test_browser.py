@@ -326,3 +326,39 @@ def test_charts_have_lines_on_the_screen(show, page_file, width, height, theme):
             if all(abs(a - b) <= 4 for a, b in zip(shown, channels, strict=True))
         ]
         assert sum(near) > 8, color  # of the row with one epoch, a marker alone
+
+
+def test_classes_of_the_same_name_stay_apart(show, findings, runs, tmp_path):
+    """ImageNet has two cranes."""
+    from edkd.report.predictions import prediction_sections
+
+    named = [found._replace(class_names=["crane"] * 10) for found in findings]
+    path = tmp_path / "report.html"
+    path.write_text(page(runs, [], lambda subject: prediction_sections(named)), encoding="utf-8")
+    browser = show(path)
+    browser.execute_script(
+        "document.querySelector('#data1-errors details figure.chart').scrollIntoView()"
+    )
+    wait_for(browser, "return document.querySelector('#data1-errors details .main-svg')")
+    cells, ticks = browser.execute_script("""
+        const plot = document.querySelector('#data1-errors details .plot');
+        const ticks = [...plot.querySelectorAll('.xtick text')].map((each) => each.textContent);
+        return [plot.calcdata[0][0].z.map((row) => row.length), ticks];
+    """)
+    assert cells == [10] * 10
+    assert ticks == ["crane"] * 10
+
+
+def test_printing_is_light_and_without_controls(show, page_file):
+    browser = show(page_file, theme="dark")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    scheme, controls = browser.execute_script("""
+        const shown = (each) => getComputedStyle(each).display !== 'none';
+        const controls = document.querySelectorAll('nav, #theme, button[data-choose]');
+        return [
+            getComputedStyle(document.documentElement).colorScheme,
+            [...controls].filter((each) => each.offsetParent && shown(each)).length,
+        ];
+    """)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (scheme, controls) == ("light", 0)

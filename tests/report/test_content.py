@@ -239,7 +239,7 @@ def test_numbers_that_are_not_finite_are_gaps(tmp_path, write_run):
     folder = write_run(tmp_path / "kd")
     lines = [
         {"epoch": 1, "test_top1": 40.0, "train_loss": float("nan"), "lr": "fast"},
-        {"epoch": 2, "test_top1": 70.0, "train_loss": 1.5, "lr": True},
+        {"epoch": 2, "test_top1": 70.0, "train_loss": 1.5, "lr": 10**400},
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     text = page([read_run(folder)])

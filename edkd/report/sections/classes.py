@@ -32,11 +32,11 @@ def class_chart(findings: Sequence[Findings]) -> Chart:
         shown = np.arange(len(names))
         title = "Accuracy of each class"
 
-    labels = [label(names, place) for place in shown]
+    labels = [names[place] for place in shown]
     part = accuracy[:, shown]
     traces = []
     for found, row in zip(findings, part, strict=True):
-        traces.append(_points(found, row, labels))
+        traces.append(_points(found, row))
 
     layout = {
         "hovermode": "x unified" if len(findings) <= _UNIFIED else "closest",
@@ -55,28 +55,21 @@ def class_chart(findings: Sequence[Findings]) -> Chart:
     return chart._replace(min_width=width_for(labels))
 
 
-def label(names: Sequence[str], place: int) -> str:
-    """The name of a class for an axis.
-
-    A number gets a word before it: plotly would place it at its value.
-    """
-    name = names[place]
-    return f"class {name}" if name.isdigit() and len(names) > MANY else name
-
-
 def width_for(labels: Sequence[str]) -> int:
     """Pixels in which the labels of classes do not overlap."""
-    return 130 + 17 * len(labels) if len(labels) > _UNTURNED else 0
+    if len(labels) <= _UNTURNED:
+        return 0
+    return 130 + 17 * len(labels)
 
 
 def class_axis(labels: Sequence[str]) -> dict[str, Any]:
-    """An axis of plotly with a place for each class."""
+    """An axis of plotly with a place for each class: several classes can have the same name."""
+    count = len(labels)
     return {
-        "type": "category",
-        "categoryorder": "array",
-        "categoryarray": list(labels),
         "tickmode": "array",
-        "tickvals": list(labels),
+        "tickvals": list(range(count)),
+        "ticktext": list(labels),
+        "range": [-0.5, count - 0.5],
     }
 
 
@@ -87,15 +80,20 @@ def _accuracy(run: Measured) -> Any:
     return 100 * right / totals.clip(min=1)
 
 
-def _points(found: Findings, values: Any, labels: Sequence[str]) -> dict[str, Any]:
+def _points(found: Findings, values: Any) -> dict[str, Any]:
     series = found.line.series
-    marker = {"color": series.color, "symbol": series.symbol, "size": 9, "opacity": 0.85}
+    marker = {
+        "color": series.color,
+        "symbol": series.symbol,
+        "size": 9,
+        "opacity": 0.85,
+    }
     return {
         "type": "scatter",
         "mode": "markers",
         "name": found.line.name,
         "meta": series.number,
-        "x": list(labels),
+        "x": list(range(len(values))),
         "y": values.tolist(),
         "marker": marker,
         "hovertemplate": "%{y:.1f} %",

@@ -8,7 +8,7 @@ import numpy as np
 from edkd.report.blocks import Cell, Chart, Column, Note, Table, text_table
 from edkd.report.findings import Findings
 from edkd.report.numbers import counted
-from edkd.report.sections.classes import MANY, class_axis, label, width_for
+from edkd.report.sections.classes import MANY, class_axis, width_for
 
 _NUMBERED = 12
 """Classes up to which the cells of a matrix hold numbers."""
@@ -51,7 +51,7 @@ def matrix_chart(found: Findings) -> Chart:
     names = found.class_names
     counts = found.runs[0].confusion
     shown = _most_confused(counts)
-    labels = [label(names, place) for place in shown]
+    labels = [names[place] for place in shown]
     part = _Part(labels, counts[np.ix_(shown, shown)], counts[shown].sum(1))
 
     title = "Confusion matrix"
@@ -59,7 +59,11 @@ def matrix_chart(found: Findings) -> Chart:
         title = f"Confusion matrix of the {len(shown)} of {len(names)} classes with most errors"
 
     across = {"title": {"text": "predicted class"}, "showgrid": False}
-    down = {"title": {"text": "true class"}, "showgrid": False, "autorange": "reversed"}
+    down = {
+        "title": {"text": "true class"},
+        "showgrid": False,
+        "range": [len(labels) - 0.5, -0.5],
+    }
     layout = {"xaxis": class_axis(labels) | across, "yaxis": class_axis(labels) | down}
     height = min(620, 230 + 26 * len(shown))
     table = _table(title, part)
@@ -111,8 +115,6 @@ def _heat(part: _Part) -> dict[str, Any]:
     shares = 100 * part.counts / part.totals.clip(min=1)[:, None]
     heat = {
         "type": "heatmap",
-        "x": list(part.labels),
-        "y": list(part.labels),
         "z": shares.tolist(),
         "text": part.counts.tolist(),
         "zmin": 0,
