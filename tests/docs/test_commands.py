@@ -78,14 +78,14 @@ def _reads_a_run(cfg):
 
 @pytest.fixture(scope="module")
 def options():
-    """options("train"): the options that a command has, from its help."""
+    """options("train"): the options that a command has, from its help; ("figure", "cka") as well."""
 
     @cache
-    def options_of(name):
+    def options_of(name, *kind):
         module = importlib.import_module(f"edkd.commands.{name.replace('-', '_')}")
         text = io.StringIO()
         with redirect_stdout(text), pytest.raises(SystemExit):
-            module.main(["--help"])
+            module.main([*kind, "--help"])
         return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text.getvalue()))
 
     return options_of
@@ -101,7 +101,8 @@ def test_commands_within_sentences(page, options):
         assert name in COMMANDS, f"{name_of(page)}: edkd {text}"
 
         given = {word.partition("=")[0] for word in words if word.startswith("-")}
-        unknown = given - options(name) if given else set()
+        kind = words[:1] if name == "figure" else []
+        unknown = given - options(name, *kind) if given else set()
         assert not unknown, f"{name_of(page)}: edkd {text}"
 
 
