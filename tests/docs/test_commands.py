@@ -78,7 +78,7 @@ def _reads_a_run(cfg):
 
 @pytest.fixture(scope="module")
 def options():
-    """options("train"): the options that a command has, from its help; ("figure", "cka") as well."""
+    """options("train"), options("figure", "cka"): the options of a command, from its help."""
 
     @cache
     def options_of(name, *kind):
