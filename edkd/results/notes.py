@@ -1,6 +1,7 @@
 """The lines below a table: how to read it, and what it must not hide."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import mean
 
 from edkd.results.comparison import Cell, Column, Judged
@@ -173,22 +174,33 @@ def _teachers_of_seed(column: Column, seed: int | None) -> dict[str, str]:
 
 def _outliers(columns: Columns) -> list[str]:
     """Runs far from the others of their row, each once; all of them count."""
-    found: dict[str, None] = {}
+    found: dict[str, list[str]] = {}
     for cell in _cells(columns):
         for by in ("last", "best"):
             values = cell.accuracies(by)
             for place in outliers(values):
-                value = f"{by} {values[place]:.2f}"
-                line = _outlier_line(cell, place, value)
-                found[line] = None
-    return list(found)
+                name = _outlier_name(cell, place)
+                found.setdefault(name, []).append(f"{by} {values[place]:.2f}")
+
+    lines = []
+    for name, texts in found.items():
+        distinct = ", ".join(texts)
+        lines.append(f"outlier, which counts in all figures: {distinct}, {name}")
+    return lines
 
 
-def _outlier_line(cell: Cell, place: int, value: str) -> str:
+def _outlier_name(cell: Cell, place: int) -> str:
+    """A seed of a row, with the folders of its runs."""
     runs = cell.row.seeds[place]
-    folders = ", ".join(str(run.folder) for run in runs)
-    seed = runs[0].seed
-    return f"outlier, which counts in all figures: {cell.name}, seed {seed}, {value}: {folders}"
+    folders = ", ".join(_near(run.folder) for run in runs)
+    return f"{cell.name}, seed {runs[0].seed}: {folders}"
+
+
+def _near(folder: Path) -> str:
+    """A folder as seen from the working folder, if it is within it."""
+    here = Path.cwd()
+    is_inside = folder.is_relative_to(here)
+    return str(folder.relative_to(here)) if is_inside else str(folder)
 
 
 def _circumstances(columns: Columns) -> Iterator[str]:
