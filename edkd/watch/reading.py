@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edkd.engine.abandoned import is_abandoned
 from edkd.engine.folder_lock import is_in_use
+from edkd.engine.log.status_file import STATUS
 from edkd.engine.log.time_left import shown_duration
 from edkd.watch.files import Content, Files
 from edkd.watch.older import METRICS, facts_of_files, facts_of_records, failure_of
@@ -26,8 +27,9 @@ from edkd.watch.status import (
     text,
 )
 
-LIVE = "status.json"
 RESULT = "result.json"
+LOCK = ".lock"
+"""A process that starts or continues a run changes it."""
 
 FRESH = 30.0
 """Seconds after which `status.json` does not show any more that a process writes it."""
@@ -38,7 +40,7 @@ SILENT = 600.0
 READERS = 8
 """Folders that are read at the same time, which hides the delays of a slow disk."""
 
-_PROGRESS = (LIVE, METRICS, "worklog.txt", "latest", "config.yaml")
+_PROGRESS = (STATUS, METRICS, "worklog.txt", "latest", "config.yaml")
 """Files whose last change is a sign of life."""
 
 _CODES = {FINISHED: 0, FAILED: 1, STOPPED: 137, ABANDONED: 137}
@@ -55,21 +57,28 @@ def read_all(folders: Sequence[Path]) -> list[Status]:
 
 def read_status(folder: Path) -> Status:
     """Where a run is. Files that are absent, half-written or damaged raise nothing."""
+    is_locked = is_in_use(folder)  # before the files: those of a run that has ended are complete
     files = Files(folder)
-    live = files.json(LIVE)
+    live = files.json(STATUS)
     result = files.json(RESULT)
+
     facts = dict(live) if live else facts_of_files(files)
-    is_live = _is_live(folder, live)
+    is_live = _is_live(is_locked, live)
+    is_starting = is_live and bool(live) and _is_of_earlier_process(files, live)
     is_complete = not is_live and _is_complete(facts, result)
 
     # How far it is: a killed process may have written its last epoch, but not `status.json`.
     if is_complete:
         facts |= _facts_of_result(result, facts.get("epochs"))
-    elif not is_live or not live:
+    elif is_starting or not is_live or not live:
         facts |= facts_of_records(files.records(METRICS), facts.get("epochs"))
 
     status = as_status(folder, facts)
     status.last_sign = number(live.get("last_sign")) or files.changed(*_PROGRESS)
+    if is_starting:
+        status.doing = "start"
+        status.last_sign = files.changed(LOCK, *_PROGRESS)
+
     if is_live:
         _describe_running(status)
     else:
@@ -82,13 +91,12 @@ def read_status(folder: Path) -> Status:
     return status
 
 
-def _is_live(folder: Path, live: Content) -> bool:
+def _is_live(is_locked: bool | None, live: Content) -> bool:
     """Whether a process runs a run.
 
     Where the lock does not tell, as that of another machine on some network drives, a recent
     `status.json` does.
     """
-    is_locked = is_in_use(folder)
     if is_locked:
         return True
     if is_locked is False and live.get("host") == socket.gethostname():
@@ -97,6 +105,13 @@ def _is_live(folder: Path, live: Content) -> bool:
     written = number(live.get("written"))
     is_fresh = written is not None and abs(time.time() - written) < FRESH
     return is_fresh and live.get("end") is None
+
+
+def _is_of_earlier_process(files: Files, live: Content) -> bool:
+    """Whether `status.json` was written before the process that runs took the lock."""
+    written = number(live.get("written"))
+    locked = files.changed(LOCK)
+    return written is not None and locked is not None and written < locked
 
 
 def _is_complete(facts: Content, result: Content) -> bool:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edkd.engine.log.status_file import FAILED, FINISHED, STOPPED
+
 RUNNING = "running"
-STOPPED = "stopped"
-FAILED = "failed"
 ABANDONED = "abandoned"
-FINISHED = "finished"
 
 STATES = {
     RUNNING: "a process has locked the folder of the run",

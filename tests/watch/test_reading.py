@@ -11,6 +11,7 @@ from edkd.engine.folder_lock import is_in_use, lock
 from edkd.watch.folders import find_folders
 from edkd.watch.reading import FRESH, SILENT, read_all, read_status
 from edkd.watch.status import ABANDONED, FAILED, FINISHED, RUNNING, STOPPED
+from tests.watch.conftest import result
 
 NO_CODE = {"state": "stopped", "reason": "by a signal", "exit_code": 143}
 FAILURE = {"state": "failed", "reason": "DATASET.ROOT is gone", "exit_code": 4}
@@ -113,7 +114,8 @@ def locked():
 
 def test_a_locked_folder_is_that_of_a_running_run(run_at, tmp_path, locked):
     folder = locked(run_at(tmp_path / "a"))
-    change(folder, last_sign=time.time() - 5, doing="teacher cache 1/2")
+    now = time.time()
+    change(folder, written=now + 1, last_sign=now - 5, doing="teacher cache 1/2")
     run = read_status(folder)
     assert (run.state, run.exit_code, run.reason, run.resume) == (RUNNING, None, "", "")
     assert (run.step, run.steps_per_epoch, run.seconds_left) == (5, 10, 20.0)
@@ -137,6 +139,32 @@ def test_a_running_run_of_an_older_version(run_at, tmp_path, locked):
 def test_a_resumed_run_is_running_whatever_its_files_say(run_at, tmp_path, locked):
     run = read_status(locked(run_at(tmp_path / "a", 4, 4, FAILURE, is_finished=True)))
     assert (run.state, run.reason) == (RUNNING, "")
+
+
+def test_a_resumed_run_that_starts_shows_nothing_of_the_process_before(run_at, tmp_path, locked):
+    folder = run_at(tmp_path / "a", 3, 6, NO_CODE)
+    change(folder, last_sign=time.time() - 2 * SILENT, written=time.time() - 2 * SILENT, step=35)
+    run = read_status(locked(folder))
+    assert (run.state, run.reason, run.doing, run.step) == (RUNNING, "", "start", None)
+    assert (run.epochs_done, run.seconds_left) == (3, 30.0)
+    assert run.age < 60
+
+
+def test_a_run_that_ends_while_it_is_read_is_not_taken_for_a_killed_one(
+    run_at, tmp_path, monkeypatch
+):
+    """The lock is looked at before the files, which are those of the end once it is released."""
+    folder = run_at(tmp_path / "a", 3, 4)
+
+    def end_after_the_look(folder):
+        finished = {"state": "finished", "reason": "", "exit_code": 0}
+        change(folder, end=finished, epochs_done=4)
+        (folder / "result.json").write_text(json.dumps(result(4)))
+        return False
+
+    monkeypatch.setattr("edkd.watch.reading.is_in_use", end_after_the_look)
+    run = read_status(folder)
+    assert (run.state, run.exit_code, run.epochs_done) == (FINISHED, 0, 4)
 
 
 @pytest.mark.parametrize(("age", "state"), [(FRESH / 2, RUNNING), (2 * FRESH, STOPPED)])
