@@ -157,8 +157,10 @@ class Logger:
         trace: TracebackType | None,
     ) -> None:
         is_stopped = kind is not None and issubclass(kind, Stopped)
-        self.close(CLOSE_STOPPED if is_stopped else CLOSE)
-        self.status.close(error)
+        try:
+            self.close(CLOSE_STOPPED if is_stopped else CLOSE)
+        finally:  # also where a second signal ends the wait
+            self.status.close(error)
 
     def close(self, seconds: float = CLOSE) -> None:
         """Close the bar and the sinks; each sink has `seconds` to send its queued points."""
