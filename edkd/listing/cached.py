@@ -70,7 +70,7 @@ def _state() -> str:
 
 
 def _version_of(name: str) -> str:
-    """Where a library is, and when its folder was changed; "" where it is not installed."""
+    """Where a library is, and when it was installed; "" where it is not."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return ""

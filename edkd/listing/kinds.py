@@ -1,11 +1,10 @@
 """The kinds of things that `edkd list` lists, and how a line of each looks."""
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from edkd.errors import UserError
+from edkd.figures import FIGURES
 from edkd.listing.cached import records_of
 from edkd.listing.configs import configs, suites
 
@@ -24,18 +23,10 @@ class Kind(NamedTuple):
 
 
 def figures() -> list[Record]:
-    """A record for each figure that `edkd figure` draws.
-
-    Raises:
-        UserError: this version has none.
-    """
-    try:
-        known = importlib.import_module("edkd.figures").FIGURES
-    except ImportError:
-        raise UserError("this version draws no figures; install a newer one") from None
+    """A record for each figure that `edkd figure` draws."""
     return [
-        {"name": name, "title": figure.help, "source": getattr(figure, "source", "")}
-        for name, figure in known.items()
+        {"name": name, "title": figure.help, "source": figure.source}
+        for name, figure in FIGURES.items()
     ]
 
 

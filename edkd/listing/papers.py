@@ -11,7 +11,7 @@ _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
 class Described(NamedTuple):
-    """What the docstring of a module says."""
+    """Title and paper, from the docstring of a module."""
 
     title: str
     """Its first sentence, without the full stop."""

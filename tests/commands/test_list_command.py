@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from edkd.engine.config.table import table
+from edkd.figures import FIGURES
 from edkd.listing import cached
 from edkd.listing.kinds import KINDS
 from edkd.registry import METHODS
@@ -91,12 +91,11 @@ def test_protocols_are_found():
     assert {"P240", "PINb"} <= protocols
 
 
-def test_figures_are_those_of_the_command_figure(tool, monkeypatch):
-    figures = {"curves": SimpleNamespace(help="accuracy over the epochs", source="A, 2020")}
-    monkeypatch.setitem(sys.modules, "edkd.figures", SimpleNamespace(FIGURES=figures))
-    assert tool("list", "figures").out == "curves  accuracy over the epochs  A, 2020\n"
-    monkeypatch.setitem(sys.modules, "edkd.figures", None)
-    assert_refused(tool("list", "figures"), "this version draws no figures")
+def test_figures_are_those_of_the_command_figure(tool):
+    listed = json.loads(tool("list", "figures", "--json").out)
+    assert [record["name"] for record in listed] == list(FIGURES)
+    assert all(record["title"] for record in listed)
+    assert "Tian et al., ICLR 2020" in tool("list", "figures", "correlation").out
 
 
 def test_an_installed_package_has_no_configs(tool, tmp_path, monkeypatch):
