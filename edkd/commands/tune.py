@@ -23,9 +23,9 @@ DESCRIPTION = """Search hyper-parameters on held-out training images, as a YAML 
   val_split: 0.1                           # share of the training images that is held out
   seeds: [1, 2, 3]                         # of the final runs
 
-The test set is not evaluated. The best values are written to best.yaml in the folder of the study,
-with --final all training images are then used for a run with each seed. The same command continues
-a study that was stopped.
+The test set is not evaluated. The best values are written to best.yaml in the folder of the study.
+With --final, a run with each seed then trains with them on all training images. The same command
+continues a study that was stopped.
 
 examples:
   {tune} configs/tune/kd_digits.yaml
