@@ -90,7 +90,7 @@ def shown_seconds(line):
 
 def test_a_killed_run_is_shown_with_how_to_resume(server, tiny, tool, tmp_path, monkeypatch):
     run = tmp_path / "distill" / "a b"
-    keys = ["DISTILLER.TYPE", "KD", "SOLVER.EPOCHS", "60"]
+    keys = ["DISTILLER.TYPE", "KD", "SOLVER.EPOCHS", "30"]
     process = server.start("train", *tiny, "a b", *keys, folder=tmp_path)
     wait_for((run / "latest").exists)
     process.kill()
@@ -109,8 +109,8 @@ def test_a_killed_run_is_shown_with_how_to_resume(server, tiny, tool, tmp_path, 
     assert (python, script, words[-1]) == ("python", "tools/train.py", "--resume")
     done = tool("train", *words)
     assert done.code == 0, done.err
-    assert len(records(run)) == 60
-    assert tool("runs", "distill", "--state", "finished").out.count("60/60") == 1
+    assert len(records(run)) == 30
+    assert tool("runs", "distill", "--state", "finished").out.count("30/30") == 1
 
 
 def many(folder, number):

@@ -354,6 +354,20 @@ def test_a_stopped_run_waits_less_for_its_sinks(make, error, seconds):
     assert logger.sinks[0].seconds == seconds
 
 
+def test_a_second_signal_while_sinks_close_leaves_the_end_in_the_status(make, tmp_path):
+    logger = make()
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    logger.close = interrupted
+    with pytest.raises(KeyboardInterrupt), logger:
+        raise Stopped
+
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["end"]["state"] == "stopped"
+
+
 def test_lines_can_be_kept_off_the_screen(tmp_path, capsys):
     cfg = config(0)
     cfg.LOG.PRINT = False
