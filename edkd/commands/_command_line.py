@@ -86,7 +86,9 @@ class ArgumentParser(argparse.ArgumentParser):
         if near:
             return f", did you mean {near}?"
         if "--cfg" in self._option_string_actions:
-            return "; a YAML file is given as --cfg FILE, and keys without dashes, as SOLVER.LR 0.1"
+            return (
+                "; give a YAML file as --cfg FILE, and keys without dashes, such as SOLVER.LR 0.1"
+            )
         return ""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

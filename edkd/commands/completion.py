@@ -14,9 +14,9 @@ from edkd.watch.status import STATES
 
 DESCRIPTION = """Print a script with which a shell completes the commands of edkd.
 
-Completed are commands, options and their values, configuration keys such as SOLVER.LR and their
-values, names of methods, models and data sets, and paths. The shell runs the script alone; after
-methods or models of your own were added, print it again.
+It completes commands, options and their values, configuration keys such as SOLVER.LR and their
+values, names of methods, models and data sets, and paths. The script does not run edkd: print it
+again after you add methods or models of your own.
 
 examples:
   {completion} bash > ~/.local/share/bash-completion/completions/edkd

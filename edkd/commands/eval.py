@@ -63,7 +63,10 @@ def _parser() -> ArgumentParser:
 
     # What is evaluated.
     parser.add_argument(
-        "-m", "--model", default="", help="architecture, as resnet8x4 (default: the file's own)"
+        "-m",
+        "--model",
+        default="",
+        help="architecture, such as resnet8x4 (default: the file's own)",
     )
     parser.add_argument(
         "-c",
@@ -76,7 +79,7 @@ def _parser() -> ArgumentParser:
         "--which",
         action=Once,
         default="",
-        help="weights of a run: best, latest, an epoch's number, or a file as student1_best "
+        help="weights of a run: best, latest, an epoch's number, or a file such as student1_best "
         "(default: best)",
     )
 
@@ -99,7 +102,7 @@ def _parser() -> ArgumentParser:
         "opts",
         nargs="*",
         metavar="[RUN_FOLDER] [KEY VALUE]",
-        help="folder of a run, or a file of weights; keys, as MODEL.mynet.WIDTH 8",
+        help="folder of a run, or a file of weights; keys, such as MODEL.mynet.WIDTH 8",
     )
     return parser
 

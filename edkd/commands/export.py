@@ -67,7 +67,7 @@ def _parser() -> ArgumentParser:
         action=Once,
         default="",
         metavar="FILE_OR_FOLDER",
-        help="where to write (default: beside the checkpoint, as student_best.onnx)",
+        help="where to write (default: beside the checkpoint, such as student_best.onnx)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace files that exist (default: refuse)"

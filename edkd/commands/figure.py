@@ -28,8 +28,8 @@ examples:
   {figure} landscape output/digits/kd,res20,res8 --dimensions 1
 
 {figure} KIND --help lists the options of a kind. A RUN is the folder of a run, a folder that holds
-runs, or a student's file in a run, as output/digits/dml,res8/student2_best. All but curves load the
-weights and run the networks on the data set of the runs.
+runs, or a student's file in a run, such as output/digits/dml,res8/student2_best. All but curves
+load the weights and run the networks on the data set of the runs.
 """
 
 OF_KIND = """{help}.{source}

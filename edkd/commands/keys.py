@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog=command("keys"), description=DESCRIPTION.format(keys=command("keys"))
     )
     parser.add_argument(
-        "prefixes", nargs="*", metavar="PREFIX", help="a group or a key, as SOLVER (default: all)"
+        "prefixes",
+        nargs="*",
+        metavar="PREFIX",
+        help="a group or a key, such as SOLVER (default: all)",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     parser.add_argument(

@@ -12,7 +12,7 @@ DESCRIPTION = """List what there is, one line each, with its source.
 
 {kinds}
 
-WORDs choose the lines that have all of them; upper and lower case are not told apart.
+Only lines with all WORDs are listed; case is ignored.
 
 examples:
   {list} methods

@@ -22,8 +22,8 @@ DESCRIPTION = """List runs with their states, or follow them until they end.
 {states}
 
 Accuracies are top-1 in percent, of the last and of the best epoch. "left" is the time left, "age"
-that since the last step. The state is read from the run's folder, so it is also that of runs in
-other terminals and on other machines that share the disk.
+the time since the last step. States are read from the folders of the runs, so the runs of other
+terminals, and of other machines that share the disk, are listed, too.
 
 examples:
   {runs}

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_plugin(parser, "a Python file, as for train")
     add_device(parser)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as DATASET.VIEWS 50")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="keys, such as DATASET.VIEWS 50"
+    )
 
     args = parser.parse_intermixed_args(argv)
     if not args.cfg and not args.opts:

@@ -58,8 +58,8 @@ def _parser() -> ArgumentParser:
         "--baseline",
         default="",
         metavar="METHOD",
-        help="the row that all others are tested against, as KD or 'EDKD (reference)'; default: "
-        "the student alone (NONE)",
+        help="the row that all others are tested against, such as KD or 'EDKD (reference)'; "
+        "default: the student alone (NONE)",
     )
     parser.add_argument(
         "--by",

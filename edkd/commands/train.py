@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this text and all keys")
     add_training(parser, "", "")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, as SOLVER.LR 0.1")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys, such as SOLVER.LR 0.1")
 
     args = parser.parse_intermixed_args(argv)
     if not args.cfg and not args.opts:

@@ -72,7 +72,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def matching(records: Iterable[Record], words: Sequence[str]) -> list[Record]:
-    """The records that have all words, in any field; upper and lower case are not told apart."""
+    """The records that have all words, in any field; case is ignored."""
     folded = [word.lower() for word in words]
     found = []
     for record in records:

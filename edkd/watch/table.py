@@ -39,7 +39,7 @@ def chosen(runs: Sequence[Status], states: Sequence[str], words: Sequence[str]) 
 
     Args:
         states: all where there are none.
-        words: upper and lower case are not told apart.
+        words: case is ignored.
 
     Raises:
         UserError: there is no such state.

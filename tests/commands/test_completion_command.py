@@ -113,7 +113,7 @@ def test_other_shells_read_their_scripts(scripts, shell):
 
 def test_zsh_completes_every_pair(scripts):
     text = (scripts / "edkd.zsh").read_text()
-    assert '"*:keys, as SOLVER.LR 0.1:_edkd_pairs"' in text
+    assert '"*:keys, such as SOLVER.LR 0.1:_edkd_pairs"' in text
 
 
 def test_words_that_need_quotes_are_left_out():

@@ -303,9 +303,9 @@ def test_without_arguments_there_is_usage_and_examples(tool):
         ("SOLVER.EPOCHS= 1", "write SOLVER.EPOCHS=1 without blanks"),
         ("SOLVER.EPOCHS:1", "write SOLVER.EPOCHS=1"),
         ("SOLVER.EPOCHS: 1", "did you mean 'SOLVER.EPOCHS'"),
-        ("--SOLVER.EPOCHS 1", "keys without dashes, as SOLVER.LR 0.1"),
-        ("--epochs 1", "keys without dashes, as SOLVER.LR 0.1"),
-        ("--config x.yaml", "a YAML file is given as --cfg FILE"),
+        ("--SOLVER.EPOCHS 1", "keys without dashes, such as SOLVER.LR 0.1"),
+        ("--epochs 1", "keys without dashes, such as SOLVER.LR 0.1"),
+        ("--config x.yaml", "give a YAML file as --cfg FILE"),
         ("--resme", "did you mean --resume"),
     ],
 )
