@@ -143,7 +143,9 @@ def test_a_resumed_run_is_running_whatever_its_files_say(run_at, tmp_path, locke
 
 def test_a_resumed_run_that_starts_shows_nothing_of_the_process_before(run_at, tmp_path, locked):
     folder = run_at(tmp_path / "a", 3, 6, NO_CODE)
-    change(folder, last_sign=time.time() - 2 * SILENT, written=time.time() - 2 * SILENT, step=35)
+    before = time.time() - 2 * SILENT
+    change(folder, last_sign=before, written=before, step=35)
+    os.utime(folder / ".lock", (before, before))
     run = read_status(locked(folder))
     assert (run.state, run.reason, run.doing, run.step) == (RUNNING, "", "start", None)
     assert (run.epochs_done, run.seconds_left) == (3, 30.0)
