@@ -1,13 +1,15 @@
 """Finished runs as a comparison: a column for each pair of networks, a cell for each method."""
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.results.names import ALONE, shown
+from edkd.results.protocol import PLAIN
 from edkd.results.published import Figure, code_of, published
 from edkd.results.runs import Row, Run, difference
 from edkd.results.statistics import Welch, seeds_needed, welch
@@ -100,8 +102,16 @@ class Column(NamedTuple):
     @property
     def is_mixed(self) -> bool:
         """Whether its cells have different protocols."""
-        first = self.cells[0].run.protocol
-        return any(first.differences(cell.run.protocol) for cell in self.cells)
+        return any(True for _ in self.mixtures)
+
+    @property
+    def mixtures(self) -> Iterator[tuple[Run, Run, list[str]]]:
+        """Two runs with different protocols, and the keys in which they differ."""
+        runs = [cell.run for cell in self.cells]
+        for first, second in itertools.combinations(runs, 2):
+            keys = first.protocol.differences(second.protocol)
+            if keys:
+                yield first, second, keys
 
 
 class Judged(NamedTuple):
@@ -205,8 +215,13 @@ def _effective(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in run.settings.items()
-        if value not in _OFF and not key.startswith(left_out)
+        if not _is_absent(key, value) and not key.startswith(left_out)
     }
+
+
+def _is_absent(key: str, value: Any) -> bool:
+    """Whether a value counts the same as the absence of its key."""
+    return value in _OFF and PLAIN.get(key) in _OFF
 
 
 def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
@@ -219,17 +234,12 @@ def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
 
 def _refuse_mixture(column: Column) -> None:
     """Raise UserError where the protocols of a column differ."""
-    first = column.cells[0].run
-    for cell in column.cells:
-        keys = first.protocol.differences(cell.run.protocol)
-        if not keys:
-            continue
-
-        ours, others = first.protocol.values, cell.run.protocol.values
+    for first, second, keys in column.mixtures:
+        ours, others = first.protocol.values, second.protocol.values
         parts = [f"{key} {ours[key]} and {others[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
         more = ", ..." if len(keys) > _SHOWN_DIFFERENCES else ""
         raise UserError(
-            f"{column.pair}: {first.folder} and {cell.run.folder} have different protocols "
+            f"{column.pair}: {first.folder} and {second.folder} have different protocols "
             f"({', '.join(parts)}{more}); give them to tables of their own, or add --mix-protocols"
         )
 

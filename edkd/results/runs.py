@@ -81,8 +81,12 @@ class Run:
 
     @property
     def teacher_top1(self) -> list[float]:
-        """Top-1 accuracy of each teacher in percent, on the images of `split`; empty if unknown."""
-        return list(self.result.get("teacher_top1") or [])
+        """Top-1 accuracy of each teacher on the test set, in percent; empty if unknown.
+
+        With held-out images it was measured on these, which the teacher has often been trained on.
+        """
+        measured = list(self.result.get("teacher_top1") or [])
+        return measured if self.split == "test" else []
 
     @property
     def protocol(self) -> Protocol:

@@ -271,6 +271,30 @@ def test_mixed_protocols_are_refused(write_method, show):
     assert "--mix-protocols" in err
 
 
+def test_protocols_of_any_two_runs_are_compared(write_method, show):
+    """Also where the first run does not list the key, because its version did not have it."""
+    write_method("NONE", ALONE)
+    write_method("DKD", KD, settings={"SOLVER.NEW": 1})
+    folder = write_method("KD", KD, settings={"SOLVER.NEW": 2})
+    code, _, err = show(folder)
+    assert code == 2
+    assert "different protocols (SOLVER.NEW 1 and 2)" in err
+
+
+def test_a_protocol_without_a_usual_setting_is_another_one(write_method, show):
+    """Weight decay 0 is not its absence, which stands for the default."""
+    write_method("KD", KD, settings={"SOLVER.WEIGHT_DECAY": 0.0})
+    folder = write_method("KD", KD, "usual")
+    for run in folder.glob("usual*"):
+        content = json.loads((run / "result.json").read_text())
+        del content["settings"]["SOLVER.WEIGHT_DECAY"]
+        (run / "result.json").write_text(json.dumps(content))
+
+    code, _, err = show(folder)
+    assert code == 2
+    assert "SOLVER.WEIGHT_DECAY" in err
+
+
 def test_mixed_protocols_on_request(write_method, text, records):
     """Each row has its protocol, and there is no test across protocols."""
     write_method("NONE", ALONE)
@@ -321,6 +345,7 @@ def test_who_chose_the_best_epoch(write_method, text):
     assert "chosen on held-out images" in table
     assert "chosen on the test set" not in table
     assert line_of(table, "method")[3] == "best (val)"
+    assert "teacher resnet56" not in table, "its accuracy is that of held-out images"
 
 
 def test_hardware_and_precision(write_method, text):
