@@ -34,7 +34,7 @@ class StatusFile:
 
     Args:
         folder: of the run.
-        about: facts that do not change: method, teacher, student, data set, seed, epochs.
+        about: facts that do not change: method, teacher, student, data set, seed.
         history: records of the finished epochs, extended by the caller.
         left: estimates the time left.
         step: steps of the run that are done.
@@ -105,6 +105,7 @@ class StatusFile:
 
         return {
             **self.about,
+            "epochs": self.left.epochs,
             "epochs_done": len(history),
             "step": self._step,
             "steps_per_epoch": self.left.steps_per_epoch,
