@@ -89,6 +89,16 @@ class Run:
         return measured if self.split == "test" else []
 
     @property
+    def image_folder(self) -> str:
+        """DATASET.ROOT of a data set that is a folder of images; "" for others, or if unknown."""
+        if self.dataset != "folder":
+            return ""
+        try:
+            return str(_saved_values(self.folder / "config.yaml").get("DATASET.ROOT") or "")
+        except _MALFORMED:
+            return ""
+
+    @property
     def protocol(self) -> Protocol:
         """How it was trained, apart from its method."""
         return protocol_of(self.settings)

@@ -20,7 +20,7 @@ def table(runs: Sequence[Run]) -> str:
         cells = [
             row.name.replace("|", "\\|"),
             f"{row.runs[0].result['parameters']:,}",
-            _count(row),
+            count_of(row),
             spread(row.accuracies("last")),
             spread(row.accuracies("best")),
         ]
@@ -36,7 +36,7 @@ def spread(values: Sequence[float]) -> str:
     return text
 
 
-def _count(row: Row) -> str:
+def count_of(row: Row) -> str:
     """The number of seeds, and of runs where it differs."""
     seeds = len(row.seeds)
     runs = len(row.runs)

@@ -30,8 +30,8 @@ _OWN = (SPLIT, EVALUATE)
 _TASK = ("DATASET.TYPE", "DATASET.ROOT", "DATASET.LIST")
 """Keys of the task: accuracies on different images cannot be compared."""
 
-_PATHS = ("DISTILLER.TEACHER_CKPT", "DISTILLER.STUDENT_CKPT", *_TASK)
-"""Keys that all trials share, beside those that identify a result."""
+_PATHS = ("DISTILLER.TEACHER_CKPT", *_TASK)
+"""Keys that all trials share, although they do not identify a result."""
 
 _DECISIONS = 2
 """Decisions on the way of a full trial, where the file does not name `min_epochs`."""

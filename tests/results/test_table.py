@@ -378,6 +378,24 @@ def test_teachers_that_differ(write_method, text):
         assert f"cifar100, resnet56 -> resnet20: {line}" in lines
 
 
+def test_an_outlier_is_listed_once(write_method, text):
+    """Although the student alone stands in the tables of two teachers."""
+    write_method("NONE", [77.1, 77.2, 60.0])
+    write_method("KD", KD)
+    table = text(write_method("KD", KD, name="110", teacher="resnet110"))
+    assert table.count("60.00") == 1
+
+
+def test_folders_of_images_that_differ(write_method, text):
+    """The data set has one name, and may be another one."""
+    folder = write_method("KD", KD, dataset="folder", settings={"DATASET.TYPE": "folder"})
+    for run, root in zip(sorted(folder.iterdir()), ["cats", "cats", "dogs"], strict=True):
+        (run / "config.yaml").write_text(f"DATASET: {{ROOT: {root}}}\n")
+    assert "only figures of the same images can be compared: cats; dogs" in text(folder).replace(
+        "\n  ", " "
+    )
+
+
 def test_a_teacher_for_each_seed(write_run, tmp_path, text):
     for seed, top1 in enumerate((96.0, 97.0, 98.0), 1):
         about = {"teacher": "resnet20", "student": ["resnet8"], "teacher_top1": [top1]}
@@ -409,6 +427,13 @@ def test_the_published_figure_follows_the_protocol(write_method, text):
     table = text(folder)
     assert line_of(table, "KD")[-1] == "71.74 PSKD"
     assert "protocol: PSKD" in table
+
+
+def test_a_published_figure_with_other_weights_is_explained(write_method, text):
+    pair = {"student": "resnet8x4", "teacher": "resnet32x4"}
+    table = text(write_method("DIST", KD, **pair))
+    assert line_of(table, "DIST")[-1] == "76.31 PDIST"
+    assert "the same training as that of the runs; PDIST: as P240, with weights" in table
 
 
 # Formats.

@@ -127,8 +127,8 @@ def test_more_trials_continue_a_study_and_another_search_is_refused(write, tool,
     assert_refused(tool("tune", write(search=search)), message)
     assert_refused(tool("tune", write(val_split=0.3)), "with another DATASET.VAL_SPLIT")
     assert_refused(tool("tune", write(set={"SOLVER.SEED": 5})), "with another SOLVER.SEED")
-    other = {"DISTILLER.STUDENT_CKPT": "other.pth"}
-    assert_refused(tool("tune", write(set=other)), "with another DISTILLER.STUDENT_CKPT")
+    other = {"DISTILLER.TEACHER_CKPT": "other.pth"}
+    assert_refused(tool("tune", write(set=other)), "with another DISTILLER.TEACHER_CKPT")
     assert len(trials(study)) == 3
 
 
