@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_runs
 from edkd.invocation import command
 
 DESCRIPTION = """Compare methods over seeds: a table for a paper, from finished runs.
@@ -47,13 +48,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=command("table"), description=DESCRIPTION.format(table=command("table"))
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_FOLDER",
-        help="a run, or a folder that holds runs, at any depth",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--baseline",
         default="",

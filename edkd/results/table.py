@@ -28,11 +28,11 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean and sample standard deviation: "74.10 ± 0.25"; one value has no deviation."""
-    text = f"{mean(values):.2f}"
+    text = f"{mean(values):.{digits}f}"
     if len(values) > 1:
-        text += f" ± {stdev(values):.2f}"
+        text += f" ± {stdev(values):.{digits}f}"
     return text
 
 
