@@ -96,10 +96,11 @@ def _share(text: str) -> float:
 
 def _table(args: argparse.Namespace) -> str:
     """The table as text."""
-    from edkd.results.comparison import columns_of, judged
+    from edkd.results.comparison import columns_of
     from edkd.results.grid import Choice, long_grid, wide_grid
     from edkd.results.notes import notes_of
     from edkd.results.runs import find_runs, read_run
+    from edkd.results.verdicts import judged
 
     runs = [read_run(folder) for folder in find_runs(args.runs)]
     columns = columns_of(runs, args.mix_protocols)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from edkd.results.comparison import BEATS, INCONCLUSIVE, WORSE, Cell, Column, Judged, Verdict
+from edkd.results.comparison import Cell, Column
 from edkd.results.names import ALONE, shown
 from edkd.results.published import Figure, published
 from edkd.results.statistics import MOST_SEEDS
 from edkd.results.table import count_of, spread
+from edkd.results.verdicts import BEATS, INCONCLUSIVE, WORSE, Judged, Verdict
 
 MARKS = {
     BEATS: "↑",

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-from edkd.results.comparison import Cell, Column, Judged
+from edkd.results.comparison import Cell, Column
 from edkd.results.grid import MARKS, OTHER_PROTOCOL, Choice
 from edkd.results.names import shown
 from edkd.results.published import protocols
 from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
+from edkd.results.verdicts import Judged
 
 _CHOSEN = {
     "test": "chosen on the test set (test), which makes it optimistic",

@@ -71,8 +71,11 @@ def read_tune(file: str) -> TuneFile:
             names a file that does not exist.
     """
     path, content = content_of(file, KEYS, "search or set")
+
+    # The keys are known only after the plugins are imported.
     plugins = files_of(path, "plugins", content) if "plugins" in content else []
     import_plugins(plugins)
+
     return TuneFile(
         path,
         _config(path, content),
