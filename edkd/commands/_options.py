@@ -55,6 +55,17 @@ def add_device(parser: ArgumentParser, text: str = "") -> None:
     )
 
 
+def add_runs(parser: ArgumentParser) -> None:
+    """Add the folders of finished runs."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="a run, or a folder that holds runs, at any depth",
+    )
+
+
 def add_network(parser: ArgumentParser) -> None:
     """Add the options that name a network, for files that do not."""
     parser.add_argument(

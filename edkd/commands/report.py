@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edkd.commands._command_line import ArgumentParser
-from edkd.commands._options import add_device
+from edkd.commands._options import add_device, add_runs
 from edkd.errors import warn
 from edkd.invocation import command
 from edkd.results.finding import search_runs
@@ -42,13 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
         prog=command("report"), description=DESCRIPTION.format(report=command("report"))
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_FOLDER",
-        help="a run, or a folder that holds runs, at any depth",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--output",
         type=Path,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_runs
 from edkd.invocation import command
 
 DESCRIPTION = """Compare methods over seeds: a table for a paper, from finished runs.
@@ -47,13 +48,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=command("table"), description=DESCRIPTION.format(table=command("table"))
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_FOLDER",
-        help="a run, or a folder that holds runs, at any depth",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--baseline",
         default="",
@@ -101,10 +96,11 @@ def _share(text: str) -> float:
 
 def _table(args: argparse.Namespace) -> str:
     """The table as text."""
-    from edkd.results.comparison import columns_of, judged
+    from edkd.results.comparison import columns_of
     from edkd.results.grid import Choice, long_grid, wide_grid
     from edkd.results.notes import notes_of
     from edkd.results.runs import find_runs, read_run
+    from edkd.results.verdicts import judged
 
     runs = [read_run(folder) for folder in find_runs(args.runs)]
     columns = columns_of(runs, args.mix_protocols)

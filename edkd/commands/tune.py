@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds
         from edkd.tune.plan import plan_study
-        from edkd.tune.study import import_optuna, open_study
+        from edkd.tune.study import JOURNAL, import_optuna, open_study
 
         import_optuna()
 
     plan = plan_study(args.file)
     say = partial(print, flush=True)
     if args.lists:
-        is_begun = plan.folder.is_dir()
+        is_begun = (plan.folder / JOURNAL).is_file()
         say(_summary(plan, open_study(plan)) if is_begun else f"no trial yet: {plan.folder}")
         return
 

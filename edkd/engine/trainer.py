@@ -123,7 +123,7 @@ class Trainer:
         total = self.cfg.SOLVER.EPOCHS * steps
         before = done * steps + self.state.step_done
 
-        about = self.about()
+        about = identity(self.cfg, self.distiller)
         history = self.state.history
         with Logger(self.folder, self.cfg, history, total, before, about=about) as self.logger:
             facts = environment(self.device, self.cfg)
@@ -282,7 +282,7 @@ class Trainer:
         if world.is_first():
             save_text(json.dumps(result, indent=1) + "\n", self.folder / "result.json")
 
-        self.logger.finish(result, self.cfg.SOLVER.EPOCHS * len(self.data.train))
+        self.logger.finish(result)
         self.logger.say(last_line(result, self.folder))
         return result
 
@@ -303,10 +303,6 @@ class Trainer:
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block, the students have the average of their weights, where there is one."""
         return self.average.in_place() if self.average else nullcontext()
-
-    def about(self) -> dict[str, Any]:
-        """Facts for `status.json`."""
-        return {**identity(self.cfg, self.distiller), "epochs": self.cfg.SOLVER.EPOCHS}
 
     def headline(self) -> str:
         """The run in one line."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from edkd.results import table
 from edkd.results.runs import Row, Run
 
 MISSING = "-"
@@ -122,14 +123,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and sample standard deviation, as "74.10 ± 0.25"; one value has no deviation."""
-    if not values:
-        return MISSING
-
-    text = f"{mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {stdev(values):.{digits}f}"
-    return text
+    """As `table.spread`; MISSING where there are no values."""
+    return table.spread(values, digits) if values else MISSING
 
 
 def row_axis(names: Sequence[str]) -> dict[str, Any]:

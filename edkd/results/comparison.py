@@ -1,20 +1,16 @@
 """Finished runs as a comparison: a column for each pair of networks, a cell for each method."""
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
 from edkd.errors import UserError
-from edkd.hints import hint
 from edkd.results.names import ALONE, shown
+from edkd.results.protocol import PLAIN
 from edkd.results.published import Figure, code_of, published
 from edkd.results.runs import Row, Run, difference
-from edkd.results.statistics import Welch, seeds_needed, welch
-
-BEATS = "BEATS"
-WORSE = "WORSE"
-INCONCLUSIVE = "INCONCLUSIVE"
 
 _OF_A_TEACHER = ("DISTILLER.TEACHER", "TEACHER_MEMO.")
 """Settings that have no effect without a teacher."""
@@ -100,43 +96,16 @@ class Column(NamedTuple):
     @property
     def is_mixed(self) -> bool:
         """Whether its cells have different protocols."""
-        first = self.cells[0].run.protocol
-        return any(first.differences(cell.run.protocol) for cell in self.cells)
-
-
-class Judged(NamedTuple):
-    """A column with the comparison of each cell with the baseline."""
-
-    column: Column
-    baseline: Cell | None
-    verdicts: list["Verdict | None"]
-    """None where the column has no baseline."""
+        return any(True for _ in self.mixtures)
 
     @property
-    def rows(self) -> list[tuple[Cell, "Verdict | None"]]:
-        """Each cell with its verdict."""
-        return list(zip(self.column.cells, self.verdicts, strict=True))
-
-
-class Verdict(NamedTuple):
-    """A cell against the baseline.
-
-    Args:
-        word: BEATS, WORSE or INCONCLUSIVE; "" where there is no test.
-        reason: why there is no test; "" where there is one.
-        difference: of the means in percentage points, cell minus baseline.
-        test: None where there is none.
-        seeds: that each needs to find this difference; None where that is not known.
-    """
-
-    word: str
-    reason: str
-    difference: float
-    test: Welch | None
-    seeds: int | None
-
-
-# Columns.
+    def mixtures(self) -> Iterator[tuple[Run, Run, list[str]]]:
+        """Two runs with different protocols, and the keys in which they differ."""
+        runs = [cell.run for cell in self.cells]
+        for first, second in itertools.combinations(runs, 2):
+            keys = first.protocol.differences(second.protocol)
+            if keys:
+                yield first, second, keys
 
 
 def columns_of(runs: Sequence[Run], mix_protocols: bool = False) -> list[Column]:
@@ -205,8 +174,13 @@ def _effective(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in run.settings.items()
-        if value not in _OFF and not key.startswith(left_out)
+        if not _is_absent(key, value) and not key.startswith(left_out)
     }
+
+
+def _is_absent(key: str, value: Any) -> bool:
+    """Whether a value counts the same as the absence of its key."""
+    return value in _OFF and PLAIN.get(key) in _OFF
 
 
 def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
@@ -219,115 +193,11 @@ def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
 
 def _refuse_mixture(column: Column) -> None:
     """Raise UserError where the protocols of a column differ."""
-    first = column.cells[0].run
-    for cell in column.cells:
-        keys = first.protocol.differences(cell.run.protocol)
-        if not keys:
-            continue
-
-        ours, others = first.protocol.values, cell.run.protocol.values
+    for first, second, keys in column.mixtures:
+        ours, others = first.protocol.values, second.protocol.values
         parts = [f"{key} {ours[key]} and {others[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
         more = ", ..." if len(keys) > _SHOWN_DIFFERENCES else ""
         raise UserError(
-            f"{column.pair}: {first.folder} and {cell.run.folder} have different protocols "
+            f"{column.pair}: {first.folder} and {second.folder} have different protocols "
             f"({', '.join(parts)}{more}); give them to tables of their own, or add --mix-protocols"
         )
-
-
-# The baseline.
-
-
-def baselines_of(columns: Sequence[Column], name: str = "") -> list[Cell | None]:
-    """The baseline of each column; None where a column has none.
-
-    Args:
-        columns: of a table.
-        name: a method's label or the name of a row, in any case; "": the student alone.
-
-    Raises:
-        UserError: no column has it, or a column has several rows of that name.
-    """
-    if not name:
-        return [column.alone for column in columns]
-
-    found = [_named(column, name) for column in columns]
-    if not any(found):
-        names = list(dict.fromkeys(cell.method for column in columns for cell in column.cells))
-        raise UserError(
-            f"--baseline {name}: no run has this method{hint(name, names)} "
-            f"(the runs have: {', '.join(names)})"
-        )
-    return found
-
-
-def judged(columns: Sequence[Column], name: str, by: str, alpha: float) -> list[Judged]:
-    """Compare all cells of a table with the baseline of their column.
-
-    Args:
-        columns: of the table.
-        name: of the baseline; see `baselines_of`.
-        by: "last" or "best" epoch.
-        alpha: significance level.
-
-    Raises:
-        UserError: there is no such baseline, or scipy is missing.
-    """
-    found = []
-    for column, baseline in zip(columns, baselines_of(columns, name), strict=True):
-        verdicts: list[Verdict | None] = [None] * len(column.cells)
-        if baseline is not None:
-            verdicts = [judge(cell, baseline, by, alpha) for cell in column.cells]
-        found.append(Judged(column, baseline, verdicts))
-    return found
-
-
-def _named(column: Column, name: str) -> Cell | None:
-    """The cell with a name."""
-    wanted = name.casefold()
-    exact = [cell for cell in column.cells if cell.name.casefold() == wanted]
-    cells = exact or [cell for cell in column.cells if cell.method.casefold() == wanted]
-    if len(cells) > 1:
-        names = ", ".join(f"'{cell.name}'" for cell in cells)
-        raise UserError(
-            f"--baseline {name}: {column.pair} has several such rows; give one: {names}"
-        )
-    return cells[0] if cells else None
-
-
-def judge(cell: Cell, baseline: Cell, by: str, alpha: float) -> Verdict:
-    """Compare a cell with the baseline of its column, by Welch's t-test.
-
-    Args:
-        cell, baseline: of one column.
-        by: "last" or "best" epoch.
-        alpha: significance level.
-
-    Raises:
-        UserError: scipy is missing.
-    """
-    first, second = cell.accuracies(by), baseline.accuracies(by)
-    difference = cell.mean(by) - baseline.mean(by)
-    reason = _no_test(cell, baseline, by)
-    if reason:
-        return Verdict("", reason, difference, None, None)
-
-    test = welch(first, second, alpha)
-    assert test is not None, "_no_test covers what has no test"
-    word = INCONCLUSIVE
-    if test.p < alpha:
-        word = BEATS if difference > 0 else WORSE
-    return Verdict(word, "", difference, test, seeds_needed(first, second, alpha))
-
-
-def _no_test(cell: Cell, baseline: Cell, by: str) -> str:
-    """Why two cells have no test; "" where they have one."""
-    samples = [cell.accuracies(by), baseline.accuracies(by)]
-    if cell is baseline:
-        return "baseline"
-    if cell.run.protocol.differences(baseline.run.protocol):
-        return "other protocol"
-    if min(map(len, samples)) < 2:
-        return "one seed"
-    if all(len(set(sample)) == 1 for sample in samples):
-        return "no variance"
-    return ""

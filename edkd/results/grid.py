@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from edkd.results.comparison import BEATS, INCONCLUSIVE, WORSE, Cell, Column, Judged, Verdict
+from edkd.results.comparison import Cell, Column
 from edkd.results.names import ALONE, shown
 from edkd.results.published import Figure, published
 from edkd.results.statistics import MOST_SEEDS
-from edkd.results.table import spread
+from edkd.results.table import count_of, spread
+from edkd.results.verdicts import BEATS, INCONCLUSIVE, WORSE, Judged, Verdict
 
 MARKS = {
     BEATS: "↑",
@@ -71,13 +72,6 @@ def long_grid(one: Judged, choice: Choice) -> Grid:
     return Grid(column.title, header, lines, published_lines(column))
 
 
-def count_of(cell: Cell) -> str:
-    """The number of seeds, and of runs where it differs."""
-    seeds = len(cell.row.seeds)
-    runs = len(cell.row.runs)
-    return f"{seeds}" if seeds == runs else f"{seeds} ({runs} runs)"
-
-
 def _header(one: Judged, choice: Choice) -> list[str]:
     """The columns that the pair can have."""
     column = one.column
@@ -129,7 +123,7 @@ def _row(one: Judged, cell: Cell, verdict: Verdict | None, choice: Choice) -> Te
     own = cell.mean(choice.by)
     texts = {
         "method": cell.name,
-        "n": count_of(cell),
+        "n": count_of(cell.row),
         "last": spread(cell.accuracies("last")),
         _best(column): spread(cell.accuracies("best")),
         "published": _figure_text(cell.figures, cell.code),

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-from edkd.results.comparison import Cell, Column, Judged
+from edkd.results.comparison import Cell, Column
 from edkd.results.grid import MARKS, OTHER_PROTOCOL, Choice
 from edkd.results.names import shown
 from edkd.results.published import protocols
 from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
+from edkd.results.verdicts import Judged
 
 _CHOSEN = {
     "test": "chosen on the test set (test), which makes it optimistic",
@@ -35,6 +36,7 @@ def notes_of(tables: Sequence[Judged], choice: Choice, is_wide: bool = False) ->
         *_protocols(columns),
         *_published(columns),
         *_teachers(columns),
+        *_folders(columns),
         *_outliers(columns),
         *_circumstances(columns),
     ]
@@ -132,16 +134,20 @@ def _protocol_text(cell: Cell) -> str:
 
 
 def _published(columns: Columns) -> list[str]:
-    """What published figures are, and the protocols of those that do not fit."""
+    """What published figures are, and those of their protocols that no run has the code of."""
     printed = [(cell.figures[0], cell.code) for cell in _cells(columns) if cell.figures]
     if not printed:
         return []
 
     lines = ["published: copied from the source, most often the best epoch on the test set"]
-    others = {figure.protocol for figure, code in printed if not figure.fits(code)}
-    for code in sorted(others):
-        about = protocols()[code]["about"]
-        lines.append(f"{OTHER_PROTOCOL} another protocol than that of the runs; {code}: {about}")
+    others = {(figure.protocol, figure.fits(code)) for figure, code in printed}
+    own = {(code, True) for _, code in printed}
+    for protocol, is_same in sorted(others - own):
+        start = "the same training as that of the runs"
+        if not is_same:
+            start = f"{OTHER_PROTOCOL} another protocol than that of the runs"
+        about = protocols()[protocol]["about"]
+        lines.append(f"{start}; {protocol}: {about}")
     return lines
 
 
@@ -172,20 +178,31 @@ def _teachers_of_seed(column: Column, seed: int | None) -> dict[str, str]:
     return found
 
 
+def _folders(columns: Columns) -> Iterator[str]:
+    """Columns with images of several folders, which may be different data sets."""
+    for column in columns:
+        roots = {run.image_folder: None for run in column.runs if run.image_folder}
+        if len(roots) > 1:
+            yield (
+                f"{column.title}: the images are in different folders, and only figures of the "
+                f"same images can be compared: {'; '.join(roots)}"
+            )
+
+
 def _outliers(columns: Columns) -> list[str]:
     """Runs far from the others of their row, each once; all of them count."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for cell in _cells(columns):
         for by in ("last", "best"):
             values = cell.accuracies(by)
             for place in outliers(values):
                 name = _outlier_name(cell, place)
-                found.setdefault(name, []).append(f"{by} {values[place]:.2f}")
+                found.setdefault(name, {})[f"{by} {values[place]:.2f}"] = None
 
     lines = []
     for name, texts in found.items():
-        distinct = ", ".join(texts)
-        lines.append(f"outlier, which counts in all figures: {distinct}, {name}")
+        figures = ", ".join(texts)
+        lines.append(f"outlier, which counts in all figures: {figures}, {name}")
     return lines
 
 

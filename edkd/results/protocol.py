@@ -1,6 +1,6 @@
 """The protocol of a run: how it was trained, apart from its method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from edkd.results.names import Values
@@ -10,6 +10,7 @@ PLAIN: Mapping[str, Any] = {
     "DATASET.VAL_SPLIT": 0.0,
     "DATASET.RANDAUGMENT": [],
     "DATASET.RANDOM_ERASING": 0.0,
+    "DATASET.VIEWS": 0,
     "DISTILLER.STUDENT_CKPT": "",
     "SOLVER.BATCH_SIZE": 64,
     "SOLVER.EPOCHS": 240,
@@ -99,12 +100,8 @@ class Protocol(NamedTuple):
         both = {**self.values, **other.values}
         return [key for key in both if self._differs(key, other)]
 
-    def describe(self, extra: Sequence[str] = ()) -> str:
-        """ "12 epochs, batch 64, SGD, lr 0.05 x0.1 after 7, 9, 11, weight decay 0.0005".
-
-        Args:
-            extra: further keys to be shown, where they are no part of the description.
-        """
+    def describe(self) -> str:
+        """ "12 epochs, batch 64, SGD, lr 0.05 x0.1 after 7, 9, 11, weight decay 0.0005"."""
         values = self.values
         epochs = values["SOLVER.EPOCHS"]
         parts = [
@@ -116,7 +113,7 @@ class Protocol(NamedTuple):
         ]
 
         unusual = [key for key, plain in PLAIN.items() if values.get(key) != plain]
-        for key in dict.fromkeys([*unusual, *extra]):
+        for key in unusual:
             if key in values and key not in NAMED:
                 parts.append(f"{key} {values[key]}")
         return ", ".join(parts)
@@ -171,7 +168,7 @@ def _without_effect(values: Values) -> list[str]:
         "SOLVER.BCE_THRESHOLD": values["SOLVER.TASK_LOSS"] != "bce",
         "DATASET.TEST_SPLIT": not is_folder,
         "DATASET.SPLIT_SEED": not is_folder,
-        "DATASET.VIEWS_SEED": not values.get("DATASET.VIEWS"),
+        "DATASET.VIEWS_SEED": not values["DATASET.VIEWS"],
     }
     return [key for key, is_unused in unused.items() if is_unused]
 

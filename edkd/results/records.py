@@ -27,9 +27,10 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from edkd.results.comparison import Cell, Column, Judged, Verdict
+from edkd.results.comparison import Cell, Column
 from edkd.results.grid import Choice
 from edkd.results.statistics import deviation_of, outliers
+from edkd.results.verdicts import Judged, Verdict
 
 Record = dict[str, Any]
 

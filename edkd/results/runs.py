@@ -81,8 +81,22 @@ class Run:
 
     @property
     def teacher_top1(self) -> list[float]:
-        """Top-1 accuracy of each teacher in percent, on the images of `split`; empty if unknown."""
-        return list(self.result.get("teacher_top1") or [])
+        """Top-1 accuracy of each teacher on the test set, in percent; empty if unknown.
+
+        With held-out images it was measured on these, which the teacher has often been trained on.
+        """
+        measured = list(self.result.get("teacher_top1") or [])
+        return measured if self.split == "test" else []
+
+    @property
+    def image_folder(self) -> str:
+        """DATASET.ROOT of a data set that is a folder of images; "" for others, or if unknown."""
+        if self.dataset != "folder":
+            return ""
+        try:
+            return str(_saved_values(self.folder / "config.yaml").get("DATASET.ROOT") or "")
+        except _MALFORMED:
+            return ""
 
     @property
     def protocol(self) -> Protocol:

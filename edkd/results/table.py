@@ -20,7 +20,7 @@ def table(runs: Sequence[Run]) -> str:
         cells = [
             row.name.replace("|", "\\|"),
             f"{row.runs[0].result['parameters']:,}",
-            _count(row),
+            count_of(row),
             spread(row.accuracies("last")),
             spread(row.accuracies("best")),
         ]
@@ -28,15 +28,15 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean and sample standard deviation: "74.10 ± 0.25"; one value has no deviation."""
-    text = f"{mean(values):.2f}"
+    text = f"{mean(values):.{digits}f}"
     if len(values) > 1:
-        text += f" ± {stdev(values):.2f}"
+        text += f" ± {stdev(values):.{digits}f}"
     return text
 
 
-def _count(row: Row) -> str:
+def count_of(row: Row) -> str:
     """The number of seeds, and of runs where it differs."""
     seeds = len(row.seeds)
     runs = len(row.runs)

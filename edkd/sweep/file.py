@@ -3,7 +3,7 @@
 import glob
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,16 +49,7 @@ def read_sweep(file: str) -> SweepFile:
         UserError: it is absent or not valid, has an unknown key or a value of a wrong type, or
             names a file that does not exist.
     """
-    path = shipped(Path(expanded(file, "FILE")))
-    content = read_file(path, str(path))
-    for key in content:
-        if key not in KEYS:
-            known = ", ".join(KEYS)
-            raise UserError(
-                f"{path}: unknown key {key!r}{hint(key, KEYS)} (known: {known}); configuration "
-                "keys belong into set or overrides"
-            )
-
+    path, content = content_of(file, KEYS, "set or overrides")
     return SweepFile(
         path,
         files_of(path, "configs", content),
@@ -69,6 +60,29 @@ def read_sweep(file: str) -> SweepFile:
         _resources(path, content.get("resources", {})),
         _retries(path, content.get("retries", Scalar("0", 0))),
     )
+
+
+def content_of(file: str, keys: Sequence[str], groups: str) -> tuple[Path, Mapping[str, Any]]:
+    """The path and the content of a file of a sweep or a study.
+
+    Args:
+        file: as on the command line.
+        keys: that it may have.
+        groups: the keys of it that hold configuration keys, for messages.
+
+    Raises:
+        UserError: it is absent or not valid, or has an unknown key.
+    """
+    path = shipped(Path(expanded(file, "FILE")))
+    content = read_file(path, str(path))
+    for key in content:
+        if key not in keys:
+            known = ", ".join(keys)
+            raise UserError(
+                f"{path}: unknown key {key!r}{hint(key, keys)} (known: {known}); configuration "
+                f"keys belong into {groups}"
+            )
+    return path, content
 
 
 # Files.

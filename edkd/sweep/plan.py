@@ -84,6 +84,7 @@ def plan(file: str) -> Sweep:
     for number, (config, used, cfg) in enumerate(found.values(), 1):
         folder = _checked_folder(source.path, config, used, cfg)
         runs.append(Planned(number, config, used, folder, cfg, _needs(cfg, runs)))
+    _refuse_untested(source.path, runs)
     _refuse_shared(source.path, runs)
     return Sweep(source.path, source.plugins, runs, source.retries, source.resources)
 
@@ -158,6 +159,16 @@ def _refuse_unused(source: SweepFile, used: Sequence[Options]) -> None:
         if not any(key in options for options in used):
             raise UserError(
                 f"{source.path}: {key} changes nothing: no run of this sweep uses it; remove it"
+            )
+
+
+def _refuse_untested(path: Path, runs: Sequence[Planned]) -> None:
+    """Runs without test figures: the table of a sweep has nothing else."""
+    for run in runs:
+        if not run.cfg.DATASET.TEST.EVALUATE:
+            raise UserError(
+                f"{_place(path, run.config, run.options)}: DATASET.TEST.EVALUATE is False, but the "
+                "table of a sweep has figures of the test set; remove it, or search with edkd tune"
             )
 
 

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.scalars import Scalar, plain
-from edkd.engine.config.strict_yaml import read_file
 from edkd.errors import UserError
 from edkd.hints import hint
-from edkd.paths import expanded, shipped
-from edkd.sweep.file import files_of
+from edkd.sweep.file import content_of, files_of
 from edkd.sweep.options import Options, options_of, wrong
 from edkd.tune.space import Space, space_of
 
@@ -72,18 +70,12 @@ def read_tune(file: str) -> TuneFile:
         UserError: it is absent or not valid, has an unknown key or a value of a wrong type, or
             names a file that does not exist.
     """
-    path = shipped(Path(expanded(file, "FILE")))
-    content = read_file(path, str(path))
-    for key in content:
-        if key not in KEYS:
-            known = ", ".join(KEYS)
-            raise UserError(
-                f"{path}: unknown key {key!r}{hint(key, KEYS)} (known: {known}); configuration "
-                "keys belong into search or set"
-            )
+    path, content = content_of(file, KEYS, "search or set")
 
+    # The keys are known only after the plugins are imported.
     plugins = files_of(path, "plugins", content) if "plugins" in content else []
     import_plugins(plugins)
+
     return TuneFile(
         path,
         _config(path, content),

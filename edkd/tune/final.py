@@ -12,13 +12,15 @@ from edkd.engine.config.strict_yaml import BASE
 from edkd.engine.config.table import as_node
 from edkd.errors import SweepError
 from edkd.tune.outcome import Row, budget_text, complete, is_start
-from edkd.tune.plan import Plan
+from edkd.tune.plan import EVALUATE, SPLIT, Plan
 
 BEST = "best.yaml"
 FINAL = "final.yaml"
 
 LABEL = "tuned"
 """What is added to the name of the final runs."""
+
+_FINAL_IMAGES = {SPLIT: 0.0, EVALUATE: True}
 
 
 def write_best(plan: Plan, study: Any) -> Path:
@@ -38,9 +40,9 @@ def write_best(plan: Plan, study: Any) -> Path:
         )
 
     values = {**plan.source.fixed, **rows[0].values}
-    words = plan.trial_config(rows[0].number, rows[0].values)
-    typed = dict(flatten(words))
-    nested = as_node({key: _plain(typed[key]) for key in values} | _label(plan))
+    typed = dict(flatten(plan.trial_config(rows[0].number, rows[0].values)))
+    found = {key: _plain(typed[key]) for key in values}
+    nested = as_node(found | _all_images(plan) | _label(plan))
     base = {BASE: _base(plan)}
     text = _header(plan, study, rows) + yaml.safe_dump(base) + nested.dump(sort_keys=False)
 
@@ -59,6 +61,15 @@ def write_final(plan: Plan) -> Path:
     about = "# The final runs of a study: all training images, one run for each seed.\n"
     save_text(about + yaml.safe_dump(content, sort_keys=False), path)
     return path
+
+
+def _all_images(plan: Plan) -> dict[str, Any]:
+    """What makes the final runs train on all images and evaluate the test set.
+
+    Empty where the configuration does so itself.
+    """
+    used = dict(flatten(plan.cfg))
+    return {key: value for key, value in _FINAL_IMAGES.items() if used[key] != value}
 
 
 def _label(plan: Plan) -> dict[str, str]:

@@ -19,15 +19,19 @@ from edkd.tune.space import Choices, Interval
 
 EPOCHS = "SOLVER.EPOCHS"
 SPLIT = "DATASET.VAL_SPLIT"
+EVALUATE = "DATASET.TEST.EVALUATE"
 
 TRIALS = "trials"
 """The folder of all trials within that of a study."""
 
-_OWN = (SPLIT, "DATASET.TEST.EVALUATE")
+_OWN = (SPLIT, EVALUATE)
 """Keys that the study sets itself."""
 
 _TASK = ("DATASET.TYPE", "DATASET.ROOT", "DATASET.LIST")
 """Keys of the task: accuracies on different images cannot be compared."""
+
+_PATHS = ("DISTILLER.TEACHER_CKPT", *_TASK)
+"""Keys that all trials share, although they do not identify a result."""
 
 _DECISIONS = 2
 """Decisions on the way of a full trial, where the file does not name `min_epochs`."""
@@ -84,6 +88,7 @@ class Plan(NamedTuple):
             "seed": self.source.seed,
             "halving": halving,
             **identifying(first),
+            **{key: value for key, value in flatten(first) if key in _PATHS},
             "SOLVER.SEED": first.SOLVER.SEED,
         }
 
@@ -109,7 +114,7 @@ def plan_study(file: str) -> Plan:
         **source.fixed,
         **shortened,
         SPLIT: repr(source.val_split),
-        "DATASET.TEST.EVALUATE": "False",
+        EVALUATE: "False",
     }
 
     start = _start(source, cfg, options)

@@ -18,6 +18,7 @@ from edkd.engine.best import top1_key
 from edkd.engine.config.load import load_config
 from edkd.engine.folder_lock import lock
 from edkd.engine.log.logger import Record
+from edkd.engine.log.status_file import STOPPED
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
 from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
@@ -25,7 +26,7 @@ from edkd.signals import Stopped, hold
 from edkd.sweep.options import words_of
 from edkd.tune.outcome import ERROR, VALUES, write_trials
 from edkd.tune.plan import TRIALS, Plan
-from edkd.tune.study import JOURNAL, import_optuna, next_trial, open_study, reported
+from edkd.tune.study import JOURNAL, cut_torn_line, import_optuna, next_trial, open_study, reported
 
 TOP1 = top1_key("val")
 """The figure that the search maximises: accuracy on held-out images, in percent."""
@@ -41,6 +42,8 @@ Say = Callable[[str], None]
 
 class EndedEarly(Exception):
     """A trial is not worth its remaining epochs."""
+
+    run_state = STOPPED
 
 
 class Trial(NamedTuple):
@@ -80,6 +83,7 @@ def tune(plan: Plan, device: str, say: Say) -> Any:
     _make(plan.folder)
     try:
         with lock(plan.folder):
+            cut_torn_line(plan.folder / JOURNAL)
             study = open_study(plan)
             while _run_next(study, plan, device, say):
                 pass
@@ -156,8 +160,9 @@ def _train(trial: Trial, plan: Plan, device: str) -> float:
             raise EndedEarly(f"{record[TOP1]:.2f} % held out, ended after epoch {epoch}")
 
     # Figures that an interrupted call has not noted.
-    if is_started:
-        for record in _records(folder):
+    missing = _records(folder) if is_started else []
+    with hold():
+        for record in missing:
             if record["epoch"] not in known:
                 on_epoch(record)
 

@@ -87,7 +87,6 @@ class Choices:
 
     Args:
         texts: the values as on a command line.
-        values: the same as the configuration has them, tuples as lists.
     """
 
     texts: tuple[str, ...]

@@ -44,7 +44,6 @@ def open_study(plan: Plan) -> Any:
     """
     optuna = import_optuna()
     journal = plan.folder / JOURNAL
-    _cut_torn_line(journal)
     try:
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
         storage = optuna.storages.JournalStorage(backend)
@@ -127,17 +126,20 @@ def _check_identity(study: Any, plan: Plan) -> None:
         study.set_user_attr(_IDENTITY, now)
         return
 
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
+    for name in before:  # not those of a later version
+        if before[name] != now.get(name):
             raise UserError(
                 f"{plan.folder} holds a study with another {name}: it was "
-                f"{shown(before.get(name))} and is {shown(now.get(name))}; give this one another "
+                f"{shown(before[name])} and is {shown(now.get(name))}; give this one another "
                 "name in its file (name: ...), or remove that folder"
             )
 
 
-def _cut_torn_line(journal: Path) -> None:
-    """Drop the last line where the machine failed while it was written."""
+def cut_torn_line(journal: Path) -> None:
+    """Drop the last line where the machine failed while it was written.
+
+    Only for the process that has the lock: another one may be writing that line.
+    """
     try:
         content = journal.read_bytes() if journal.is_file() else b""
         if content and not content.endswith(b"\n"):

@@ -178,8 +178,9 @@ def test_several_students_have_curves_of_their_own(tables):
 
 def test_methods_are_tested_against_the_student_alone(tables, runs, tmp_path, write_run):
     """With the verdicts of edkd table."""
-    from edkd.results.comparison import columns_of, judged
+    from edkd.results.comparison import columns_of
     from edkd.results.grid import Choice, long_grid
+    from edkd.results.verdicts import judged
 
     for kind, start in (("NONE", 60), ("KD", 70)):
         for seed in (1, 2, 3):

@@ -60,6 +60,12 @@ def test_held_out_images_are_another_protocol():
     assert "DATASET.VAL_SPLIT 0.1" in held_out.describe()
 
 
+def test_a_limited_number_of_views_is_another_protocol():
+    limited = protocol_of(P240 | {"DATASET.VIEWS": 50})
+    assert code_of(limited, "resnet20") == ""
+    assert "DATASET.VIEWS 50" in limited.describe()
+
+
 def test_a_light_student_has_its_own_learning_rate():
     assert code("MobileNetV2", LR=0.05) == ""
 

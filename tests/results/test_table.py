@@ -271,6 +271,30 @@ def test_mixed_protocols_are_refused(write_method, show):
     assert "--mix-protocols" in err
 
 
+def test_protocols_of_any_two_runs_are_compared(write_method, show):
+    """Also where the first run does not list the key, because its version did not have it."""
+    write_method("NONE", ALONE)
+    write_method("DKD", KD, settings={"SOLVER.NEW": 1})
+    folder = write_method("KD", KD, settings={"SOLVER.NEW": 2})
+    code, _, err = show(folder)
+    assert code == 2
+    assert "different protocols (SOLVER.NEW 1 and 2)" in err
+
+
+def test_a_protocol_without_a_usual_setting_is_another_one(write_method, show):
+    """Weight decay 0 is not its absence, which stands for the default."""
+    write_method("KD", KD, settings={"SOLVER.WEIGHT_DECAY": 0.0})
+    folder = write_method("KD", KD, "usual")
+    for run in folder.glob("usual*"):
+        content = json.loads((run / "result.json").read_text())
+        del content["settings"]["SOLVER.WEIGHT_DECAY"]
+        (run / "result.json").write_text(json.dumps(content))
+
+    code, _, err = show(folder)
+    assert code == 2
+    assert "SOLVER.WEIGHT_DECAY" in err
+
+
 def test_mixed_protocols_on_request(write_method, text, records):
     """Each row has its protocol, and there is no test across protocols."""
     write_method("NONE", ALONE)
@@ -321,6 +345,7 @@ def test_who_chose_the_best_epoch(write_method, text):
     assert "chosen on held-out images" in table
     assert "chosen on the test set" not in table
     assert line_of(table, "method")[3] == "best (val)"
+    assert "teacher resnet56" not in table, "its accuracy is that of held-out images"
 
 
 def test_hardware_and_precision(write_method, text):
@@ -351,6 +376,24 @@ def test_teachers_that_differ(write_method, text):
     for seed in (1, 2, 3):
         line = f"the teachers of seed {seed} differ in accuracy: DKD 74.00, KD 72.34"
         assert f"cifar100, resnet56 -> resnet20: {line}" in lines
+
+
+def test_an_outlier_is_listed_once(write_method, text):
+    """Although the student alone stands in the tables of two teachers."""
+    write_method("NONE", [77.1, 77.2, 60.0])
+    write_method("KD", KD)
+    table = text(write_method("KD", KD, name="110", teacher="resnet110"))
+    assert table.count("60.00") == 1
+
+
+def test_folders_of_images_that_differ(write_method, text):
+    """The data set has one name, and may be another one."""
+    folder = write_method("KD", KD, dataset="folder", settings={"DATASET.TYPE": "folder"})
+    for run, root in zip(sorted(folder.iterdir()), ["cats", "cats", "dogs"], strict=True):
+        (run / "config.yaml").write_text(f"DATASET: {{ROOT: {root}}}\n")
+    assert "only figures of the same images can be compared: cats; dogs" in text(folder).replace(
+        "\n  ", " "
+    )
 
 
 def test_a_teacher_for_each_seed(write_run, tmp_path, text):
@@ -384,6 +427,13 @@ def test_the_published_figure_follows_the_protocol(write_method, text):
     table = text(folder)
     assert line_of(table, "KD")[-1] == "71.74 PSKD"
     assert "protocol: PSKD" in table
+
+
+def test_a_published_figure_with_other_weights_is_explained(write_method, text):
+    pair = {"student": "resnet8x4", "teacher": "resnet32x4"}
+    table = text(write_method("DIST", KD, **pair))
+    assert line_of(table, "DIST")[-1] == "76.31 PDIST"
+    assert "the same training as that of the runs; PDIST: as P240, with weights" in table
 
 
 # Formats.

@@ -65,7 +65,7 @@ def test_values_are_those_of_the_command_line(write, tool):
 def test_shipped_sweeps_are_found_from_everywhere(write, tool):
     done = tool("sweep", "configs/suites/digits.yaml", "--dry-run")
     assert len(folders(done)) == 10
-    assert "output/digits/kd,res20,res8,SOLVER.SEED=1" in done.out
+    assert "output/digits_suite/kd,res20,res8,SOLVER.SEED=1" in done.out
 
 
 def test_runs_that_need_the_weights_of_others(write):
@@ -94,6 +94,10 @@ MISTAKES = {
         "SOLVER.LR is in set and in overrides",
     ),
     "seed twice": ({"seeds": [1], "set": {"SOLVER.SEED": 1}}, "SOLVER.SEED is given beside seeds"),
+    "no test figures": (
+        {"set": {"DATASET.TEST.EVALUATE": False, "DATASET.VAL_SPLIT": 0.2}},
+        "alone.yaml .*: DATASET.TEST.EVALUATE is False, but the table of a sweep has figures of",
+    ),
     "one folder": (
         {"overrides": {"LOG.TENSORBOARD_FREQ": [1, 2]}},
         "runs 1 and 2 would share the folder output/p/alone, .* tell LOG.TENSORBOARD_FREQ apart",

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from edkd.engine import run as engine_run
+from edkd.engine.config.load import load_config
+from edkd.results.finding import search_runs
 from tests.conftest import CHECKOUT, PLUGIN
 from tests.runs import assert_refused, records, untimed
 from tests.tune.conftest import trials
@@ -97,6 +99,9 @@ def test_bad_trials_end_early_and_diverging_ones_fail(write, tune, study, tmp_pa
         assert int(row["epochs"]) == 2
         assert len(records(tmp_path / row["folder"])) == 2
         assert not (tmp_path / row["folder"] / "result.json").exists()
+        status = json.loads((tmp_path / row["folder"] / "status.json").read_text())
+        assert status["end"]["state"] == "stopped"
+        assert status["end"]["reason"].endswith("% held out, ended after epoch 2")
 
     epochs = sum(int(row["epochs"]) for row in rows)
     failed = len(diverged)
@@ -122,6 +127,8 @@ def test_more_trials_continue_a_study_and_another_search_is_refused(write, tool,
     assert_refused(tool("tune", write(search=search)), message)
     assert_refused(tool("tune", write(val_split=0.3)), "with another DATASET.VAL_SPLIT")
     assert_refused(tool("tune", write(set={"SOLVER.SEED": 5})), "with another SOLVER.SEED")
+    other = {"DISTILLER.TEACHER_CKPT": "other.pth"}
+    assert_refused(tool("tune", write(set=other)), "with another DISTILLER.TEACHER_CKPT")
     assert len(trials(study)) == 3
 
 
@@ -151,6 +158,8 @@ def test_a_torn_last_line_of_the_journal_is_dropped_and_damage_is_one_line(
     journal = study / "study.log"
     content = journal.read_bytes()
     journal.write_bytes(content + b'{"op_code": 4, "wor')
+    tune(write(trials=1), "--list")
+    assert not journal.read_bytes().endswith(b"\n"), "another process may be writing this line"
     tune(write(trials=2))
     assert [row["state"] for row in trials(study)] == ["complete"] * 2
 
@@ -158,11 +167,12 @@ def test_a_torn_last_line_of_the_journal_is_dropped_and_damage_is_one_line(
     assert_refused(tool("tune", write(trials=2)), r"study.log is damaged .*; remove output/tune/s")
 
 
-def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune):
+def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune, monkeypatch):
+    monkeypatch.setattr("edkd.tune.outcome.ENOUGH", 5)
     search = {"SOLVER.LR": {"low": 1e-9, "high": 0.5, "log": True}, "SOLVER.MOMENTUM": [0.0, 0.9]}
-    done = tune(write(search=search, trials=8, epochs=1))
+    done = tune(write(search=search, trials=5, epochs=1))
     (line,) = [line for line in done.out.splitlines() if line.startswith("importance")]
-    assert "over 8 complete trials" in line
+    assert "over 5 complete trials" in line
     assert "SOLVER.LR" in line
     assert "SOLVER.MOMENTUM" in line
     assert "importance of" not in tune(write(trials=2, name="few", epochs=1)).out
@@ -223,7 +233,7 @@ def test_a_second_process_is_refused(write, tool, tune, study):
 # The final runs.
 
 
-def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune, tool, tmp_path):
+def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune, tmp_path):
     file = write(trials=1, search={"SOLVER.LR": [0.05, 0.3]}, seeds=[2])
     done = tune(file, "--final")
     assert "| pausing,tuned,narrow | 208 | 1 |" in done.out
@@ -237,11 +247,22 @@ def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune,
     assert tune(file, "--final").out.count("already there") == 1
 
     # Trials are no results.
-    done = tool("report", "output")
-    assert "| pausing,tuned,narrow | 208 | 1 |" in done.out
-    assert done.out.count("\n") == 3
-    assert done.err.count("\n") == 1
-    assert "output/tune/s holds the trials of a study, which were not evaluated" in done.err
+    found, left_out = search_runs([tmp_path / "output"])
+    assert found == [run]
+    (line,) = left_out
+    assert "output/tune/s holds the trials of a study, which were not evaluated" in line
+
+
+def test_the_best_file_uses_all_images_also_of_a_configuration_that_holds_some_out(
+    write, tune, study, tmp_path
+):
+    file = write(trials=1, epochs=1)
+    config = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    config["DATASET"] |= {"VAL_SPLIT": 0.3, "TEST": {"EVALUATE": False}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    tune(file)
+    cfg = load_config(str(study / "best.yaml"), [])
+    assert (cfg.DATASET.VAL_SPLIT, cfg.DATASET.TEST.EVALUATE) == (0, True)
 
 
 def test_the_best_file_trains(write, tool, tune, study, tmp_path):

@@ -84,15 +84,14 @@ class Logger:
 
     Args:
         folder: of the run; gets `worklog.txt`, `metrics.jsonl`, `train.events/`.
-        cfg: LOG and EXPERIMENT are read.
+        cfg: of the run.
         history: records of the finished epochs, extended by the caller; `metrics.jsonl` has exactly
             these.
-        total_steps: of the whole run, for the bar.
+        total_steps: of the whole run.
         done_steps: of a resumed run, for the bar and the curves.
         sinks: functions that create the sinks, by name; by default TensorBoard and, with LOG.WANDB,
             wandb.
-        about: facts about the run for `status.json`, see `StatusFile`; its "epochs" are the number
-            of epochs of the whole run.
+        about: facts about the run for `status.json`, see `StatusFile`.
 
     What cannot be written is skipped, with one warning for each file or stream. Of several
     processes, the first one alone writes.
@@ -125,9 +124,8 @@ class Logger:
         self._shown_at = time.monotonic()
         self._warned: set[str] = set()
 
-        about = about or {}
-        self.left = TimeLeft(history, about.get("epochs", 1), total_steps)
-        self.status = StatusFile(folder, about, history, self.left, done_steps)
+        self.left = TimeLeft(history, cfg.SOLVER.EPOCHS, total_steps)
+        self.status = StatusFile(folder, about or {}, history, self.left, done_steps)
 
         self._save_history()
         if sinks is None:
@@ -254,14 +252,13 @@ class Logger:
         figures = {key: value for key, value in record.items() if key != "epoch"}
         self._send("epoch", figures, step)
 
-    def finish(self, result: Mapping[str, Any], step: int) -> None:
+    def finish(self, result: Mapping[str, Any]) -> None:
         """Give the sinks the final figures.
 
         Args:
             result: the content of `result.json`.
-            step: the last one of the run, from 1.
         """
-        final = final_of(result, self.folder.name, step)
+        final = final_of(result, self.folder.name, self.left.total_steps)
         for sink in self.sinks:
             sink.finish(final)
 

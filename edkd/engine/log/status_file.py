@@ -34,7 +34,7 @@ class StatusFile:
 
     Args:
         folder: of the run.
-        about: facts that do not change: method, teacher, student, data set, seed, epochs.
+        about: facts that do not change: method, teacher, student, data set, seed.
         history: records of the finished epochs, extended by the caller.
         left: estimates the time left.
         step: steps of the run that are done.
@@ -105,6 +105,7 @@ class StatusFile:
 
         return {
             **self.about,
+            "epochs": self.left.epochs,
             "epochs_done": len(history),
             "step": self._step,
             "steps_per_epoch": self.left.steps_per_epoch,
@@ -147,14 +148,19 @@ def top1s(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def end_of(error: BaseException | None) -> dict[str, Any]:
-    """How a run ended: its state, the reason in one line, the exit code of a command."""
+    """How a run ended: its state, the reason in one line, the exit code of a command.
+
+    Args:
+        error: that ended it. It has failed, unless the error has another `run_state`.
+    """
     if error is None:
         return {"state": FINISHED, "reason": "", "exit_code": 0}
     if isinstance(error, Stopped | KeyboardInterrupt):
         return {"state": STOPPED, "reason": "by a signal", "exit_code": exit_code() or 130}
 
     reason = reason_of(error)
+    state = getattr(error, "run_state", FAILED)
     code = getattr(error, "exit_code", None)
-    if code is None:
+    if code is None and state == FAILED:
         reason = f"{type(error).__name__}: {reason}"
-    return {"state": FAILED, "reason": reason[:_REASON], "exit_code": code or 1}
+    return {"state": state, "reason": reason[:_REASON], "exit_code": code or 1}

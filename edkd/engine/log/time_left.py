@@ -30,6 +30,7 @@ class TimeLeft:
         self, history: Sequence[Mapping[str, float]], epochs: int, total_steps: int
     ) -> None:
         self.history = history
+        self.epochs = epochs
         self.total_steps = total_steps
         self.steps_per_epoch = max(1, total_steps // max(1, epochs))
         self._first: tuple[int, float] | None = None

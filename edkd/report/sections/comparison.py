@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from edkd.errors import UserError
 from edkd.report.blocks import Block, Cell, Column, Lines, Note, Section, Table
 from edkd.report.subject import Subject
-from edkd.results.comparison import columns_of, judged
+from edkd.results.comparison import columns_of
 from edkd.results.grid import Choice, Grid, long_grid
 from edkd.results.notes import notes_of
+from edkd.results.verdicts import judged
 
 _LEAD = (
     "As edkd table has it: all methods of a pair of teacher and student, Welch's t-test against "

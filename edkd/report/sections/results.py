@@ -21,6 +21,7 @@ from edkd.report.blocks import (
 from edkd.report.numbers import MISSING, counted, duration, numbers, percent, row_axis, spread
 from edkd.report.subject import Line, Subject
 from edkd.results.runs import Run
+from edkd.results.table import count_of
 
 _LAST = "last top-1 (%)"
 _BEST = "best top-1 (%)"
@@ -115,16 +116,13 @@ def _table(subject: Subject) -> Table:
 def _table_row(line: Line) -> list[Cell]:
     row = line.row
     parameters = line.first.result["parameters"]
-    seeds = str(len(row.seeds))
-    if len(row.seeds) != len(row.runs):
-        seeds += f" ({len(row.runs)} runs)"
 
     return [
         Cell(line.name, series=line.series),
         Cell(line.first.method),
         Cell(line.first.pair),
         Cell(f"{parameters:,}"),
-        Cell(seeds),
+        Cell(count_of(row)),
         Cell(spread(row.accuracies("last"))),
         Cell(spread(row.accuracies("best"))),
         Cell(_teacher_top1(line.first) or MISSING),

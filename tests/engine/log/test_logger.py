@@ -21,7 +21,8 @@ RECORD = {"epoch": 1, "lr": 0.05, "train_loss": 1.25, "train_loss_ce": 1.0, "tes
 
 def config(frequency=2, wandb=False):
     log = {"TENSORBOARD_FREQ": frequency, "WANDB": wandb, "PRINT": True}
-    return CfgNode({"LOG": log, "EXPERIMENT": {"PROJECT": "", "TAG": "a,b"}})
+    experiment = {"PROJECT": "", "TAG": "a,b"}
+    return CfgNode({"LOG": log, "EXPERIMENT": experiment, "SOLVER": {"EPOCHS": 3}})
 
 
 class Recorder(Sink):
@@ -45,7 +46,7 @@ def make(tmp_path):
 def test_an_epoch_ends_with_the_time_left(tmp_path, capsys):
     """The last one does not."""
     history = [RECORD | {"train_seconds": 100.0}]
-    with Logger(tmp_path, config(0), history, 30, 10, {}, about={"epochs": 3}) as logger:
+    with Logger(tmp_path, config(0), history, 30, 10, {}) as logger:
         for epoch in (2, 3):
             history.append(RECORD | {"epoch": epoch, "train_seconds": 40.0, "eval_seconds": 5.0})
             logger.epoch(10 * epoch)
@@ -58,7 +59,7 @@ def test_the_bar_has_the_time_left(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("edkd.engine.log.logger._bar_is_off", lambda: False)
     monkeypatch.setattr("edkd.engine.log.logger.SHOW_EVERY", 0.0)
     history = [RECORD | {"train_seconds": 100.0}]
-    with Logger(tmp_path, config(0), history, 30, 10, {}, about={"epochs": 3}) as logger:
+    with Logger(tmp_path, config(0), history, 30, 10, {}) as logger:
         assert logger.advance(15)
         logger.step(15, 2, {"loss": 1.5, "top1": 20.0})
         logger.bar.refresh()

@@ -164,7 +164,7 @@ def test_a_sink_that_fails_at_the_end_leaves_the_run(tmp_path, capsys):
     from tests.engine.log.test_logger import config
 
     with Logger(tmp_path, config(0), [], 1, 0, sinks={"Full": Full}) as logger:
-        logger.finish(RESULT, 1)
+        logger.finish(RESULT)
     assert capsys.readouterr().out == "Full is off: OSError: No space left on device\n"
 
 

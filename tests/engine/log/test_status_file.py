@@ -12,7 +12,7 @@ from edkd.engine.log.time_left import TimeLeft
 from edkd.errors import NonFiniteError
 from edkd.signals import Stopped
 
-ABOUT = {"method": "KD", "student": ["resnet8"], "epochs": 2}
+ABOUT = {"method": "KD", "student": ["resnet8"]}
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_it_follows_the_run(make, tmp_path):
     wait_for((tmp_path / "status.json").exists)
     first = read(tmp_path)
     assert (first["step"], first["epochs_done"], first["end"]) == (0, 0, None)
+    assert (first["method"], first["epochs"]) == ("KD", 2)
     assert first["pid"] == os.getpid()
 
     status.show("teacher cache 3/20")
