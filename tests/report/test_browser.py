@@ -261,6 +261,7 @@ def test_fifty_rows_with_long_names_stay_readable(show, tmp_path, write_run):
 
     for width in (360, 1280):
         browser = show(path, width=width)
+        browser.execute_script("document.querySelector('figure.chart').scrollIntoView()")
         wait_for(browser, "return document.querySelector('.plot .main-svg')")
         assert browser.execute_script(
             "const e = document.scrollingElement; return e.scrollWidth <= e.clientWidth"
