@@ -115,10 +115,13 @@ def _chart_data(chart: Chart) -> dict[str, Any]:
 
 
 def _breakable(name: str) -> str:
-    """HTML of a name of a run, which can be broken after each comma."""
+    """HTML of a name of a run, which can be broken after "," and "="."""
     import markupsafe
 
-    return markupsafe.escape(name).replace(",", markupsafe.Markup(",<wbr>"))
+    text = markupsafe.escape(name)
+    for mark in (",", "="):
+        text = text.replace(mark, markupsafe.Markup(f"{mark}<wbr>"))
+    return text
 
 
 def _without_markup(value: Any) -> Any:

@@ -288,6 +288,11 @@ def test_texts_of_runs_are_escaped(tmp_path, write_run, findings):
             assert "<" not in trace.get("name", "")
 
 
+def test_names_can_be_broken_where_they_have_parts(tmp_path, write_run):
+    text = page([read_run(write_run(tmp_path / "kd,<b>,A=1"))])
+    assert "<span>kd,<wbr>&lt;b&gt;,<wbr>A=<wbr>1</span>" in text
+
+
 def test_numbers_that_are_not_finite_are_gaps(tmp_path, write_run):
     folder = write_run(tmp_path / "kd")
     lines = [
