@@ -16,6 +16,9 @@ from edkd.signals import hold
 FOLDER = Path("figures")
 """Where figures go by default."""
 
+_HIGHEST_SEED = 2**32 - 1
+"""That of NumPy."""
+
 DESCRIPTION = """Draw a figure of finished runs for a paper, as PNG and PDF.
 
 {kinds}
@@ -148,8 +151,11 @@ def _add_networks(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--root", action=Once, default="", help="folder of the data set (default: the run's)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     add_device(parser)
+
+
+def _add_seed(parser: ArgumentParser, of: str) -> None:
+    parser.add_argument("--seed", type=int, default=0, help=f"of {of} (default: 0)")
 
 
 def _add_teacher(parser: ArgumentParser) -> None:
@@ -175,6 +181,7 @@ def _of_curves(parser: ArgumentParser) -> None:
 
 def _of_tsne(parser: ArgumentParser) -> None:
     _add_teacher(parser)
+    _add_seed(parser, "the map")
     parser.add_argument(
         "--classes",
         action=Once,
@@ -187,6 +194,7 @@ def _of_tsne(parser: ArgumentParser) -> None:
 
 def _of_cka(parser: ArgumentParser) -> None:
     _add_teacher(parser)
+    _add_seed(parser, "the batches")
     parser.add_argument(
         "--between",
         choices=("teacher", "students"),
@@ -197,6 +205,7 @@ def _of_cka(parser: ArgumentParser) -> None:
 
 
 def _of_landscape(parser: ArgumentParser) -> None:
+    _add_seed(parser, "the directions")
     parser.add_argument(
         "--dimensions",
         type=int,
@@ -239,9 +248,20 @@ def _positive(text: str) -> int:
 
 def _options(args: argparse.Namespace) -> Options:
     given = {name: value for name, value in vars(args).items() if name in Options._fields}
-    if given.get("seed", 0) < 0:
-        raise UserError(f"--seed {args.seed}: give a number of at least 0")
-    return Options(**given, note=not args.no_note)
+    options = Options(**given, note=not args.no_note)
+    if not 0 <= options.seed <= _HIGHEST_SEED:
+        raise UserError(f"--seed {options.seed}: give a number from 0 to {_HIGHEST_SEED}")
+    if options.teacher_ckpt and not _shows_teachers(args.kind, options):
+        shown = "--teacher" if args.kind == "tsne" else "--between teacher"
+        raise UserError(f"--teacher-ckpt: the figure shows no teacher; add {shown}")
+    return options
+
+
+def _shows_teachers(kind: str, options: Options) -> bool:
+    """Whether a figure that can show teachers does so."""
+    if kind == "tsne":
+        return options.teacher
+    return kind != "cka" or options.between == "teacher"
 
 
 def _files(args: argparse.Namespace) -> list[Path]:

@@ -1,6 +1,6 @@
 """The command report."""
 
-import functools
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,39 +70,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [read_run(folder) for folder in found]
     print(table(runs))
 
+    # What cannot work is refused before anything is written or evaluated.
+    target = _target(args)
+    if target:
+        _check_page(target)
+
     if args.picture:
         from edkd.results.figures import draw_curves
 
         draw_curves(runs, args.picture)
         print(f"curves: {args.picture}")
 
-    if args.output or not args.picture:
-        target = args.output or _DEFAULT
-        analysis = None if args.no_analysis else functools.partial(_analysis, args.device)
-        _write_page(target, runs, left_out, analysis)
+    if target:
+        _write_page(target, runs, left_out, None if args.no_analysis else args.device)
         print(f"report: {target}")
 
 
-def _write_page(
-    target: Path,
-    runs: "Sequence[Run]",
-    left_out: Sequence[str],
-    analysis: "Callable[[], Callable[[Subject], list[Section]]] | None",
-) -> None:
-    """Write the page; what cannot work is refused before anything is evaluated.
+def _target(args: argparse.Namespace) -> Path | None:
+    """The page to write; None: a picture alone is wanted."""
+    if args.picture and not args.output:
+        return None
+    return args.output or _DEFAULT
 
-    Args:
-        analysis: returns a function that evaluates the runs on a data set; it imports torch.
-    """
-    from edkd.report.page import check_packages, page
+
+def _check_page(target: Path) -> None:
+    """Raise UserError where a page cannot be written."""
+    from edkd.report.page import check_packages
     from edkd.report.target import check_target
-    from edkd.results.files import write_text
 
     check_packages()
     check_target(target)
-    text = page(runs, left_out, analysis() if analysis else None)
 
-    write_text(text, target)
+
+def _write_page(
+    target: Path, runs: "Sequence[Run]", left_out: Sequence[str], device: str | None
+) -> None:
+    """Write the page.
+
+    Args:
+        device: evaluates the runs; None: they are not evaluated.
+    """
+    from edkd.report.page import page
+    from edkd.results.files import write_text
+
+    analysis = _analysis(device) if device else None
+    write_text(page(runs, left_out, analysis), target)
 
 
 def _analysis(device: str) -> "Callable[[Subject], list[Section]]":

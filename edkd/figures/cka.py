@@ -57,10 +57,11 @@ def draw(paths: Sequence[Path], options: Options, say: Callable[[str], None]) ->
     if len(pairs) > _MOST_PANELS:
         raise UserError(f"{len(pairs)} pairs of networks are too many; give fewer runs")
 
+    images = Images(options)
     similarities = []
     for one, other in pairs:
         say(f"CKA of {one.name} and {other.name}")
-        similarities.append(similarity(one, other, options))
+        similarities.append(similarity(one, other, images))
 
     number = len(positions_of(subjects.students[0], options))
     note = (
@@ -116,38 +117,53 @@ def positions_of(subject: Subject, options: Options) -> Tensor:
 
 
 @torch.inference_mode()
-def similarity(one: Subject, other: Subject, options: Options) -> Similarity:
+def similarity(one: Subject, other: Subject, images: "Images") -> Similarity:
     """Run two networks on the same images and compare all their stages."""
     estimate = Estimate()
     stages: tuple[list[str], list[str]] = ([], [])
-    for batch in zip(_batches(one, options), _batches(other, options), strict=True):
-        left = representations(one, batch[0])
-        right = representations(other, batch[1])
+    for batch in zip(images.batches(one), images.batches(other), strict=True):
+        left = grams(one, batch[0])
+        right = grams(other, batch[1])
         stages = (list(left), list(right))
         estimate.add(list(left.values()), list(right.values()))
     return Similarity(one.name, other.name, stages, estimate.cka())
 
 
-def _batches(subject: Subject, options: Options) -> Iterator[Tensor]:
-    """The images of a network in batches of one size, in the order of `positions_of`."""
-    loader = loader_of(subject.data, options.split)
-    chosen = chosen_batches(loader, options.images or IMAGES)
-    images = torch.cat([batch.image.cpu() for batch in chosen])
-    for part in positions_of(subject, options).split(BATCH):
-        yield images[part].to(subject.device)
+class Images:
+    """The images of the networks; those of a data set are read once, and held on the CPU."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._of_data: dict[int, Tensor] = {}
+
+    def batches(self, subject: Subject) -> Iterator[Tensor]:
+        """Batches of one size, in the order of `positions_of`, on the device of a network."""
+        images = self._read(subject)
+        for part in positions_of(subject, self._options).split(BATCH):
+            yield images[part].to(subject.device)
+
+    def _read(self, subject: Subject) -> Tensor:
+        """(N,3,H,W), in the order of the set."""
+        key = id(subject.data)
+        if key not in self._of_data:
+            loader = loader_of(subject.data, self._options.split)
+            chosen = chosen_batches(loader, self._options.images or IMAGES)
+            self._of_data[key] = torch.cat([batch.image.cpu() for batch in chosen])
+        return self._of_data[key]
 
 
-def representations(subject: Subject, image: Tensor) -> dict[str, Tensor]:
-    """The output of each stage for images (N,3,H,W), as (N,D), by the name of the stage.
+def grams(subject: Subject, image: Tensor) -> dict[str, Tensor]:
+    """The Gram matrix of each stage for images (N,3,H,W), by the name of the stage.
 
-    Stage 0 is the stem in the networks of this package.
+    Stage 0 is the stem in the networks of this package. Whole feature maps take much memory, so
+    they are not kept.
     """
     logits, features = subject.network(image)
     maps = stage_maps(features)
     named = {f"stage {number}": each for number, each in enumerate(maps)}
     named["pooled"] = features[POOLED]
     named["logits"] = logits
-    return {name: each.float().flatten(1) for name, each in named.items()}
+    return {name: gram(each.float().flatten(1)) for name, each in named.items()}
 
 
 # The estimate.
@@ -163,14 +179,12 @@ class Estimate:
         """Add a batch.
 
         Args:
-            ones: each (N,D), with any D.
-            others: the same images in other representations.
+            ones: Gram matrices (N,N), see `gram`.
+            others: of the same images in other representations.
         """
-        left = [gram(each) for each in ones]
-        right = [gram(each) for each in others]
-        between = [torch.stack([hsic(k, m) for m in right]) for k in left]
-        of_ones = [hsic(k, k) for k in left]
-        of_others = [hsic(m, m) for m in right]
+        between = [torch.stack([hsic(k, m) for m in others]) for k in ones]
+        of_ones = [hsic(k, k) for k in ones]
+        of_others = [hsic(m, m) for m in others]
 
         sums = [torch.stack(each) for each in (between, of_ones, of_others)]
         before = self._sums or [torch.zeros_like(each) for each in sums]
@@ -199,7 +213,7 @@ def cka(x: Tensor, y: Tensor) -> float:
         1.0
     """
     estimate = Estimate()
-    estimate.add([x], [y])
+    estimate.add([gram(x)], [gram(y)])
     return estimate.cka().item()
 
 
@@ -241,7 +255,7 @@ def _drawn(similarities: Sequence[Similarity], note: str, options: Options) -> A
         axes.tick_params(length=0)
         _write_values(axes, each.values, width)
 
-    add_color_bar(figure, image, all_axes, "linear CKA", "%.1f")
+    add_color_bar(figure, image, all_axes, "linear CKA")
     finish(figure, note, options)
     return figure
 

@@ -112,6 +112,6 @@ def _drawn(differences: Sequence[Difference], note: str, options: Options) -> An
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
-    add_color_bar(figure, image, all_axes, "difference", "%.1f")
+    add_color_bar(figure, image, all_axes, "difference")
     finish(figure, note, options)
     return figure

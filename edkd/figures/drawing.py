@@ -245,11 +245,14 @@ def titled(name: str, width: float) -> str:
     return "\n".join(plain(line) for line in lines)
 
 
-def add_color_bar(figure: Any, image: Any, all_axes: Sequence[Any], label: str, form: Any) -> Any:
+def add_color_bar(
+    figure: Any, image: Any, all_axes: Sequence[Any], label: str, form: Any = "%g"
+) -> Any:
     """Add one scale of colours for all panels, at their right, and return it.
 
     Args:
-        form: of the numbers, as "%.1f"; or a function of a number and its place.
+        form: of the numbers; "%g" shows all digits of a tick. Or a function of a number and its
+            place.
     """
     bar = figure.colorbar(image, ax=all_axes, aspect=25, pad=0.02, format=form)
     bar.set_label(label)

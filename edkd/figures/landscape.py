@@ -105,7 +105,7 @@ def _steps(options: Options) -> np.ndarray:
             f"--points {number}: give an odd number of at least 3, so that the centre is one of "
             "them"
         )
-    if not options.radius > 0:
+    if not 0 < options.radius < math.inf:
         raise UserError(f"--radius {options.radius}: give a positive number")
     return np.linspace(-options.radius, options.radius, number)
 
@@ -281,7 +281,7 @@ def _contours(landscapes: Sequence[Landscape], note: str, options: Options) -> A
         axes.plot(0, 0, marker="+", color="white", markersize=5, markeredgewidth=1)
         axes.set_title(f"{titled(each.name, width)}\ncentre {each.centre:.3f}")
         axes.set(xlabel="direction 1", ylabel="direction 2")
-        axes.locator_params(nbins=5)
+        axes.locator_params(nbins=3)  # labels of more ticks touch in a narrow panel
         axes.set_box_aspect(1)
 
     add_color_bar(figure, filled, all_axes, "loss (logarithmic)", _readable).set_ticks(ticks)

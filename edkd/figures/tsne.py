@@ -136,12 +136,15 @@ def separation(features: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         majority of their NEIGHBOURS nearest neighbours, in percent.
 
     Raises:
-        UserError: there are too few images.
+        UserError: there are too few images, or they are of one class.
     """
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors
 
-    if len(target) <= max(NEIGHBOURS, len(set(target.tolist()))):
+    number = len(set(target.tolist()))
+    if number < 2:
+        raise UserError("the images are of one class alone; choose other --classes")
+    if len(target) <= max(NEIGHBOURS, number):
         raise UserError(f"{len(target)} images are too few for t-SNE; give more with --images")
 
     # Without an argument, the neighbours of an image do not include the image itself.

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image as Picture
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from edkd.dataset import DataSet
 from edkd.distillers._math import mean_prediction
-from edkd.engine.finished import DataSets, FinishedRun, open_run
+from edkd.engine.finished import DataSets, FinishedRun, TeacherSource, open_run
 from edkd.engine.outputs import chosen_batches, collect, loader_of
-from edkd.errors import EXPECTED
+from edkd.errors import EXPECTED, UserError
 from edkd.report.findings import Findings, Measured, Problem, WrongImage
 from edkd.report.measures import (
     Error,
@@ -43,11 +43,36 @@ Tell = Callable[[str], None]
 """Gets a line for each run, before it is evaluated."""
 
 
+_TeacherKey: TypeAlias = tuple[TeacherSource, tuple[float, ...], int]
+"""Where teachers come from, their weights in the mean, and the `id` of the data set."""
+
+
 class _Opened(NamedTuple):
     """The first run of a row, for its pictures."""
 
     data: DataSet
     errors: Sequence[Error]
+
+
+class _TeacherLogits:
+    """Logits of the teachers of the last run: the next run mostly has the same ones."""
+
+    def __init__(self) -> None:
+        self._key: _TeacherKey | None = None
+        self._logits = torch.empty(0)
+
+    def of(self, opened: FinishedRun) -> Tensor:
+        """(N,C); of several teachers, the logarithm of their mean prediction.
+
+        Raises:
+            UserError: the run has no teacher, or its weights are absent.
+        """
+        weights = opened.saved.values.get("DISTILLER.TEACHER_WEIGHTS") or []
+        key = (opened.teacher_source, tuple(weights), id(opened.data))
+        if key != self._key:
+            self._logits = _teacher_logits(opened, weights)
+            self._key = key
+        return self._logits
 
 
 class Analyst:
@@ -62,6 +87,7 @@ class Analyst:
         self._device = device
         self._tell = tell
         self._datasets = DataSets()
+        self._teachers = _TeacherLogits()
 
     def findings(self, subject: Subject) -> list[Findings]:
         """What the predictions of each row show.
@@ -82,12 +108,16 @@ class Analyst:
             self._tell(f"evaluating {run.folder}")
             try:
                 opened = open_run(run.folder, device=self._device, datasets=self._datasets)
-                result, errors = _measure(opened, run)
+                result, errors = _measure(opened, run, self._teachers)
             except EXPECTED as error:
                 problems.append(Problem(line.name, _one_line(error)))
                 continue
+
+            if first is None:
+                first = _Opened(opened.data, errors)
+            else:  # one matrix is shown; those of 1000 classes have 8 MB
+                result = result._replace(confusion=None)
             measured.append(result)
-            first = first or _Opened(opened.data, errors)
 
         if first is None:
             return Findings(line, [], [], (), problems)
@@ -95,9 +125,13 @@ class Analyst:
         return Findings(line, measured, _wrong_images(first, names), names, problems)
 
 
-def _measure(opened: FinishedRun, run: Run) -> tuple[Measured, list[Error]]:
+def _measure(
+    opened: FinishedRun, run: Run, teachers: _TeacherLogits
+) -> tuple[Measured, list[Error]]:
     """The measures of a run, and its most confident errors."""
     outputs = collect(opened.student, opened.data)
+    if not outputs.logits.isfinite().all():
+        raise UserError(f"logits of {opened.file} are not finite")
     target = outputs.target
     probability = probabilities(outputs.logits)
     confidence, predicted = probability.max(1)
@@ -108,7 +142,7 @@ def _measure(opened: FinishedRun, run: Run) -> tuple[Measured, list[Error]]:
     reason = "" if opened.has_teacher else "No teacher"
     try:
         if opened.has_teacher:
-            comparison = agreement(outputs.logits, _teacher_logits(opened), target)
+            comparison = agreement(outputs.logits, teachers.of(opened), target)
     except EXPECTED as error:
         reason = _one_line(error)
 
@@ -126,17 +160,12 @@ def _measure(opened: FinishedRun, run: Run) -> tuple[Measured, list[Error]]:
     return measured, confident_errors(probability, target, _SHOWN)
 
 
-def _teacher_logits(opened: FinishedRun) -> Tensor:
-    """(N,C); of several teachers, the logarithm of their mean prediction.
-
-    Raises:
-        UserError: the run has no teacher, or its weights are absent.
-    """
+def _teacher_logits(opened: FinishedRun, weights: Sequence[float]) -> Tensor:
+    """See `_TeacherLogits.of`; without weights, all teachers have the same."""
     logits = [collect(teacher.network, opened.data).logits for teacher in opened.teachers]
     if len(logits) == 1:
         return logits[0]
-    weights = opened.saved.values.get("DISTILLER.TEACHER_WEIGHTS") or [1.0] * len(logits)
-    return mean_prediction(logits, weights, temperature=1.0)
+    return mean_prediction(logits, weights or [1.0] * len(logits), temperature=1.0)
 
 
 def _one_line(error: BaseException) -> str:

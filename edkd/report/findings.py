@@ -21,7 +21,8 @@ class Measured(NamedTuple):
     bins: "Bins"
     adaptive: "Bins"
     confusion: Any
-    """An array (C,C) of counts: rows are true classes, columns predicted ones."""
+    """An array (C,C) of counts: rows are true classes, columns predicted ones; None for all but the
+    first run of a row."""
     agreement: "Agreement | None"
     no_teacher: str
     """Why there is no comparison with a teacher."""

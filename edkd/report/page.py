@@ -75,6 +75,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = (), analyse: Analyse | N
         lstrip_blocks=True,
     )
     templates.filters["chart_data"] = _chart_data
+    templates.filters["breakable"] = _breakable
     files = _Files(_own_file("style.css"), _own_file("page.js"), get_plotlyjs())
     return templates.get_template("page.html").render(
         title=_title(subjects),
@@ -111,6 +112,16 @@ def _title(subjects: Sequence[Subject]) -> str:
 def _chart_data(chart: Chart) -> dict[str, Any]:
     """What the script of the page reads."""
     return {"data": _without_markup(chart.traces), "layout": _without_markup(chart.layout)}
+
+
+def _breakable(name: str) -> str:
+    """HTML of a name of a run, which can be broken after "," and "="."""
+    import markupsafe
+
+    text = markupsafe.escape(name)
+    for mark in (",", "="):
+        text = text.replace(mark, markupsafe.Markup(f"{mark}<wbr>"))
+    return text
 
 
 def _without_markup(value: Any) -> Any:

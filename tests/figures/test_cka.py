@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edkd.figures.cka import Estimate, cka
+from edkd.figures.cka import Estimate, cka, gram
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def reference(batches):
     sums = np.zeros(3)
     for x, y in batches:
         grams = [each.double().numpy() @ each.double().numpy().T for each in (x, y)]
-        for gram in grams:
-            np.fill_diagonal(gram, 0)
-        k, m = (centred(gram) for gram in grams)
+        for each in grams:
+            np.fill_diagonal(each, 0)
+        k, m = (centred(each) for each in grams)
         n = len(k)
         sums += [(one * other).sum() / (n * (n - 3)) for one, other in ((k, m), (k, k), (m, m))]
     return sums[0] / np.sqrt(sums[1] * sums[2])
@@ -66,7 +66,7 @@ def test_batches_are_averaged_before_the_division(x):
     batches = list(zip(x.split(20), y.split(20), strict=True))
     estimate = Estimate()
     for one, other in batches:
-        estimate.add([one, other], [other])
+        estimate.add([gram(one), gram(other)], [gram(other)])
     values = estimate.cka()
     assert values.shape == (2, 1)
     assert values[0, 0].item() == pytest.approx(reference(batches), rel=1e-5)

@@ -144,12 +144,22 @@ def test_teacher_weights_that_are_gone(refused, digits_runs):
     assert "no weights of resnet20 at /nowhere/weights" in error
 
 
+def test_options_that_would_do_nothing(refused, digits_runs):
+    run = digits_runs["kd1"]
+    words = [run, "--teacher-ckpt", "weights"]
+    assert "shows no teacher; add --teacher" in refused("tsne", *words)
+    assert "add --between teacher" in refused("cka", *words, "--between", "students")
+    assert "--seed" in refused("correlation", run, "--seed", "1")
+
+
 def test_values_that_are_not_possible(refused, digits_runs):
     run = digits_runs["kd1"]
     assert "give an odd number" in refused("landscape", run, "--points", "4")
     assert "give a positive number" in refused("landscape", run, "--radius", "0")
     assert "too few for CKA" in refused("cka", run, "--images", "3", "--device", "cpu")
+    assert "give a positive number" in refused("landscape", run, "--radius", "inf")
     assert "--seed -1" in refused("cka", run, "--seed", "-1")
+    assert "from 0 to 4294967295" in refused("tsne", run, "--seed", str(2**32))
     assert "from 2 to 20 classes" in refused("tsne", run, "--classes", "1")
     assert "the data have 10 classes" in refused("tsne", run, "--classes", "3,10")
     assert "give a number, as 10" in refused("tsne", run, "--classes", "x")

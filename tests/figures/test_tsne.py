@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edkd.errors import UserError
-from edkd.figures.drawing import Legend, Options, finish, panels, style
+from edkd.figures.drawing import Legend, Options, add_color_bar, finish, panels, style
 from edkd.figures.tsne import chosen_classes, separation
 
 
@@ -35,6 +35,22 @@ def test_an_image_is_not_its_own_neighbour():
     features = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [0.5], [0.25]])
     target = np.array([0, 0, 0, 0, 0, 0, 1])
     assert separation(features, target)[1] == pytest.approx(100 * 6 / 7)
+
+
+def test_images_of_one_class_are_refused():
+    with pytest.raises(UserError, match="one class alone"):
+        separation(np.zeros((30, 2)), np.full(30, 4))
+
+
+def test_the_numbers_of_a_color_bar_are_those_of_its_ticks():
+    with style():
+        figure, (axes,) = panels(1, "column", 1.0)
+        image = axes.imshow([[0.0, 0.23]])
+        bar = add_color_bar(figure, image, [axes], "difference")
+        figure.draw_without_rendering()
+    texts = [text.get_text() for text in bar.ax.get_yticklabels()]
+    assert [float(text) for text in texts] == pytest.approx(list(bar.get_ticks()))
+    assert len(set(texts)) > 3
 
 
 def test_the_legend_has_all_classes_within_the_figure():

@@ -92,6 +92,8 @@ def test_wrong_targets_are_refused(tool, run, tmp_path):
     before = tree(tmp_path)
     refused = tool("report", run, "--output", tmp_path)
     assert_refused(refused, "is a folder; give the name of a file")
+    refused = tool("report", run, "--output", tmp_path, "--picture", tmp_path / "curves.png")
+    assert_refused(refused, "is a folder; give the name of a file")
     refused = tool("report", run, "--output", tmp_path / "nowhere" / "page.html")
     assert_refused(refused, "there is no folder .*nowhere; create it")
     assert tree(tmp_path) == before

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.engine.outputs import collect
+from edkd.report import analysis
 from edkd.report.findings import Problem
 from edkd.report.page import MARKER, page
 from edkd.report.predictions import prediction_sections
+from edkd.report.sections.errors import errors
 from edkd.report.subject import subjects_of
 from edkd.results.runs import read_run
 from tests.html_tables import Tables
@@ -112,7 +115,6 @@ def test_test_images_of_a_class_are_counted_once(findings):
 def test_the_calibration_error_is_that_of_the_logits(tables, digits_runs):
     """Directly, from another pass over the test images."""
     from edkd.engine.finished import open_run
-    from edkd.engine.outputs import collect
 
     opened = open_run(digits_runs["alone"], device="cpu")
     outputs = collect(opened.student, opened.data)
@@ -140,6 +142,57 @@ def test_agreement_is_measured_where_there_is_a_teacher(tables, text, findings):
     for run in kd.runs:
         cases = run.agreement
         assert 100 * (cases.both_right + cases.only_student) == pytest.approx(run.top1)
+
+
+def test_the_matrix_of_the_first_seed_alone_is_kept(findings):
+    (kd,) = [found for found in findings if found.line.name == "kd"]
+    first, second = kd.runs
+    assert first.confusion.sum() == first.num_images == second.num_images
+    assert second.confusion is None
+
+
+def test_the_same_teacher_runs_once(digits_runs, monkeypatch):
+    """Two seeds have it."""
+    computed = []
+    whole = analysis._teacher_logits
+
+    def counted(opened, weights):
+        computed.append(opened.folder)
+        return whole(opened, weights)
+
+    monkeypatch.setattr(analysis, "_teacher_logits", counted)
+    runs = [read_run(digits_runs[name]) for name in ("kd1", "kd2")]
+    (found,) = analysis.Analyst("cpu", lambda line: None).findings(subjects_of(runs)[0])
+    assert computed == [digits_runs["kd1"]]
+    same, other = [run.agreement for run in found.runs]
+    assert same != other
+
+
+def test_logits_that_are_not_finite_are_a_problem(digits_runs, monkeypatch):
+    def broken(*arguments):
+        outputs = collect(*arguments)
+        logits = outputs.logits.clone()
+        logits[3, 2] = float("nan")
+        return outputs._replace(logits=logits)
+
+    monkeypatch.setattr(analysis, "collect", broken)
+    (subject,) = subjects_of([read_run(digits_runs["alone"])])
+    (found,) = analysis.Analyst("cpu", lambda line: None).findings(subject)
+    assert found.runs == []
+    assert "student_best are not finite" in found.problems[0].reason
+
+
+def test_rows_of_other_classes_have_a_chart_of_their_own(findings):
+    """As image folders, which are one kind of data set."""
+    run = findings[0].runs[0]._replace(confusion=np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    other = findings[0]._replace(runs=[run], class_names=("cat", "dog", "absent"))
+    section = errors([findings[0], other, findings[1]], [])
+    charts = [block for block in section.blocks if block.kind == "chart"]
+    assert [len(chart.traces) for chart in charts] == [2, 1]
+
+    # A class without test images has no accuracy.
+    assert charts[1].traces[0]["y"] == [75, 100]
+    assert charts[1].summary == "Lowest on average: cat, 75.0 %; highest: dog, 100.0 %."
 
 
 def test_wrong_images_are_pictures_with_a_text(text, findings):
@@ -234,6 +287,11 @@ def test_texts_of_runs_are_escaped(tmp_path, write_run, findings):
     for chart in charts_of(text):
         for trace in chart["data"]:
             assert "<" not in trace.get("name", "")
+
+
+def test_names_can_be_broken_where_they_have_parts(tmp_path, write_run):
+    text = page([read_run(write_run(tmp_path / "kd,<b>,A=1"))])
+    assert "<span>kd,<wbr>&lt;b&gt;,<wbr>A=<wbr>1</span>" in text
 
 
 def test_numbers_that_are_not_finite_are_gaps(tmp_path, write_run):

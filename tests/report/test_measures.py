@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.report import measures
 from edkd.report.measures import (
     agreement,
     confident_errors,
@@ -103,6 +104,13 @@ def test_agreement(predictions):
     assert found.right_where_teacher_wrong == (of_student == true)[of_teacher != true].mean()
     cases = [found.both_right, found.only_teacher, found.only_student, found.both_wrong]
     assert math.fsum(cases) == pytest.approx(1)
+
+
+def test_parts_add_up(predictions, monkeypatch):
+    student, teacher, target = predictions
+    whole = agreement(student, teacher, target)
+    monkeypatch.setattr(measures, "_PART", 64)
+    assert agreement(student, teacher, target) == pytest.approx(whole, abs=1e-12)
 
 
 def test_a_student_agrees_with_itself(predictions):

@@ -19,9 +19,14 @@ _UNIFIED = 10
 
 
 def class_chart(findings: Sequence[Findings]) -> Chart:
-    """Accuracy of each class; of many classes, those with the lowest mean over the rows."""
-    names = findings[0].class_names
-    accuracy = np.stack([_accuracy(found.runs[0]) for found in findings])
+    """Accuracy of each class; of many classes, those with the lowest mean over the rows.
+
+    Args:
+        findings: rows of the same classes. Classes without test images are left out.
+    """
+    present = np.flatnonzero(findings[0].runs[0].confusion.sum(1))
+    names = [findings[0].class_names[place] for place in present]
+    accuracy = np.stack([_accuracy(found.runs[0])[present] for found in findings])
     average = accuracy.mean(0)
     order = np.argsort(average, kind="stable")
 
@@ -74,7 +79,7 @@ def class_axis(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _accuracy(run: Measured) -> Any:
-    """(C,), in percent; 0 for a class without test images."""
+    """(C,), in percent; of no meaning for a class without test images."""
     totals = run.confusion.sum(1)
     right = run.confusion.diagonal()
     return 100 * right / totals.clip(min=1)

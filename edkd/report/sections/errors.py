@@ -18,11 +18,18 @@ def errors(findings: Sequence[Findings], notes: Sequence[Note]) -> Section:
     """Accuracy of each class for all rows; matrix, confusions and images of each row."""
     known = evaluated(findings)
     blocks: list[Block] = [*notes]
-    if known:
-        blocks.append(class_chart(known))
+    blocks += [class_chart(group) for group in _of_same_classes(known)]
     for place, found in enumerate(known):
         blocks.append(_of_row(found, is_open=place == 0))
     return Section("errors", "Errors", _LEAD, blocks)
+
+
+def _of_same_classes(findings: Sequence[Findings]) -> list[list[Findings]]:
+    """Rows in groups: folders of images are one kind of data set, but have classes of their own."""
+    groups: dict[tuple[str, ...], list[Findings]] = {}
+    for found in findings:
+        groups.setdefault(tuple(found.class_names), []).append(found)
+    return list(groups.values())
 
 
 def _of_row(found: Findings, is_open: bool) -> Details:
