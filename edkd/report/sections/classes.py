@@ -24,7 +24,7 @@ def class_chart(findings: Sequence[Findings]) -> Chart:
     Args:
         findings: rows of the same classes. Classes without test images are left out.
     """
-    present = np.flatnonzero(findings[0].runs[0].confusion.sum(1))
+    present = np.flatnonzero(findings[0].runs[0].confusion.sum(1)).tolist()
     names = [findings[0].class_names[place] for place in present]
     accuracy = np.stack([_accuracy(found.runs[0])[present] for found in findings])
     average = accuracy.mean(0)
