@@ -77,7 +77,6 @@ KEYS = {
         "evaluate the last and the best weights on the test set at the end; False leaves the test "
         "set out, and held-out images (DATASET.VAL_SPLIT) give all figures",
         free_on_resume=True,
-        names_run=False,
     ),
     "DATASET.RANDAUGMENT": Key(
         [],

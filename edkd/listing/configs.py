@@ -17,6 +17,9 @@ BASE = "_BASE_"
 SUITES = "suites"
 """Folder of the suites, beside those of the data sets."""
 
+_OTHERS = (SUITES, "tune", "wandb")
+"""Folders of files that are no configurations: sweeps and studies."""
+
 _DEEPEST = 5
 """Files that a configuration may be based on, one on another."""
 
@@ -41,7 +44,8 @@ def suites() -> list[Record]:
 
 
 def _is_config(path: Path) -> bool:
-    return not path.name.startswith("_") and path.relative_to(CONFIGS).parts[0] != SUITES
+    folder = path.relative_to(CONFIGS).parts[0]
+    return not path.name.startswith("_") and folder not in _OTHERS
 
 
 def _config(path: Path, bases: dict[Path, Record]) -> Record:

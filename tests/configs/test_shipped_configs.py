@@ -12,10 +12,12 @@ from edkd.engine.config.strict_yaml import read_chain
 from edkd.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SUITES = CONFIGS / "suites"
-"""Files of sweeps, which are no configurations."""
+OTHERS = [CONFIGS / name for name in ("suites", "tune", "wandb")]
+"""Folders of sweeps and studies, which are no configurations."""
 FILES = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if path.name != "_base_.yaml" and path.parent != SUITES
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.name != "_base_.yaml" and path.parent not in OTHERS
 )
 OWN = [path for path in FILES if path.parent.name == "folder"]
 """For the user's own images: the networks are named on the command line."""

@@ -136,6 +136,7 @@ def test_keys():
         "DATASET.PREFETCH",
         "DATASET.ON_BAD_IMAGE",
         "DATASET.TEST.BATCH_SIZE",
+        "DATASET.TEST.EVALUATE",
     }
     unnamed = [name for name, key in KEYS.items() if not key.names_run]
     assert unnamed == ["DATASET.ROOT", "DATASET.ON_BAD_IMAGE"]

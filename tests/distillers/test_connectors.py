@@ -274,9 +274,9 @@ def test_they_can_be_combined(name):
 
 def test_a_batch_of_one_image(tmp_path):
     for name in ("FITNET", "VID", "OFD"):
-        make_trainer(name, tmp_path).forward(batch(number=1))
+        make_trainer(name, tmp_path).train_step.forward(batch(number=1))
     with pytest.raises(UserError, match="a batch has one image, which batch normalisation"):
-        make_trainer("REVIEWKD", tmp_path).forward(batch(number=1))
+        make_trainer("REVIEWKD", tmp_path).train_step.forward(batch(number=1))
 
 
 # FitNet.

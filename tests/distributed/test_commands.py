@@ -242,13 +242,13 @@ def test_a_full_disk_of_the_first_process_ends_all(train, tiny_folder, tmp_path)
 
 
 FULL_DISK = """
-from edkd.engine import trainer
+from edkd.engine import run_files
 from edkd.errors import StorageError
 
 def full(*args, **options):
     raise StorageError("no space left")
 
-trainer.save_checkpoint = full
+run_files.save_checkpoint = full
 """
 
 

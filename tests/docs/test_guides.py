@@ -69,6 +69,8 @@ def test_commands_on_digits(name, short, tool):
     for command in typed:
         if command.name == "sweep" and "--list" not in command.words:
             continue  # ten runs, which tests/sweep has in a small form
+        if "output/digits_suite" in command.words:
+            continue  # the table of these runs
         done = tool(command.name.replace("-", "_"), *command.words)
         assert done.code == 0, (command, done.err)
 
