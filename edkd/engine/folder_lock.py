@@ -18,7 +18,7 @@ _FILE = ".lock"
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
-PATIENCE = 0.3
+PATIENCE = 0.05
 """Seconds in which a lock is tried again: `is_in_use` of another process holds it for a moment."""
 
 _held: set[Path] = set()

