@@ -9,7 +9,7 @@ _M_MMAP_THRESHOLD = -3
 
 _LARGEST_MMAP = 32 * 2**20
 _LARGEST_TRIM = 2 * _LARGEST_MMAP
-"""In bytes: up to these, glibc raises its thresholds by itself when large blocks are freed. A
+"""In bytes: up to these, glibc raises its thresholds when large blocks are freed. A
 threshold that was set stays as it is."""
 
 _HUGE_PAGE = 2 * 2**20

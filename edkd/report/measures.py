@@ -11,7 +11,7 @@ BINS = 15
 
 
 _PART = 4096
-"""Images that are compared at once."""
+"""Images of a comparison, to limit its memory."""
 
 
 class Bins(NamedTuple):
