@@ -1,7 +1,6 @@
 """Curves over the epochs, in a figure for a column of a paper; drawn by matplotlib."""
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edkd.errors import UserError, warn
+from edkd.whole_files import replace_file
 
 _WIDTH = 3.5
 """Inches: a column of a paper with two."""
@@ -132,9 +132,7 @@ def save_figure(figure: Any, picture: Path, keep_width: bool = False) -> None:
         raise UserError(f"the picture {picture} has no format; end its name in .png, .svg or .pdf")
     try:
         content, problems = _rendered(figure, picture.suffix[1:].lower(), keep_width)
-        partial = picture.with_name(f".{picture.name}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, picture)
+        replace_file(picture, content)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot write the picture {picture}: {error}") from None
     if problems:

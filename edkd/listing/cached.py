@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edkd.signals import hold
+from edkd.whole_files import replace_file
 
 Record = dict[str, Any]
 
@@ -89,8 +90,7 @@ def _read(state: str) -> dict[str, list[Record]] | None:
 def _write(state: str, records: dict[str, list[Record]]) -> None:
     """Keep the records; where that fails, the next call computes them again."""
     path = cache_file()
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    content = json.dumps({"state": state, "records": records})
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"state": state, "records": records}), encoding="utf-8")
-        os.replace(partial, path)
+        replace_file(path, content.encode())

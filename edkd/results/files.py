@@ -1,11 +1,9 @@
 """Writing a table or a page to a file."""
 
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from edkd.errors import UserError, reason_of
+from edkd.whole_files import replace_file
 
 
 def write_text(text: str, path: Path) -> None:
@@ -14,16 +12,9 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-
+        replace_file(path, text.encode())
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {reason_of(error)}; choose another --output"
         ) from None
-    finally:
-        with suppress(OSError):  # it is there only after a failure
-            partial.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edkd.engine.memo.files import NOT_A_DESCRIPTION, folder_size, hash_of, replace_file
+from edkd.engine.memo.files import NOT_A_DESCRIPTION, folder_size, hash_of
+from edkd.whole_files import replace_file
 
 Figures = dict[str, float]
 """`top1` and `top5` in percent, and `loss`."""

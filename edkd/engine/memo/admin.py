@@ -11,7 +11,6 @@ from edkd.engine.memo.accuracy import read_accuracy
 from edkd.engine.memo.files import (
     ABOUT,
     NOT_A_DESCRIPTION,
-    PARTIAL,
     accuracy_files,
     memo_files,
     memo_folders,
@@ -21,6 +20,7 @@ from edkd.engine.memo.files import (
 from edkd.engine.memo.store import KEY_BYTES, KEY_TYPE
 from edkd.errors import StorageError, UserError
 from edkd.hints import hint
+from edkd.whole_files import PARTIAL
 
 
 class Survey(NamedTuple):

@@ -7,18 +7,15 @@ are left alone.
 """
 
 import hashlib
-import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-ABOUT = "about.json"
+from edkd.whole_files import PARTIAL
 
-PARTIAL = ".partial"
-"""Ending of files that are still being written."""
+ABOUT = "about.json"
 
 STALE_SECONDS = 3600
 """A partial file of this age belongs to a process that died."""
@@ -96,15 +93,3 @@ def _size_unless_stale(path: Path) -> int:
         path.unlink()
         return 0
     return status.st_size
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file and rename it into place; other processes may write the same one."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):  # a disk that became read-only refuses this too
-            partial.unlink(missing_ok=True)
-        raise

@@ -16,10 +16,10 @@ import numpy as np
 from edkd.engine.memo.files import (
     ABOUT,
     folder_size,
-    replace_file,
     segment_files,
     segment_name,
 )
+from edkd.whole_files import replace_file
 
 KEY_TYPE = np.int32
 KEY_BYTES = np.dtype(KEY_TYPE).itemsize

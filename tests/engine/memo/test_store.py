@@ -13,11 +13,11 @@ from edkd.engine.memo.files import (
     folder_size,
     memo_files,
     memo_folders,
-    replace_file,
     segment_files,
     segment_name,
 )
 from edkd.engine.memo.store import KEY_BYTES, Store
+from edkd.whole_files import replace_file
 
 NAME = "memo_0123456789abcdef"
 ABOUT_STORE = {"num_keys": 100, "row_bytes": 8}
