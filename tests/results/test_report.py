@@ -2,29 +2,19 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from edkd.commands._command_line import run_command
-from edkd.commands.report import main
 from edkd.results.runs import read_run
 from edkd.results.table import spread, table
 
 
 @pytest.fixture
-def report(capsys):
+def report(tool):
     """report(*words) -> exit code, standard output, standard error."""
-
-    def report(*words):
-        code = 0
-        try:
-            run_command(main, [str(word) for word in words])
-        except SystemExit as exit_:
-            code = exit_.code
-        return code, *capsys.readouterr()
-
-    return report
+    return partial(tool, "report")
 
 
 @pytest.fixture
@@ -140,4 +130,4 @@ def test_as_a_tool_and_as_a_command(demo, tmp_path):
 def test_help_has_examples(report):
     code, out, _ = report("--help")
     assert code == 0
-    assert "edkd report output/demo/* --picture curves.png" in out
+    assert "report.py output/demo/* --picture curves.png" in out

@@ -7,11 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from edkd.commands._command_line import run_command
-from edkd.commands.table import main
 from edkd.engine.config.compare import flatten
 from edkd.results.names import method_of
 from edkd.results.protocol import protocol_of
@@ -24,18 +23,9 @@ KD = [70.6, 70.9, 70.7]
 
 
 @pytest.fixture
-def show(capsys):
+def show(tool):
     """show(*words) -> exit code, standard output, standard error."""
-
-    def show(*words):
-        code = 0
-        try:
-            run_command(main, [str(word) for word in words])
-        except SystemExit as exit_:
-            code = exit_.code
-        return code, *capsys.readouterr()
-
-    return show
+    return partial(tool, "table")
 
 
 @pytest.fixture
@@ -711,4 +701,4 @@ def test_as_a_tool_and_as_a_command(runs):
 def test_help_has_examples(show):
     code, out, _ = show("--help")
     assert code == 0
-    assert "edkd table output/cifar100_baselines --baseline KD" in out
+    assert "table.py output/cifar100_baselines --baseline KD" in out
