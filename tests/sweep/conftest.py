@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from tests.conftest import CHECKOUT, PLUGIN
+from tests.conftest import PLUGIN
+from tests.tiny_sweeps import write_tiny_run
 
 PAUSING = '''
 import os, signal, time
@@ -34,19 +35,7 @@ class Pausing(Distiller):
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """write(**keys) -> a file of a sweep over three epochs of `narrow` alone, changed by keys."""
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pausing.py").write_text(PAUSING)
-
-    config = {
-        "EXPERIMENT": {"TAG": "alone", "PROJECT": "p"},
-        "DATASET": {"TYPE": "tiny"},
-        "DISTILLER": {"TYPE": "PAUSING", "STUDENT": "narrow", "TEACHER": "wide"},
-        "SOLVER": {"EPOCHS": 3, "LR_DECAY_STAGES": [1, 2], "BATCH_SIZE": 8, "AMP": "off"},
-        "LOG": {"WANDB": False, "TENSORBOARD_FREQ": 0},
-    }
-    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(config))
+    write_tiny_run(tmp_path, "alone.yaml", "alone", PAUSING, monkeypatch)
 
     def write(**keys):
         plugins = [str(PLUGIN), "pausing.py"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import CHECKOUT, PLUGIN
+from tests.conftest import PLUGIN
+from tests.tiny_sweeps import write_tiny_run
 
 PAUSING = '''
 import os, time
@@ -35,19 +36,7 @@ class Pausing(Distiller):
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """write(**keys) -> the file of a study of `narrow` alone, changed by keys; see `tiny.yaml`."""
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pausing.py").write_text(PAUSING)
-
-    config = {
-        "EXPERIMENT": {"TAG": "pausing,narrow", "PROJECT": "p"},
-        "DATASET": {"TYPE": "tiny"},
-        "DISTILLER": {"TYPE": "PAUSING", "STUDENT": "narrow", "TEACHER": "wide"},
-        "SOLVER": {"EPOCHS": 3, "LR_DECAY_STAGES": [1, 2], "BATCH_SIZE": 8, "AMP": "off"},
-        "LOG": {"WANDB": False, "TENSORBOARD_FREQ": 0},
-    }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    write_tiny_run(tmp_path, "tiny.yaml", "pausing,narrow", PAUSING, monkeypatch)
 
     def write(**keys):
         content = {
