@@ -54,15 +54,16 @@ def listening() -> Iterator[None]:
         return
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _handled[:] = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
-    for number in _handled:
+    handled = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    _handled[:] = handled
+    for number in handled:
         signal.signal(number, _receive)
     try:
         yield
     finally:
         _received.clear()
         _waiting.clear()
-        for number in _handled:
+        for number in handled:  # `_handled` is empty where a worker's start was run here
             signal.signal(number, before[number] or signal.SIG_DFL)  # None: not set by Python
         _handled.clear()
 

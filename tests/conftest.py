@@ -8,6 +8,7 @@ EDKD_GOLDEN       a folder of golden values; default: tests/golden
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edkd import signals
 from tests import processes
 from tests.digits_runs import train_all
 from tests.small import TinyNet
@@ -73,6 +75,19 @@ def own_plugins() -> Iterator[None]:
     for entries, kept in zip(held, before, strict=True):
         entries.clear()
         entries.update(kept)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """No test leaves a command's reactions to signals behind: the next test would be stopped."""
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+
+    yield
+
+    left = [number for number in before if signal.getsignal(number) is signals._receive]
+    for number in left:
+        signal.signal(number, before[number])
+    assert not left
 
 
 # Golden values and real data.

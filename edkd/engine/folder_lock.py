@@ -1,7 +1,9 @@
 """The lock of a run's folder: one process at a time may use it."""
 
 import errno
-import time
+import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ _FILE = ".lock"
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
-PATIENCE = 0.05
-"""Seconds in which a lock is tried again: `is_in_use` of another process holds it for a moment."""
+_IS_LINUX = sys.platform == "linux"
+
+_FLOCK = "hhqqi" if _IS_LINUX else "qqihh"
+"""Type, whence, start, length and process of a lock; on Linux in this order."""
 
 _held: set[Path] = set()
 """Folders that this process has locked: a second lock of its own would not fail."""
@@ -50,32 +54,23 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _lock_file(file: TextIO, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                _warn_about(folder, error)
-                return
-        if time.monotonic() > deadline:
-            raise UserError(f"{folder} is in use by another process; wait for it, or stop it")
-        time.sleep(PATIENCE / 10)
-
-
-def _warn_about(folder: Path, error: OSError) -> None:
-    warn(
-        f"{folder} cannot be locked ({error.strerror}): a second process in it would not be "
-        "detected"
-    )
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise UserError(
+                f"{folder} is in use by another process; wait for it, or stop it"
+            ) from None
+        warn(
+            f"{folder} cannot be locked ({error.strerror}): a second process in it would not be "
+            "detected"
+        )
 
 
 def is_in_use(folder: Path) -> bool | None:
     """Whether a process has locked a folder; None where that cannot be found out.
 
-    The lock that is tried here can be shared, so that two processes that look do not find one
-    another, and a folder that this user may only read can be looked at.
+    No lock is taken, so that this cannot disturb a run that starts.
     """
     if folder.resolve() in _held:
         return True
@@ -83,15 +78,26 @@ def is_in_use(folder: Path) -> bool | None:
         return None
 
     try:
-        file = open(folder / _FILE)  # noqa: SIM115  closed below
+        with open(folder / _FILE, "rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_GETLK, _wanted_lock())
     except FileNotFoundError:
         return False
     except OSError:
         return None
+    return _type_of(found) != fcntl.F_UNLCK
 
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return True if error.errno in _TAKEN else None
-    return False
+
+# `struct flock`, which has another order on macOS and BSD than on Linux.
+
+
+def _wanted_lock() -> bytes:
+    """An exclusive lock of a whole file."""
+    if _IS_LINUX:
+        return struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return struct.pack(_FLOCK, 0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+
+
+def _type_of(found: bytes) -> int:
+    """The type of the lock that stands in the way; F_UNLCK where there is none."""
+    fields = struct.unpack(_FLOCK, found)
+    return fields[0] if _IS_LINUX else fields[3]

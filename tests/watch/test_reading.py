@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from edkd.engine import folder_lock
 from edkd.engine.folder_lock import is_in_use, lock
 from edkd.watch.folders import find_folders
 from edkd.watch.reading import FRESH, SILENT, read_all, read_status
@@ -183,37 +184,34 @@ def test_a_killed_process_of_this_machine_does_not_run(run_at, tmp_path):
     assert read_status(folder).state == STOPPED
 
 
-def test_two_that_look_do_not_find_one_another(tmp_path):
-    """The lock that one takes for a moment is not that of a run."""
-    (tmp_path / ".lock").touch()
-    import fcntl
-
-    with open(tmp_path / ".lock") as file:
-        fcntl.lockf(file, fcntl.LOCK_SH)
-        context = multiprocessing.get_context("fork")
-        with context.Pool(1) as pool:
-            assert pool.apply(is_in_use, [tmp_path]) is False
+def look(folder, is_over):
+    while not is_over.is_set():
+        assert is_in_use(folder) is not None
 
 
-def look(folder, is_looking):
-    import fcntl
-
-    with open(folder / ".lock") as file:
-        fcntl.lockf(file, fcntl.LOCK_SH)
-        is_looking.set()
-        time.sleep(0.1)
-
-
-def test_a_look_does_not_refuse_a_run_that_starts(tmp_path):
+def test_looks_do_not_disturb_a_run_that_starts(tmp_path):
+    """Nor one another: none of them takes the lock."""
     (tmp_path / ".lock").touch()
     context = multiprocessing.get_context("fork")
-    is_looking = context.Event()
-    process = context.Process(target=look, args=(tmp_path, is_looking))
-    process.start()
-    assert is_looking.wait(60)
-    with lock(tmp_path):
-        assert is_in_use(tmp_path)
-    process.join()
+    is_over = context.Event()
+    lookers = [context.Process(target=look, args=(tmp_path, is_over)) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+
+    for _ in range(300):
+        assert is_in_use(tmp_path) is False
+        with lock(tmp_path):
+            assert is_in_use(tmp_path)
+    is_over.set()
+    for looker in lookers:
+        looker.join()
+    assert [looker.exitcode for looker in lookers] == [0, 0]
+
+
+def test_the_lock_of_another_process_is_found(tmp_path):
+    context = multiprocessing.get_context("fork")
+    with lock(tmp_path), context.Pool(1, initializer=folder_lock._held.clear) as pool:
+        assert pool.apply(is_in_use, [tmp_path]) is True
 
 
 # Damage.
