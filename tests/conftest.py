@@ -7,6 +7,7 @@ EDKD_DATA_ROOT    a folder with data/ and download_ckpts/; default: this checkou
 EDKD_GOLDEN       a folder of golden values; default: tests/golden
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -60,12 +61,19 @@ class Outcome(NamedTuple):
 # Parts from outside.
 
 
+@pytest.fixture(scope="session")
+def registered() -> None:
+    """All that registers is imported."""
+    from edkd.engine.config import table
+
+    table.declared()
+
+
 @pytest.fixture(autouse=True)
-def own_plugins() -> Iterator[None]:
+def own_plugins(registered: None) -> Iterator[None]:
     """What a test registers and imports as a plugin is not there for the next test."""
     from edkd.engine.config import plugins, table
 
-    table.declared()  # imports all that registers
     registries = [registry._entries for registry in table.REGISTRIES]
     held = [*registries, table._added, plugins._imported]
     before = [dict(entries) for entries in held]
@@ -222,9 +230,16 @@ def tiny(tmp_path, tiny_teacher) -> list[str]:
 def digits_runs(tmp_path_factory) -> dict[str, Path]:
     """The folders of finished runs on digits, see tests/digits_runs.py; tests do not change them.
 
-    They take 15 seconds.
+    They take 15 seconds; processes that run tests at the same time share them.
     """
-    return train_all(tmp_path_factory.mktemp("digits_runs"))
+    is_one_of_several = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if is_one_of_several else base) / "digits_runs"
+    root.mkdir(exist_ok=True)
+
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return train_all(root)
 
 
 def forget_tiny() -> None:

@@ -8,13 +8,20 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "digits"
 
 
 def train_digits(root: Path, name: str, config: str, *opts: object) -> Path:
-    """Train what a file of configs/digits/ describes, in root/digits/<name>; return the folder."""
+    """Train what a file of configs/digits/ describes, in root/digits/<name>; return the folder.
+
+    A run that has its result is not repeated.
+    """
+    folder = root / "digits" / name
+    if (folder / "result.json").is_file():
+        return folder
+
     words = ["SOLVER.AMP", "off", "LOG.PREFIX", root, "LOG.TENSORBOARD_FREQ", 0]
     words += ["LOG.PRINT", "False", "DISTILLER.CHECK_TEACHER", "False"]
     words += ["TEACHER_MEMO.ENABLED", "False", "EXPERIMENT.NAME", name]
     cfg = load_config(str(CONFIGS / config), [str(word) for word in [*words, *opts]])
     train(cfg, device="cpu")
-    return root / "digits" / name
+    return folder
 
 
 def train_all(root: Path) -> dict[str, Path]:

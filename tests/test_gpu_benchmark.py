@@ -374,6 +374,7 @@ def real(folder, *words):
     return (folder / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_short_form_runs_on_a_cpu(tmp_path):
     table = real(tmp_path, "--slice", "environment", "--slice", "captured")
     assert "| captured | KD | ok |" in table

@@ -15,9 +15,12 @@ from edkd.distillers import find_method, method_names
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.compare import long_warmups
 from tests.conftest import CHECKOUT, FORM
+from tests.short_forms import slow_but
 
 SMALL = ("resnet14", "resnet8")
 UNLIKE = ("resnet14", "MobileNetV2")
+SHORT = ("KD", "EDKD", "DML", "CRD", "SIMKD", "OFD", "KDSVD", "MLKD", "DEIT")
+"""Methods of the short form."""
 REFUSING = {"DEIT": "a distillation token"}
 """Methods that need other students, and what those have."""
 
@@ -59,7 +62,7 @@ def run(teachers, tmp_path, monkeypatch):
     return lambda variant, pair: CELLS.run_cell(variant, CELLS.Pair(*pair), place)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(SHORT, VARIANTS))
 def test_on_networks_of_different_widths(run, variant):
     cell = run(variant, SMALL)
     if variant in REFUSING:

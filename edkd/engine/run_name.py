@@ -1,7 +1,7 @@
 """The name of a run's folder, which every file system can hold."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
@@ -10,6 +10,7 @@ from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import flatten, may_change
 from edkd.engine.config.table import table
 from edkd.engine.config.tags import names_method
+from edkd.keys import Key
 
 _UNSAFE = re.compile(r"[^\w.,+\-\[\]]+")
 """What a value in a name must not contain."""
@@ -40,7 +41,7 @@ def run_name(cfg: CfgNode, opts: Sequence[str] = ()) -> str:
     has_method = not cfg.EXPERIMENT.NAME and names_method(name, cfg.DISTILLER.TYPE)
 
     parts = [name] if name else []
-    for key in _naming_keys(opts):
+    for key in _naming_keys(opts, keys):
         is_in_tag = has_method and key == "DISTILLER.TYPE"
         if not is_in_tag and not may_change(key, keys.get(key), cfg):
             parts.append(f"{key}={_shown(values[key])}")
@@ -59,8 +60,9 @@ def old_names(tag: str, opts: Sequence[str]) -> Iterator[str]:
         yield tag
         return
 
+    naming = _naming_keys(opts, table())
     for sign in "=:":
-        parts = [f"{key}{sign}{_UNSAFE.sub('_', given[key])}" for key in _naming_keys(opts)]
+        parts = [f"{key}{sign}{_UNSAFE.sub('_', given[key])}" for key in naming]
         yield ",".join([tag, *parts])
 
 
@@ -77,8 +79,7 @@ def _portable_part(part: str) -> str:
     return _RESERVED.sub(r"\1_", part, count=1) if _RESERVED.match(part) else part
 
 
-def _naming_keys(opts: Sequence[str]) -> list[str]:
-    keys = table()
+def _naming_keys(opts: Sequence[str], keys: Mapping[str, Key]) -> list[str]:
     return [key for key in dict(pairs(opts)) if key in keys and keys[key].names_run]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -103,11 +104,14 @@ def _combinations(source: SweepFile) -> Iterator[tuple[str, Options]]:
 def _loaded(path: Path, config: str, options: Options) -> tuple[Options, CfgNode]:
     """The options that a configuration uses, and the configuration with them."""
     try:
-        with redirect_stderr(io.StringIO()):  # a warning of the keys that are left out here
+        with redirect_stderr(io.StringIO()) as warnings:
             cfg = load_config(config, words_of(options))
         unused = unused_groups(cfg)
         used = {key: text for key, text in options.items() if not key.startswith(unused)}
-        return used, load_config(config, words_of(used))
+        if used != options:  # whose warning has told of the keys that are left out here
+            return used, load_config(config, words_of(used))
+        sys.stderr.write(warnings.getvalue())
+        return used, cfg
     except UserError as error:
         raise UserError(f"{_place(path, config, options)}: {error}") from None
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.short_forms import slow_but
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 spec = importlib.util.spec_from_file_location("make_curves", GOLDEN / "make_curves.py")
@@ -22,6 +24,9 @@ Rounding differs between processors, and training amplifies it: initial weights 
 change the loss of DKD by 4e-11 at step 8, 2e-6 at step 12 and 4e-3 at step 20.
 """
 
+SHORT = ("KD", "DKD", "EDKD", "DML", "CRD", "REVIEWKD")
+"""Methods of the short form."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -31,7 +36,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("case", make_curves.CASES)
+@pytest.mark.parametrize("case", slow_but(SHORT, make_curves.CASES))
 def test_the_beginning_of_the_curve_is_reproduced(case, extent):
     compare(case, steps=extent(3, COMPARED, 5))
 

@@ -98,7 +98,9 @@ def test_two_processes_train_as_one(train, tiny_folder, method):
     assert lines.count("epoch 1 ") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_process_stops_all_after_the_same_step(train, tiny_folder, number):
     codes, errors = train(2, "whole")
     assert (codes, errors) == ([0, 0], [])
@@ -222,6 +224,7 @@ def test_batch_norm_of_shares_gives_another_result(train, tiny_folder):
     assert synced["train_loss"] != shares["train_loss"]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others(train, tiny_folder):
     """After SOLVER.PROCESS_TIMEOUT."""
     fault = {1: ["--plugin", FAULTS]}
@@ -294,6 +297,7 @@ def test_fewer_images_than_processes_are_refused(monkeypatch):
         check_shared(data, distiller, "NONE")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_and_restarts_a_run(tiny, tiny_folder):
     """One of its processes is killed once; the run goes on from its last checkpoint."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -15,13 +15,14 @@ import torch
 
 from tests.distributed import steps
 from tests.runs import CHECKOUT
+from tests.short_forms import slow_but
 
 TOLERANCE = 1e-6
 OF_FIGURES = 1e-5
 """Means of an epoch are added up in float32."""
 
 SHORT = ("KD", "RKD", "CRD", "KDCL_linear", "ND", "SIMKD", "DML_alternating")
-"""In short tests, four processes run these alone."""
+"""The short tests run these alone, in two processes."""
 
 
 def in_processes(number, out, cases):
@@ -57,18 +58,19 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return in_processes(2, tmp_path_factory.mktemp("two") / "steps", list(steps.CASES))
+def shared(tmp_path_factory):
+    """shared(number, case): its steps in that many processes, which run several cases in turn."""
+    found = {}
 
+    def of(number, case):
+        if (number, case) not in found:
+            out = tmp_path_factory.mktemp("shares") / "steps"
+            of_one_start = [each for each in steps.CASES if (each in SHORT) == (case in SHORT)]
+            results = in_processes(number, out, of_one_start)
+            found.update({(number, each): result for each, result in results.items()})
+        return found[number, case]
 
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    return in_processes(4, tmp_path_factory.mktemp("four") / "steps", list(SHORT))
-
-
-@pytest.fixture(scope="module")
-def four_of_all(tmp_path_factory):
-    return in_processes(4, tmp_path_factory.mktemp("four") / "steps", list(steps.CASES))
+    return of
 
 
 def assert_same(expected, found):
@@ -96,18 +98,13 @@ def assert_close(expected, found, what):
             assert difference <= TOLERANCE * largest, f"{what} {number}"
 
 
-@pytest.mark.parametrize("case", steps.CASES)
-def test_two_processes_do_what_one_does(two, alone, case):
-    assert_same(alone(case), two[case])
-
-
-@pytest.mark.parametrize("case", SHORT)
-def test_four_processes_do_what_one_does(four, alone, case):
-    """One of them has no image of the last batch."""
-    assert_same(alone(case), four[case])
+@pytest.mark.parametrize("case", slow_but(SHORT, steps.CASES))
+def test_two_processes_do_what_one_does(shared, alone, case):
+    assert_same(alone(case), shared(2, case))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in steps.CASES if case not in SHORT])
-def test_four_processes_do_what_one_does_in_all_methods(four_of_all, alone, case):
-    assert_same(alone(case), four_of_all[case])
+@pytest.mark.parametrize("case", steps.CASES)
+def test_four_processes_do_what_one_does(shared, alone, case):
+    """One of them has no image of the last batch."""
+    assert_same(alone(case), shared(4, case))

@@ -80,6 +80,7 @@ def test_every_chart_is_drawn_with_its_traces(show, page_file):
         assert chart["width"] > 200
 
 
+@pytest.mark.slow
 def test_check_boxes_hide_rows_in_all_charts(show, page_file):
     browser = show(page_file)
     draw_all(browser)
@@ -250,6 +251,7 @@ def test_the_page_has_no_horizontal_scrolling(show, page_file, width):
     assert scroll <= client == width
 
 
+@pytest.mark.slow
 def test_fifty_rows_with_long_names_stay_readable(show, tmp_path, write_run):
     """The legend scrolls, charts stay in the page, and every row has its own look."""
     for i in range(50):

@@ -34,6 +34,7 @@ def epochs(run):
     return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed(write, server, runs, tmp_path, undisturbed):
     """Two workers run at the same time, and one is killed after its first epoch.
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.conftest import PLUGIN
 from tests.runs import assert_refused, outcome
 
@@ -31,6 +33,7 @@ def read_results(tmp_path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_is_resumed_and_one_that_diverges_is_not(
     write, tool, runs, tmp_path, monkeypatch, undisturbed
 ):

@@ -69,6 +69,7 @@ def test_a_study_never_evaluates_the_test_set(write, tune, study, guarded, tmp_p
     assert "# Cost: 3 trials, 9 epochs in total" in text
 
 
+@pytest.mark.slow
 def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4))
     first = trials(study)
@@ -83,6 +84,7 @@ def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
     assert trials(study.parent / "other")[1]["SOLVER.LR"] != first[1]["SOLVER.LR"]
 
 
+@pytest.mark.slow
 def test_bad_trials_end_early_and_diverging_ones_fail(write, tune, study, tmp_path):
     search = {"SOLVER.LR": [0.2, "1e-12", "1e30"]}
     options = {"SOLVER.EPOCHS": 6, "SOLVER.LR_DECAY_STAGES": [5]}
@@ -167,6 +169,7 @@ def test_a_torn_last_line_of_the_journal_is_dropped_and_damage_is_one_line(
     assert_refused(tool("tune", write(trials=2)), r"study.log is damaged .*; remove output/tune/s")
 
 
+@pytest.mark.slow
 def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune, monkeypatch):
     monkeypatch.setattr("edkd.tune.outcome.ENOUGH", 5)
     search = {"SOLVER.LR": {"low": 1e-9, "high": 0.5, "log": True}, "SOLVER.MOMENTUM": [0.0, 0.9]}
@@ -189,7 +192,10 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_study_continues(write, server, tune, study, tmp_path, number, code):
     """Its second trial is interrupted in the second epoch; all is as if it had not been."""
     file = write()

@@ -12,7 +12,7 @@ from edkd.engine.config.compare import unused_groups
 from edkd.engine.config.plugins import import_plugins, remember_plugins
 from edkd.engine.config.scalars import Scalar
 from edkd.engine.config.strict_yaml import NotYaml, parse, read_chain
-from edkd.engine.config.table import Keys, as_node, defaults, group_names, table
+from edkd.engine.config.table import Keys, as_node, defaults, table
 from edkd.engine.config.tags import retagged
 from edkd.engine.config.unknown_key import members_of, unknown_key
 from edkd.errors import UserError, warn
@@ -115,7 +115,6 @@ def _leaves(
     content: Mapping[str, Any], keys: Keys, source: str, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
     """The values of nested content by full names, each in the type of its key."""
-    groups = group_names(keys)
     for part, value in content.items():
         name = f"{prefix}{part}"
 
@@ -125,7 +124,7 @@ def _leaves(
                 raise UserError(f"{name} ({source}): is a key, not a group; nothing follows it")
             parsed = _parsed(name, value, key) if isinstance(value, _Option) else value
             yield name, typed(name, parsed, key, source)
-        elif name not in groups:
+        elif not _is_group(name, keys):
             raise UserError(unknown_key(part, prefix, keys, source))
         elif isinstance(value, dict):
             yield from _leaves(value, keys, source, f"{name}.")
@@ -142,6 +141,10 @@ def _each_once(leaves: Iterator[tuple[str, Any]], source: str) -> dict[str, Any]
             raise UserError(f"the key {name} is written twice ({source}); remove one of them")
         found[name] = value
     return found
+
+
+def _is_group(name: str, keys: Keys) -> bool:
+    return any(key.startswith(f"{name}.") for key in keys)
 
 
 def _is_empty(value: Any) -> bool:

@@ -253,11 +253,14 @@ def _owners() -> Iterator[Owner]:
 
 def _in_order(keys: Keys) -> dict[str, Key]:
     """The keys with each group together; the groups of the engine come first."""
-    ordered: dict[str, Key] = {}
-    for group in (*_FIRST, *group_names(keys)):
-        for name in _within(keys, group):
-            ordered[name] = keys[name]
-    return ordered
+    places: dict[str, int] = {}
+    for place, group in enumerate((*_FIRST, *group_names(keys))):
+        places.setdefault(group, place)
+
+    def place_of(name: str) -> int:
+        return min(places[each] for each in (*group_names([name]), name) if each in places)
+
+    return {name: keys[name] for name in sorted(keys, key=place_of)}
 
 
 def _entries() -> Iterator[tuple[Registry, Entry]]:

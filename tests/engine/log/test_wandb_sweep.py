@@ -71,6 +71,7 @@ def test_each_value_of_the_file_is_allowed():
             load_config("configs/digits/kd/res20_res8.yaml", [f"{key}={value}"])
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_logs_the_metric_of_the_sweep(agent_command, tmp_path):
     """One epoch with a teacher that was never trained; wandb records offline."""
     teacher = tmp_path / "teacher"
