@@ -67,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(_summary(plan, open_study(plan)) if is_begun else f"no trial yet: {plan.folder}")
         return
 
+    from edkd.tune.final import refuse_final_runs_of_others
     from edkd.tune.running import tune
 
+    if args.final:
+        refuse_final_runs_of_others(plan)
     study = tune(plan, args.device, say)
     say(f"\n{_summary(plan, study)}\n")
     _finish(plan, study, args.device, args.final, say)

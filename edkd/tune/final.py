@@ -8,9 +8,12 @@ import yaml
 
 from edkd.engine.checkpoint import save_text
 from edkd.engine.config.compare import flatten
+from edkd.engine.config.load import load_config
 from edkd.engine.config.strict_yaml import BASE
 from edkd.engine.config.table import as_node
-from edkd.errors import SweepError
+from edkd.engine.run_folder import CONFIG, run_folder
+from edkd.errors import SweepError, UserError
+from edkd.sweep.options import SEED, words_of
 from edkd.tune.outcome import Row, budget_text, complete, is_start
 from edkd.tune.plan import EVALUATE, SPLIT, Plan
 
@@ -21,6 +24,25 @@ LABEL = "tuned"
 """What is added to the name of the final runs."""
 
 _FINAL_IMAGES = {SPLIT: 0.0, EVALUATE: True}
+
+
+def refuse_final_runs_of_others(plan: Plan) -> None:
+    """Raise UserError where another study, whose final runs have the same names, has trained them.
+
+    Once this study has its own final.yaml, the sweep compares the runs with it.
+    """
+    if (plan.folder / FINAL).is_file():
+        return
+
+    shared = words_of({**plan.source.fixed, **_label(plan)})
+    for seed in plan.source.seeds:
+        own = words_of({SEED: str(seed)})
+        folder = run_folder(load_config(plan.source.config, [*shared, *own]), own)
+        if (folder / CONFIG).is_file():
+            raise UserError(
+                f"{folder} holds a final run of another study; give those of this one another "
+                f"name, as set: {{EXPERIMENT.NAME: {plan.source.name}}} in {plan.source.path}"
+            )
 
 
 def write_best(plan: Plan, study: Any) -> Path:

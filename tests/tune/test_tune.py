@@ -259,6 +259,19 @@ def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune,
     assert "output/tune/s holds the trials of a study, which were not evaluated" in line
 
 
+def test_a_study_whose_final_runs_another_one_has_trained_is_refused_before_its_search(
+    write, tool, tune, study, tmp_path
+):
+    tune(write(trials=1, seeds=[2]), "--final")
+    other = write(trials=1, seeds=[1, 2], name="other")
+    done = tool("tune", other, "--final")
+    assert_refused(done, "narrow,SOLVER.SEED=2 holds a final run of another study; .*NAME: other}")
+    assert not study.with_name("other").exists()
+
+    done = tune(write(trials=1, seeds=[2], name="other", set={"EXPERIMENT.NAME": "o"}), "--final")
+    assert "| o,tuned | 208 | 1 |" in done.out
+
+
 def test_the_best_file_uses_all_images_also_of_a_configuration_that_holds_some_out(
     write, tune, study, tmp_path
 ):
