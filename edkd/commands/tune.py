@@ -88,7 +88,7 @@ def _summary(plan: "Plan", study: Any) -> str:
 
 def _finish(plan: "Plan", study: Any, device: str, is_final: bool, say: Any) -> None:
     """Write the best configuration; train the final runs where they are wanted."""
-    from edkd.tune.final import write_best, write_final
+    from edkd.tune.final import refuse_other_values, write_best, write_final
     from edkd.tune.outcome import RESULTS
 
     best = write_best(plan, study)
@@ -99,6 +99,7 @@ def _finish(plan: "Plan", study: Any, device: str, is_final: bool, say: Any) -> 
         say(f"final runs: {command('tune')} {plan.source.path} --final")
         return
 
+    refuse_other_values(plan)
     from edkd.sweep.plan import plan as plan_sweep
     from edkd.sweep.running import run_here, run_sweep
 

@@ -1,13 +1,15 @@
 """The configuration that a study has found, and its final runs."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yacs.config import CfgNode
 
 from edkd.engine.checkpoint import save_text
-from edkd.engine.config.compare import flatten
+from edkd.engine.config.compare import changed_keys, flatten, saved_config
 from edkd.engine.config.load import load_config
 from edkd.engine.config.strict_yaml import BASE
 from edkd.engine.config.table import as_node
@@ -34,7 +36,7 @@ def refuse_final_runs_of_others(plan: Plan) -> None:
     if (plan.folder / FINAL).is_file():
         return
 
-    shared = words_of({**plan.source.fixed, **_label(plan)})
+    shared = words_of({**plan.source.fixed, **_label(plan, plan.cfg.EXPERIMENT.TAG)})
     for seed in plan.source.seeds:
         own = words_of({SEED: str(seed)})
         folder = run_folder(load_config(plan.source.config, [*shared, *own]), own)
@@ -61,10 +63,9 @@ def write_best(plan: Plan, study: Any) -> Path:
             "ranges, give the study another name, and repeat the command"
         )
 
-    values = {**plan.source.fixed, **rows[0].values}
-    typed = dict(flatten(plan.trial_config(rows[0].number, rows[0].values)))
-    found = {key: _plain(typed[key]) for key in values}
-    nested = as_node(found | _all_images(plan) | _label(plan))
+    trial = plan.trial_config(rows[0].number, rows[0].values)
+    found = _values(plan.cfg, plan.source.fixed) | _values(trial, rows[0].values)
+    nested = as_node(found | _all_images(plan) | _label(plan, trial.EXPERIMENT.TAG))
     base = {BASE: _base(plan)}
     text = _header(plan, study, rows) + yaml.safe_dump(base) + nested.dump(sort_keys=False)
 
@@ -85,6 +86,29 @@ def write_final(plan: Plan) -> Path:
     return path
 
 
+def refuse_other_values(plan: Plan) -> None:
+    """Raise UserError where final runs were trained with values that are not the best any more."""
+    for seed in plan.source.seeds:
+        own = words_of({SEED: str(seed)})
+        cfg = load_config(str(plan.folder / BEST), own)
+        config = run_folder(cfg, own) / CONFIG
+        if not config.is_file():
+            continue
+
+        changes = changed_keys(saved_config(config.read_text(encoding="utf-8")), cfg)
+        if changes:
+            raise UserError(
+                f"{config.parent} was trained with other values than those that are the best now "
+                f"({'; '.join(changes)}); rename or remove it, and repeat the command"
+            )
+
+
+def _values(cfg: CfgNode, keys: Iterable[str]) -> dict[str, Any]:
+    """The values of some keys, in the types of YAML."""
+    every = dict(flatten(cfg))
+    return {key: _plain(every[key]) for key in keys}
+
+
 def _all_images(plan: Plan) -> dict[str, Any]:
     """What makes the final runs train on all images and evaluate the test set.
 
@@ -94,12 +118,17 @@ def _all_images(plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in _FINAL_IMAGES.items() if used[key] != value}
 
 
-def _label(plan: Plan) -> dict[str, str]:
-    """The name of the final runs: "kd,res56,res20" becomes "kd,tuned,res56,res20"."""
+def _label(plan: Plan, tag: str) -> dict[str, str]:
+    """The name of the final runs: "kd,res56,res20" becomes "kd,tuned,res56,res20".
+
+    Args:
+        plan: of the study.
+        tag: EXPERIMENT.TAG of the best trial, which begins with its method.
+    """
     experiment = plan.cfg.EXPERIMENT
     if experiment.NAME:
         return {"EXPERIMENT.NAME": f"{experiment.NAME},{LABEL}"}
-    method, comma, networks = experiment.TAG.partition(",")
+    method, comma, networks = tag.partition(",")
     return {"EXPERIMENT.TAG": f"{method},{LABEL}{comma}{networks}"}
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ from edkd.tune.study import ended, importance
 
 VALUES = "values"
 """Of a trial, in the study: its values as on a command line."""
+
+EQUAL = "equal"
+"""Of a trial that was not trained, in the study: the number of the one with the same values."""
 
 ERROR = "error"
 """Of a failed trial, in the study: one line."""
@@ -40,6 +43,8 @@ class Row(NamedTuple):
     """Held-out accuracy after the last of these, in percent; None where there is none."""
     values: dict[str, str]
     """That it tried, by keys."""
+    trained: int
+    """The trial that was trained with these values: this one, or an earlier one."""
     error: str
     """Of a failed trial, in one line."""
 
@@ -49,6 +54,8 @@ class Budget(NamedTuple):
 
     trials: int
     ended_early: int
+    repeated: int
+    """Not trained, because an earlier one had the same values."""
     failed: int
     epochs: int
     """Of all trials together."""
@@ -61,18 +68,41 @@ def rows_of(study: Any) -> list[Row]:
         if trial.state.name not in _STATES:  # it waits
             continue
 
-        last = trial.last_step
         rows.append(
             Row(
                 trial.number,
                 _STATES[trial.state.name],
                 len(trial.intermediate_values),
-                None if last is None else trial.intermediate_values[last],
+                _top1(trial),
                 trial.user_attrs.get(VALUES, {}),
+                trial.user_attrs.get(EQUAL, trial.number),
                 trial.user_attrs.get(ERROR, ""),
             )
         )
     return rows
+
+
+def _top1(trial: Any) -> float | None:
+    """The result of a complete trial; of others, the last figure that they have reported."""
+    last = trial.last_step
+    if last is None:
+        return trial.value
+    return trial.intermediate_values[last]
+
+
+def equal_trial(study: Any, number: int, values: Mapping[str, str]) -> Any:
+    """An earlier trial that was trained with the same values, complete or ended early; or None.
+
+    Args:
+        study: of Optuna.
+        number: of the trial that is about to run.
+        values: of this trial, by keys.
+    """
+    for trial in study.get_trials(deepcopy=False):
+        is_trained = trial.state.name in ("COMPLETE", "PRUNED") and EQUAL not in trial.user_attrs
+        if trial.number < number and is_trained and trial.user_attrs.get(VALUES) == values:
+            return trial
+    return None
 
 
 def complete(study: Any) -> list[Row]:
@@ -85,15 +115,24 @@ def budget_of(study: Any) -> Budget:
     """What a study has cost so far."""
     rows = rows_of(study)
     states = [row.state for row in rows]
-    epochs = sum(row.epochs for row in rows)
-    return Budget(len(ended(study)), states.count("ended early"), states.count("failed"), epochs)
+    return Budget(
+        len(ended(study)),
+        states.count("ended early"),
+        sum(row.trained != row.number for row in rows),
+        states.count("failed"),
+        sum(row.epochs for row in rows),
+    )
 
 
 def budget_text(plan: Plan, study: Any) -> str:
     """The cost in one line, for the report of a result."""
     budget = budget_of(study)
     runs = budget.epochs / plan.epochs
-    notes = [f"{budget.ended_early} ended early", f"{budget.failed} failed"]
+    notes = [
+        f"{budget.ended_early} ended early",
+        f"{budget.repeated} repeated",
+        f"{budget.failed} failed",
+    ]
     counted = [note for note in notes if not note.startswith("0 ")]
     about = f" ({', '.join(counted)})" if counted else ""
     return (
@@ -144,7 +183,7 @@ def write_trials(plan: Plan, study: Any) -> Path:
     for row in rows_of(study):
         values = [row.values.get(key, "") for key in keys]
         top1 = "" if row.top1 is None else row.top1
-        folder = plan.folder / TRIALS / str(row.number)
+        folder = plan.folder / TRIALS / str(row.trained)
         lines.append([row.number, row.state, *values, row.epochs, top1, folder, row.error])
 
     text = io.StringIO()

@@ -24,7 +24,7 @@ from edkd.engine.run_folder import CONFIG, run_folder
 from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
 from edkd.signals import Stopped, hold
 from edkd.sweep.options import words_of
-from edkd.tune.outcome import ERROR, VALUES, write_trials
+from edkd.tune.outcome import EQUAL, ERROR, VALUES, equal_trial, write_trials
 from edkd.tune.plan import TRIALS, Plan
 from edkd.tune.study import JOURNAL, cut_torn_line, import_optuna, next_trial, open_study, reported
 
@@ -79,23 +79,28 @@ def tune(plan: Plan, device: str, say: Say) -> Any:
             another process runs it.
         Stopped: a signal arrived; the same command continues.
     """
-    is_new = not plan.folder.exists()
     _make(plan.folder)
-    try:
-        with lock(plan.folder):
-            cut_torn_line(plan.folder / JOURNAL)
-            study = open_study(plan)
-            while _run_next(study, plan, device, say):
-                pass
-            write_trials(plan, study)
-            return study
-    except Stopped as stopped:
-        stopped.hint = "the same command continues from here"
-        raise
-    except UserError:
-        if is_new and not _has_trained(plan.folder):
-            shutil.rmtree(plan.folder, ignore_errors=True)
-        raise
+    with lock(plan.folder):
+        is_new = not (plan.folder / JOURNAL).exists()
+        try:
+            return _run_all(plan, device, say)
+        except Stopped as stopped:
+            stopped.hint = "the same command continues from here"
+            raise
+        except UserError:
+            if is_new and not _has_trained(plan.folder):
+                shutil.rmtree(plan.folder, ignore_errors=True)
+            raise
+
+
+def _run_all(plan: Plan, device: str, say: Say) -> Any:
+    """Run the trials that are left, in a folder that this process has locked."""
+    cut_torn_line(plan.folder / JOURNAL)
+    study = open_study(plan)
+    while _run_next(study, plan, device, say):
+        pass
+    write_trials(plan, study)
+    return study
 
 
 def _run_next(study: Any, plan: Plan, device: str, say: Say) -> bool:
@@ -104,15 +109,30 @@ def _run_next(study: Any, plan: Plan, device: str, say: Say) -> bool:
         drawn = next_trial(study, plan)
         if drawn is None:
             return False
-        values = {key: each.suggest(drawn, key) for key, each in plan.source.space.items()}
+        own = plan.start or {}
+        space = plan.source.space
+        values = {key: each.suggest(drawn, key, own.get(key)) for key, each in space.items()}
         drawn.set_user_attr(VALUES, values)
 
     trial = Trial(drawn, values, words_of(plan.options(drawn.number, values)))
     begin = time.monotonic()
-    outcome = _run(study, trial, plan, device)
+    outcome = _repeat(study, trial) or _run(study, trial, plan, device)
     say(trial.about(f"{outcome}, {time.monotonic() - begin:.0f} s"))
     write_trials(plan, study)
     return True
+
+
+def _repeat(study: Any, trial: Trial) -> str:
+    """Give a trial the result of an earlier one with the same values; "" where there is none."""
+    equal = equal_trial(study, trial.number, trial.values)
+    if equal is None:
+        return ""
+
+    is_pruned = equal.state == import_optuna().trial.TrialState.PRUNED
+    with hold():
+        trial.optuna.set_user_attr(EQUAL, equal.number)
+        study.tell(trial.optuna, None if is_pruned else equal.value, state=equal.state)
+    return f"as trial {equal.number}, and not trained again"
 
 
 def _run(study: Any, trial: Trial, plan: Plan, device: str) -> str:

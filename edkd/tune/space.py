@@ -42,8 +42,14 @@ class Interval:
     step: float | None
     is_whole: bool
 
-    def suggest(self, trial: Any, key: str) -> str:
-        """The value of a trial of Optuna, as on a command line."""
+    def suggest(self, trial: Any, key: str, own: Any = None) -> str:
+        """The value of a trial of Optuna, as on a command line.
+
+        Args:
+            trial: of Optuna.
+            key: of the configuration.
+            own: value of the configuration, which is not rounded; None: none that is searched.
+        """
         if self.is_whole:
             step = int(self.step or 1)
             return str(
@@ -51,6 +57,8 @@ class Interval:
             )
 
         number = trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+        if number == own:
+            return _number_text(number)
         rounded = float(f"{number:.{_DIGITS}g}")
         inside = min(max(rounded, self.low), self.high)
         return _number_text(inside)
@@ -61,9 +69,8 @@ class Interval:
         if not is_number or not self.low <= value <= self.high:
             return None
 
-        steps = (value - self.low) / (self.step or 1)
-        is_on_step = math.isclose(steps, round(steps), abs_tol=1e-9)
-        return value if is_on_step or not self.step else None
+        is_on_step = not self.step or _is_near_whole((value - self.low) / self.step)
+        return value if is_on_step else None
 
     def ends(self) -> list[str]:
         """The values to check: both ends, as on a command line."""
@@ -91,7 +98,7 @@ class Choices:
 
     texts: tuple[str, ...]
 
-    def suggest(self, trial: Any, key: str) -> str:
+    def suggest(self, trial: Any, key: str, own: Any = None) -> str:
         """The value of a trial of Optuna, as on a command line."""
         return trial.suggest_categorical(key, self.texts)
 
@@ -123,7 +130,12 @@ def space_of(path: Path, search: Any) -> Space:
     if not isinstance(search, dict) or not search:
         expected = "keys with ranges or lists, as {SOLVER.LR: {low: 0.01, high: 0.1, log: true}}"
         raise wrong(path, _SEARCH, expected, search)
-    return {key: _dimension(path, key, value) for key, value in _leaves(search)}
+    found: dict[str, Dimension] = {}
+    for key, value in _leaves(search):
+        if key in found:
+            raise UserError(f"{path}: {_SEARCH}: {key} is written twice; remove one of them")
+        found[key] = _dimension(path, key, value)
+    return found
 
 
 def _leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -183,6 +195,9 @@ def _interval(path: Path, where: str, value: Mapping[str, Any], default: Any) ->
     if log and low <= 0:
         raise UserError(f"{path}: {where}: low is {low:g}, but must be above 0 where log is true")
     step = _step(path, where, value, is_whole)
+    if step and not _is_near_whole((high - low) / step):
+        expected = f"a whole part of the range from {low:g} to {high:g}, whose ends are included"
+        raise wrong(path, f"{where}: step", expected, value["step"])
     return Interval(low, high, log, step, is_whole)
 
 
@@ -201,6 +216,11 @@ def _number(path: Path, where: str, value: Any, is_whole: bool) -> float:
     if type(number) not in types or not math.isfinite(number):
         raise wrong(path, where, "a whole number" if is_whole else "a number", value)
     return number if is_whole else float(number)
+
+
+def _is_near_whole(number: float) -> bool:
+    """Whether a number is whole, up to rounding."""
+    return math.isclose(number, round(number), abs_tol=1e-9)
 
 
 def _number_text(number: float) -> str:

@@ -40,6 +40,14 @@ MISTAKES = [
     (dict(search={"SOLVER.LR": {"low": 0, "high": 1, "log": True}}), "must be above 0 where log"),
     (dict(search={"SOLVER.LR": {"low": 0, "hihg": 1}}), "unknown 'hihg', did you mean 'high'"),
     (dict(search={"SOLVER.LR": {"low": 0, "high": 1, "step": 0}}), "step must be above 0"),
+    (
+        dict(search={"SOLVER.LR": {"low": 0.01, "high": 0.1, "step": 0.5}}),
+        "step must be a whole part of the range from 0.01 to 0.1",
+    ),
+    (
+        dict(search={"SOLVER": {"LR": [0.1, 0.2]}, "SOLVER.LR": [0.3, 0.4]}),
+        "search: SOLVER.LR is written twice",
+    ),
     (dict(search={"SOLVER.BATCH_SIZE": {"low": 1.5, "high": 9}}), "low must be a whole number"),
     (dict(search={"SOLVER.TYPE": {"low": 1, "high": 9}}), "SOLVER.TYPE is not a number"),
     (dict(search={"SOLVER.TYPE": ["SGD", "Adm"]}), "SOLVER.TYPE is 'Adm'.*did you mean 'Adam'"),
@@ -96,6 +104,12 @@ class Drawn:
 )
 def test_a_drawn_number_is_short_and_within_its_range(interval, number, text):
     assert interval.suggest(Drawn(number), "X.Y") == text
+
+
+def test_the_configurations_own_value_is_not_rounded():
+    interval = Interval(1e-6, 1.0, True, None, False)
+    assert interval.suggest(Drawn(0.0123456), "X.Y", own=0.0123456) == "0.0123456"
+    assert interval.suggest(Drawn(0.0123456), "X.Y", own=0.5) == "0.01235"
 
 
 def test_a_value_of_the_configuration_is_in_the_search_or_not():
