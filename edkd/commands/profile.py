@@ -1,12 +1,11 @@
 """The command profile."""
 
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any
 
 from edkd.commands._command_line import ArgumentParser
-from edkd.commands._options import add_device, add_plugin
+from edkd.commands._options import add_device, add_plugin, positive
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -66,14 +65,14 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="PIXELS",
         help="height and width of the images (default: as trained, or of the data set)",
     )
     parser.add_argument(
         "--num-classes",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="N",
         help="number of classes (default: as trained, or of the data set)",
@@ -84,7 +83,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "-bs",
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=BATCH_SIZE,
         metavar="N",
         help=f"images of a second timed forward pass; the first has one (default: {BATCH_SIZE})",
@@ -94,12 +93,6 @@ def _parser() -> ArgumentParser:
     # How it is printed.
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 # The table.
