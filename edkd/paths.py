@@ -1,4 +1,4 @@
-"""Folders of configurations, data sets and downloaded weights, and paths as users write them."""
+"""Folders of configurations, data sets and downloaded weights, and paths as users write and read them."""
 
 import os
 import re
@@ -53,6 +53,12 @@ def shipped(path: Path) -> Path:
     own = CONFIGS.parent / path
     is_own = not path.is_absolute() and path.parts[:1] == (CONFIGS.name,)
     return own if is_own and os.path.isfile(own) and not os.path.lexists(path) else path
+
+
+def short_path(path: Path) -> Path:
+    """A path as it is seen from the current folder; as it is where that does not hold it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def can_be_path(text: str) -> bool:
