@@ -1,4 +1,4 @@
-"""Folders of configurations, data sets and downloaded weights, and paths as users write and read them."""
+"""Folders of configurations, data sets and downloaded weights, and paths as users see them."""
 
 import os
 import re

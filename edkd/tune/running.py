@@ -21,9 +21,10 @@ from edkd.engine.log.logger import Record
 from edkd.engine.log.status_file import STOPPED
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
-from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
+from edkd.errors import NonFiniteError, UserError, reason_of
 from edkd.signals import Stopped, hold
 from edkd.sweep.options import words_of
+from edkd.sweep.states import make_folder
 from edkd.tune.outcome import ERROR, VALUES, write_trials
 from edkd.tune.plan import TRIALS, Plan
 from edkd.tune.study import JOURNAL, cut_torn_line, import_optuna, next_trial, open_study, reported
@@ -77,10 +78,11 @@ def tune(plan: Plan, device: str, say: Say) -> Any:
     Raises:
         UserError: the data or the weights are absent or damaged, the folder holds another study, or
             another process runs it.
+        StorageError: the folder of the study cannot be made, or its journal cannot be read.
         Stopped: a signal arrived; the same command continues.
     """
     is_new = not plan.folder.exists()
-    _make(plan.folder)
+    make_folder(plan.folder)
     try:
         with lock(plan.folder):
             cut_torn_line(plan.folder / JOURNAL)
@@ -189,15 +191,6 @@ def _free_memory(folder: Path) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot create the folder {folder}: {error.strerror}; set LOG.PREFIX to another"
-        ) from None
 
 
 def _has_trained(folder: Path) -> bool:
