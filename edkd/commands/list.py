@@ -7,7 +7,8 @@ from edkd.commands._command_line import ArgumentParser
 from edkd.commands._options import add_plugin
 from edkd.errors import UserError
 from edkd.invocation import command
-from edkd.listing.kinds import KINDS, Record, lines, matching
+from edkd.listing.cached import Record
+from edkd.listing.kinds import KINDS, lines, matching
 
 DESCRIPTION = """List what there is, one line each, with its source.
 

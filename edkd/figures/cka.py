@@ -33,8 +33,6 @@ _FEWEST = 4
 
 _MOST_PANELS = 8
 
-BETWEEN = ("teacher", "students")
-
 
 class Similarity(NamedTuple):
     """Of the stages of two networks."""

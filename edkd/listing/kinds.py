@@ -5,10 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from edkd.figures import FIGURES
-from edkd.listing.cached import records_of
+from edkd.listing.cached import Record, records_of
 from edkd.listing.configs import configs, suites
-
-Record = dict[str, Any]
 
 
 class Kind(NamedTuple):
