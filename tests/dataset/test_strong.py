@@ -65,7 +65,7 @@ def test_a_batch_equals_its_images_one_by_one(images, form, size):
     assert torch.equal(batch, torch.stack(alone))
 
 
-def test_the_way_of_an_accelerator_gives_the_same(images, monkeypatch):
+def test_the_way_of_an_accelerator_gives_the_same(images):
     """There the images that an operation leaves alone pass through it."""
     index = torch.arange(len(images))
     drawn = draw("published", index, index, 32, 32)

@@ -26,7 +26,6 @@ from tests.distillers.reference import dist, luminet, sdd, skd, wkd
 from tests.small import StagedNet, TinyNet, batch, config, info, make_distiller
 
 CLASSES = 7
-CELLS = 5
 
 
 def costs(classes=CLASSES):

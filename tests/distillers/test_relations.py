@@ -129,7 +129,7 @@ def test_nst_by_the_formula():
     assert nst_loss(student, teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_both_forms_of_nst_agree(monkeypatch):
+def test_both_forms_of_nst_agree():
     """Kernels of channels, or of positions: the one with the smaller matrices is computed."""
     generator = torch.Generator().manual_seed(0)
     few = torch.randn(2, 3, 2, 2, generator=generator).double()

@@ -141,7 +141,7 @@ def test_resources_that_a_cluster_lacks(capsys):
     assert "no machine of the Ray cluster has 1 GPUs and 8 CPUs" in capsys.readouterr().err
 
 
-def test_results_are_dropped_once_they_are_written(tmp_path, monkeypatch):
+def test_results_are_dropped_once_they_are_written(monkeypatch):
     """Ray frees the memory of a result when no reference to it is left."""
     from edkd.sweep import on_ray
 

@@ -70,7 +70,7 @@ def test_a_study_never_evaluates_the_test_set(write, tune, study, guarded, tmp_p
 
 
 @pytest.mark.slow
-def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
+def test_the_same_file_gives_the_same_trials(write, tune, study):
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4))
     first = trials(study)
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4, name="again"))
@@ -260,7 +260,7 @@ def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune,
 
 
 def test_a_study_whose_final_runs_another_one_has_trained_is_refused_before_its_search(
-    write, tool, tune, study, tmp_path
+    write, tool, tune, study
 ):
     tune(write(trials=1, seeds=[2]), "--final")
     other = write(trials=1, seeds=[1, 2], name="other")
