@@ -1,6 +1,5 @@
 """Strong views: equal to torchvision for the same draws, decided by image and view alone."""
 
-import doctest
 import pickle
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from edkd.dataset import get_dataset, randaugment
+from edkd.dataset import get_dataset
 from edkd.dataset.augment import Augmentation, CropFlip, PerImage, check_augmentation
 from edkd.dataset.operations import augmented, blended, boxed, moved, recoloured
 from edkd.dataset.randaugment import FORMS, GREY, OPERATIONS, Draws, draw, uniforms
@@ -234,9 +233,3 @@ def test_a_batch_is_made_quickly(images):
         times.append(time.process_time() - start)
     torch.set_num_threads(threads)
     assert min(times) < 0.03
-
-
-def test_the_example_runs():
-    failed, tried = doctest.testmod(randaugment)
-    assert tried
-    assert not failed
