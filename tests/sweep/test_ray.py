@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.processes import wait_for
 from tests.runs import assert_refused, outcome
-from tests.sweep.test_sweep import read_results, sweep_folder, wait_for
+from tests.sweep.test_sweep import read_results, sweep_folder
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")

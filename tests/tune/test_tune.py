@@ -3,7 +3,6 @@
 import csv
 import json
 import signal
-import time
 
 import pytest
 import yaml
@@ -12,10 +11,9 @@ from edkd.engine import run as engine_run
 from edkd.engine.config.load import load_config
 from edkd.results.finding import search_runs
 from tests.conftest import CHECKOUT, PLUGIN
+from tests.processes import wait_for
 from tests.runs import assert_refused, records, untimed
 from tests.tune.conftest import trials
-
-PATIENCE = 120
 
 
 @pytest.fixture
@@ -182,14 +180,6 @@ def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune, monk
 
 
 # Interruptions.
-
-
-def wait_for(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
