@@ -288,7 +288,7 @@ def _check_networks(
     method = find_method(kind)
     check_apart(students, teachers)
     for student in students:
-        check_trainable("student", student)
+        check_trainable(student)
         check_precision("student", student)
     for teacher in teachers:
         check_precision("teacher", teacher)

@@ -161,14 +161,14 @@ def check_cohort(students: Sequence[nn.Module], optimizers: Sequence[optim.Optim
     check_apart(students)
     for i, (student, optimizer) in enumerate(zip(students, optimizers, strict=True)):
         others = [other for j, other in enumerate(students) if j != i]
-        check_trainable("student", student)
+        check_trainable(student)
         check_optimizer(optimizer, student, others)
 
 
 def check_pair(student: nn.Module, teacher: nn.Module, optimizer: optim.Optimizer) -> None:
     """The same for a student with a teacher."""
     check_apart([student], [teacher])
-    check_trainable("student", student)
+    check_trainable(student)
     check_optimizer(optimizer, student, [teacher])
 
 
