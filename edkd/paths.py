@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from edkd.errors import UserError
@@ -59,6 +60,12 @@ def short_path(path: Path) -> Path:
     """A path as it is seen from the current folder; as it is where that does not hold it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk of a folder, which need not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def can_be_path(text: str) -> bool:

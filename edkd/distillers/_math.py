@@ -195,11 +195,6 @@ def check_class_numbers(target: Tensor) -> None:
         )
 
 
-def class_numbers(target: Tensor) -> Tensor:
-    """Class numbers (N,); of class probabilities (N,C), the most probable class."""
-    return target if target.dim() == 1 else target.argmax(1)
-
-
 def is_class(target: Tensor, num_classes: int) -> Tensor:
     """(N,C), bool: whether a class is that of the image, from class numbers (N,)."""
     return torch.arange(num_classes, device=target.device) == target[:, None]

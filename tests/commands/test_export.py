@@ -97,7 +97,7 @@ def assert_agrees(classify, network, number=500):
 
 def test_the_help_has_all_formats():
     """It is printed without an import of torch."""
-    assert FORMATS == tuple(formats.FORMATS)
+    assert tuple(formats.FORMATS) == FORMATS
 
 
 def test_onnx_agrees_with_the_checkpoint_and_has_its_facts(run):

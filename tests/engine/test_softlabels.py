@@ -402,7 +402,7 @@ def test_what_cannot_be_stored_is_refused(store, tmp_path, opts, message):
 
 def test_a_disk_that_is_too_small_is_refused(store, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")(10, 10, 100)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert_refused(store(), "0.0 MB are needed and 0.0 MB are free; make room", code=5)
     assert not (tmp_path / "out").exists()
 
