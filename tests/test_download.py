@@ -680,12 +680,6 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(command, words):
     assert err.count("\n") == 1
 
 
-def test_help_has_examples(command):
-    code, out, _ = command("--help")
-    assert code == 0
-    assert "edkd download cifar100 teachers" in out
-
-
 def test_the_command_is_run_as_a_tool():
     tool = Path(__file__).resolve().parents[1] / "tools" / "download.py"
     done = subprocess.run(

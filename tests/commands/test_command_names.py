@@ -68,6 +68,7 @@ def test_every_command_has_a_tool_and_a_help_text(name, monkeypatch, capsys):
         assert not stopped.value.code
         text = capsys.readouterr().out
         assert f"usage: python {tool}" in text
+        assert f"  python {tool}" in text.partition("examples:\n")[2]
         assert "edkd train" not in text
 
     monkeypatch.setattr(sys, "argv", ["edkd", name, "--help"])
