@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from edkd.distillers import construct, find_method
-from edkd.engine.build import build_data, build_students, build_trainer
+from edkd.engine.build import build_data, build_trainer
 from edkd.engine.config.load import load_config
 from edkd.engine.environment import available_cores, device_name
 from edkd.engine.memo.cache import TeacherCache, attach
+from edkd.engine.networks import build_students
 from edkd.engine.trainer import Trainer
 from edkd.engine.weights import load_weights
 from edkd.models import get_model, published_weights

@@ -14,8 +14,8 @@ from edkd.engine.best import best_record, leading_student, top1_key
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import identifying
 from edkd.engine.config.scalars import as_list
+from edkd.engine.log.background import Record
 from edkd.engine.log.final import is_accuracy
-from edkd.engine.log.logger import Record
 from edkd.engine.run_state import RunState
 from edkd.engine.weight_average import STATE
 

@@ -25,8 +25,9 @@ from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import Pace, amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
+from edkd.engine.log.background import Record
 from edkd.engine.log.final import TEACHER_TOP1
-from edkd.engine.log.logger import Logger, Record
+from edkd.engine.log.logger import Logger
 from edkd.engine.memo.cache import attach
 from edkd.engine.nonfinite_checks import check_figures, check_steps
 from edkd.engine.resume import identity_of, restore
