@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from edkd.columns import aligned
 from edkd.commands._command_line import ArgumentParser
 from edkd.commands._options import add_device, add_plugin, positive
 from edkd.invocation import command
@@ -104,14 +105,8 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
     timed = [timing["batch_size"] for timing in first["latency"]]
     header = [*HEADER, *(f"batch {size}" for size in timed), "images/s"]
     rows = [header, *(_cells(record) for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
-    lines = []
-    for name, *figures in rows:
-        cells = [name.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
-        lines.append("  ".join(cells))
-
+    lines = aligned(rows, right=range(1, len(header)))
     lines.append(f"\nfloat32 on {_device(first)}; images/s with batch {timed[-1]}")
     return "\n".join(lines)
 
