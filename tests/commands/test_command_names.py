@@ -82,6 +82,13 @@ def test_every_tool_is_a_command():
     assert tools == set(COMMANDS) - WITHOUT_TOOL
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - WITHOUT_TOOL))
+def test_a_tool_names_itself_and_its_command(name):
+    file = f"{name.replace('-', '_')}.py"
+    stated = f'"""python tools/{file}: the same as `edkd {name}`."""'
+    assert (TOOLS / file).read_text(encoding="utf-8").startswith(stated)
+
+
 @pytest.fixture
 def edkd(tool, capsys):
     """edkd(*words): the command in this process."""
