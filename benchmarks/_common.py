@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from edkd.dataset.cores import cores_by_affinity
 from edkd.distillers import construct, find_method
-from edkd.engine.build import build_data, build_students, build_trainer
+from edkd.engine.build import build_data, build_trainer
 from edkd.engine.config.load import load_config
-from edkd.engine.environment import available_cores, device_name
+from edkd.engine.environment import device_name
 from edkd.engine.memo.cache import TeacherCache, attach
+from edkd.engine.networks import build_students
 from edkd.engine.trainer import Trainer
 from edkd.engine.weights import load_weights
 from edkd.models import get_model, published_weights
@@ -28,7 +30,7 @@ def machine(device: torch.device) -> str:
     """Hardware and versions, in a line."""
     parts = [device_name(device)]
     if device.type == "cpu":
-        parts.append(f"{available_cores()} cores, {torch.get_num_threads()} threads")
+        parts.append(f"{cores_by_affinity()} cores, {torch.get_num_threads()} threads")
     parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     return ", ".join(parts)
 

@@ -8,7 +8,8 @@ import torch
 from _gpu_record import Record
 from _gpu_setting import Figures, Part, Setting, require
 
-from edkd.engine.environment import available_cores, device_name
+from edkd.dataset.cores import cores_by_affinity
+from edkd.engine.environment import device_name
 
 OLDEST = (2, 11)
 """Of torch."""
@@ -30,7 +31,7 @@ def hardware(setting: Setting) -> Figures:
     figures = {
         "device": device_name(device),
         "processor": device_name(torch.device("cpu")),
-        "cores": available_cores(),
+        "cores": cores_by_affinity(),
         "system": platform.platform(),
     }
     if device.type != "cuda":

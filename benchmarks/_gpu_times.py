@@ -16,10 +16,10 @@ from _gpu_setting import CHECKOUT, Figures, Part, Setting, teacher_file
 from _stepping import ignore
 from step import Ours, PlainLoop, fill_store, pictures_class
 
+from edkd.dataset.cores import cores_by_affinity
 from edkd.engine.captured_step import CapturedStep
 from edkd.engine.checkpoint import LATEST
 from edkd.engine.config.load import load_config
-from edkd.engine.environment import available_cores
 from edkd.engine.run import train
 from edkd.engine.run_folder import run_folder
 from edkd.models import published_weights
@@ -111,7 +111,7 @@ def step_times(pair: Pair, setting: Setting) -> Figures:
 
 def worker_numbers(setting: Setting) -> tuple[int, int]:
     """Processes that prepare images for the plain loop: as published, and as many as help."""
-    return (1, 2) if setting.small else (2, max(3, min(8, available_cores())))
+    return (1, 2) if setting.small else (2, max(3, min(8, cores_by_affinity())))
 
 
 def captured(trainer: Any, device: torch.device) -> Any:

@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 
 from edkd.commands._command_line import ArgumentParser, run_command
 from edkd.distillers import construct, find_method
-from edkd.engine.build import build_data, build_students, build_trainer
+from edkd.engine.build import build_data, build_trainer
 from edkd.engine.config.load import load_config
 from edkd.engine.device import keep_freed_memory, pick_device, precision_name
+from edkd.engine.networks import build_students
 from edkd.engine.trainer import Trainer
 from edkd.errors import UserError
 from edkd.paths import DATA_ROOT

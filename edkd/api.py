@@ -12,12 +12,13 @@ from torch import nn, optim
 from edkd.dataset.external import external_dataset
 from edkd.distillers import Distiller, canonical_name, find_method, method_names
 from edkd.engine.build import Networks
+from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import saved_config
-from edkd.engine.config.load import load_config, pairs
+from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
 from edkd.engine.given_networks import check_apart, check_precision, check_trainable
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
@@ -288,7 +289,7 @@ def _check_networks(
     method = find_method(kind)
     check_apart(students, teachers)
     for student in students:
-        check_trainable("student", student)
+        check_trainable(student)
         check_precision("student", student)
     for teacher in teachers:
         check_precision("teacher", teacher)

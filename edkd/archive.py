@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edkd.errors import StorageError, UserError
 from edkd.invocation import command
+from edkd.paths import free_bytes
 
 TORCH = "torch"
 """The check where no sum is published.
@@ -29,11 +30,6 @@ _BLOCK = 1 << 20
 """Bytes that are read at a time: an archive may be larger than the memory."""
 
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space of the disk that holds a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def unpack(

@@ -13,7 +13,6 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from edkd.archive import (
-    free_bytes,
     has_sum,
     is_archive_to_its_end,
     is_whole,
@@ -26,6 +25,7 @@ from edkd.archive import (
 from edkd.catalogue import CATALOGUE, Source
 from edkd.errors import UserError
 from edkd.invocation import command
+from edkd.paths import free_bytes
 from edkd.streams import Guard
 
 _CHUNK = 1 << 16

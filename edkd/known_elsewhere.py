@@ -128,7 +128,6 @@ KEYS = {
 }
 """By their last parts, in upper case."""
 
-
 RENAMED = {
     "DATASET.UNREADABLE": "DATASET.ON_BAD_IMAGE",
 }

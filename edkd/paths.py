@@ -1,7 +1,8 @@
-"""Folders of configurations, data sets and downloaded weights, and paths as users write them."""
+"""Folders of configurations, data sets and downloaded weights, and paths as users see them."""
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from edkd.errors import UserError
@@ -53,6 +54,18 @@ def shipped(path: Path) -> Path:
     own = CONFIGS.parent / path
     is_own = not path.is_absolute() and path.parts[:1] == (CONFIGS.name,)
     return own if is_own and os.path.isfile(own) and not os.path.lexists(path) else path
+
+
+def short_path(path: Path) -> Path:
+    """A path as it is seen from the current folder; as it is where that does not hold it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk of a folder, which need not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def can_be_path(text: str) -> bool:

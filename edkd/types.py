@@ -36,6 +36,11 @@ class Batch:
     all. A process whose number is 0 has an image that does not count."""
 
 
+def class_numbers(target: Tensor) -> Tensor:
+    """Class numbers (N,); of class probabilities (N,C), the most probable class."""
+    return target if target.dim() == 1 else target.argmax(1)
+
+
 class Output(NamedTuple):
     """What a network returns for a batch."""
 

@@ -279,7 +279,7 @@ def train_on(tool, tiny) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def image_folder(tmp_path, tiny) -> list[str]:
+def image_folder(tmp_path) -> list[str]:
     """The words that train for two epochs of 3 steps on a folder of 12 images."""
     generator = torch.Generator().manual_seed(0)
     size = 64 if FORM == "full" else 12

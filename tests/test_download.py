@@ -493,7 +493,7 @@ def test_a_part_placed_by_hand_is_resumed(server, toy, tmp_path, name, has_sum):
 @pytest.mark.parametrize("name", ["toy.tar", "toy.tar.part"])
 @pytest.mark.parametrize("has_sum", [True, False])
 @pytest.mark.parametrize("content", [b"something else", b"x" * 99_999], ids=["short", "long"])
-def test_a_wrong_file_placed_by_hand_is_kept(server, toy, tmp_path, name, has_sum, content):
+def test_a_wrong_file_placed_by_hand_is_kept(toy, tmp_path, name, has_sum, content):
     """It is renamed, unchanged, and the archive is downloaded whole by the same command."""
     catalogue = toy if has_sum else without_sum(toy)
     folder = tmp_path / "root" / "download_ckpts"
@@ -680,13 +680,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(command, words):
     assert err.count("\n") == 1
 
 
-def test_help_has_examples(command):
-    code, out, _ = command("--help")
-    assert code == 0
-    assert "edkd download cifar100 teachers" in out
-
-
-def test_the_command_is_run_as_a_tool(tmp_path):
+def test_the_command_is_run_as_a_tool():
     tool = Path(__file__).resolve().parents[1] / "tools" / "download.py"
     done = subprocess.run(
         [sys.executable, tool, "nothing"], capture_output=True, text=True, timeout=60, check=False

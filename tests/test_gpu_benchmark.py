@@ -1,6 +1,5 @@
 """benchmarks/gpu.py: its slices continue, keep what they had, and bring the packages they need."""
 
-import ctypes
 import json
 import os
 import signal
@@ -77,7 +76,7 @@ PARTS = ("first", "second", "third")
 TWO = ("--slice", "environment", "--slice", "times")
 
 
-def test_all_slices_run_once_and_the_results_are_in_one_table(gpu, tmp_path):
+def test_all_slices_run_once_and_the_results_are_in_one_table(gpu):
     code, began, table = gpu()
     assert code == 0
     assert began == [f"{name}/{part}" for name in GPU.SLICES for part in PARTS]
@@ -270,14 +269,6 @@ def test_terms_that_are_zero_are_not_compared():
     assert correctness.differences(other, one) == (0.0, 0.5)
 
 
-class Allocated(ctypes.Structure):
-    """The start of `mallinfo2(3)`, and room for the rest."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks")]
-    _fields_ += [("others", ctypes.c_size_t * 6)]
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another allocator")
 def test_captured_steps_that_train_otherwise_are_found(tmp_path, monkeypatch):
     captured = module("_gpu_captured")
     setting_of = module("_gpu_setting")
@@ -325,7 +316,7 @@ def wheels(tmp_path, monkeypatch):
     return folder
 
 
-def test_only_packages_that_are_absent_are_unpacked(wheels, tmp_path, monkeypatch):
+def test_only_packages_that_are_absent_are_unpacked(wheels, tmp_path):
     site = tmp_path / "site"
     assert PACKAGES.bring(wheels, site) == ["absent_here"]
     make_wheel(wheels, "absent_here", "py2.py3-none-any", "NUMBER = 3")

@@ -163,7 +163,7 @@ BASE = {
 
 
 @pytest.fixture
-def observe(train_tiny, tool, tmp_path, monkeypatch):
+def observe(tool, tmp_path, monkeypatch):
     """Train with these keys; return everything that a user can see of the run, but for times."""
     monkeypatch.setitem(sys.modules, "wandb", None)  # "Wandb is off" is an effect, and a quick one
     torch.manual_seed(0)
@@ -236,7 +236,7 @@ def test_observing_twice_sees_the_same(observe, unchanged):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_keys_of_loaders_are_live(tmp_path, train_tiny, live, monkeypatch):
+def test_the_keys_of_loaders_are_live(tmp_path, live, monkeypatch):
     monkeypatch.setattr("edkd.dataset.cores.available_cores", lambda: 4)
     for part in ("train", "val"):
         (tmp_path / part / "n01").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""python tools/eval.py: the same as `edkd finetune`."""
+"""python tools/finetune.py: the same as `edkd finetune`."""
 
 from edkd.commands._command_line import run_command
 from edkd.commands.finetune import main

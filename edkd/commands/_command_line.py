@@ -20,7 +20,6 @@ from edkd.streams import check_output, dropped_sinks, guarded_streams
 PATIENCE = 10.0
 """Seconds that the interpreter may take to end after a logging library has failed."""
 
-
 _is_parser_wanted = ContextVar("_is_parser_wanted", default=False)
 
 

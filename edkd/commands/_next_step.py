@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from edkd.invocation import command
+from edkd.paths import short_path
 
 
 def typed(name: str, *words: object) -> str:
@@ -27,10 +28,4 @@ def _found(program: str) -> str:
     found = shutil.which(program)
     if found and Path(found).absolute().parent == running:
         return program
-    return str(short(running / program))
-
-
-def short(path: Path) -> Path:
-    """A path as it is seen from the current folder."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return str(short_path(running / program))

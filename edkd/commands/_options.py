@@ -55,6 +55,21 @@ def add_device(parser: ArgumentParser, text: str = "") -> None:
     )
 
 
+def add_which(parser: ArgumentParser, of: str = "a run") -> None:
+    """Add --which.
+
+    Args:
+        of: whose weights, for the help.
+    """
+    parser.add_argument(
+        "--which",
+        action=Once,
+        default="",
+        help=f"weights of {of}: best, latest, an epoch's number, or a file such as student1_best "
+        "(default: best)",
+    )
+
+
 def add_runs(parser: ArgumentParser) -> None:
     """Add the folders of finished runs."""
     parser.add_argument(
@@ -72,13 +87,7 @@ def add_network(parser: ArgumentParser) -> None:
         "-m", "--model", default="", help="architecture, such as resnet8x4 (default: the file's)"
     )
     parser.add_argument("-d", "--dataset", default="", help="data set (default: the file's)")
-    parser.add_argument(
-        "--which",
-        action=Once,
-        default="",
-        help="weights of a run: best, latest, an epoch's number, or a file such as student1_best "
-        "(default: best)",
-    )
+    add_which(parser)
     add_plugin(parser)
 
 
@@ -129,6 +138,13 @@ def class_names(path: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names {path} cannot be read: {reason_of(error)}") from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for `type` of an option."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:

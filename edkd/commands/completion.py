@@ -112,8 +112,8 @@ def _completions() -> dict[str, Completion]:
     """Completions by the name of an option, or of what a parser stores."""
     import shtab
 
+    from edkd.catalogue import CATALOGUE
     from edkd.commands.export import FORMATS
-    from edkd.download import CATALOGUE
 
     models = completes_words("models", _models())
     datasets = [record["name"] for record in records_of("datasets")]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edkd.commands import report
 from edkd.commands._command_line import ArgumentParser
-from edkd.commands._next_step import short, typed
+from edkd.commands._next_step import typed
 from edkd.invocation import command
-from edkd.paths import CONFIGS
+from edkd.paths import CONFIGS, short_path
 from edkd.signals import Stopped, hold
 
 DESCRIPTION = """Train a teacher, a student alone, and a distilled student, on handwritten digits.
@@ -132,7 +132,7 @@ def _next_commands(project: Path, args: Namespace) -> list[str]:
     device = [] if args.device == "auto" else ["--device", args.device]
 
     # Another method.
-    config = short(CONFIGS / "digits" / "dkd" / "res20_res8.yaml")
+    config = short_path(CONFIGS / "digits" / "dkd" / "res20_res8.yaml")
     keys = _keys(project, "student by DKD", 1, args.prefix)
     if args.prefix == _PREFIX:
         del keys["LOG.PREFIX"]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from edkd.commands._command_line import ArgumentParser, Once
-from edkd.commands._options import add_device, add_plugin
+from edkd.commands._options import add_device, add_plugin, add_which
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -75,13 +75,7 @@ def _parser() -> ArgumentParser:
         default="",
         help="file of weights, or folder of a run (default: the published weights)",
     )
-    parser.add_argument(
-        "--which",
-        action=Once,
-        default="",
-        help="weights of a run: best, latest, an epoch's number, or a file such as student1_best "
-        "(default: best)",
-    )
+    add_which(parser)
 
     # On which images, and how.
     parser.add_argument(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edkd.commands._command_line import ArgumentParser, Once
-from edkd.commands._options import add_device
+from edkd.commands._options import add_device, add_which, positive
 from edkd.errors import UserError
 from edkd.figures import FIGURES, Figure
 from edkd.figures.drawing import FORMATS, WIDTHS, Options, style
@@ -129,17 +129,11 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
 
 
 def _add_networks(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--which",
-        action=Once,
-        default="",
-        help="weights of each run: best, latest, an epoch's number, or a file such as "
-        "student1_best (default: best)",
-    )
+    add_which(parser, "each run")
 
     # Images.
     parser.add_argument(
-        "--images", type=_positive, default=0, metavar="N", help="number of images, evenly spaced"
+        "--images", type=positive, default=0, metavar="N", help="number of images, evenly spaced"
     )
     parser.add_argument(
         "--split",
@@ -217,7 +211,7 @@ def _of_landscape(parser: ArgumentParser) -> None:
     # The grid.
     parser.add_argument(
         "--points",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="N",
         help="points in each direction, an odd number (default: 21; in two dimensions 11)",
@@ -235,12 +229,6 @@ _OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "landscape": _of_landscape,
 }
 """Adds the options of each kind."""
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 # What was given.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
-from edkd.commands._next_step import short, typed
+from edkd.commands._next_step import typed
 from edkd.commands._options import add_training
 from edkd.errors import UserError
 from edkd.invocation import command
-from edkd.paths import CONFIGS
+from edkd.paths import CONFIGS, short_path
 from edkd.signals import hold
 
 DEFAULT = CONFIGS / "folder" / "finetune.yaml"
@@ -162,7 +162,7 @@ def _next_command(args: argparse.Namespace, given: dict[str, Any], dataset: str,
     """
     config = CONFIGS / dataset / "kd.yaml"
     has_config = config.is_file()
-    words = ["--cfg", short(config) if has_config else short(Path(args.cfg))]
+    words = ["--cfg", short_path(config) if has_config else short_path(Path(args.cfg))]
     for plugin in args.plugin:
         words += ["--plugin", plugin]
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_plugin
 from edkd.invocation import command
 from edkd.keys import Key
 from edkd.signals import hold
@@ -42,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="a group or a key, such as SOLVER (default: all)",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="as in the command train"
-    )
+    add_plugin(parser, "as in the command train")
     args = parser.parse_args(argv)
 
     with hold():  # a signal must not interrupt the import of torch, which takes seconds

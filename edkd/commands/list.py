@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 
 from edkd.commands._command_line import ArgumentParser
+from edkd.commands._options import add_plugin
 from edkd.errors import UserError
 from edkd.invocation import command
-from edkd.listing.kinds import KINDS, Record, lines, matching
+from edkd.listing.cached import Record
+from edkd.listing.kinds import KINDS, lines, matching
 
 DESCRIPTION = """List what there is, one line each, with its source.
 
@@ -34,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("kind", choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("words", nargs="*", metavar="WORD", help="words of a line (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each line")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="as in the command train"
-    )
+    add_plugin(parser, "as in the command train")
     args = parser.parse_intermixed_args(argv)
 
     kind = KINDS[args.kind]

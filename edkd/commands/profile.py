@@ -1,12 +1,12 @@
 """The command profile."""
 
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any
 
+from edkd.columns import aligned
 from edkd.commands._command_line import ArgumentParser
-from edkd.commands._options import add_device, add_plugin
+from edkd.commands._options import add_device, add_plugin, positive
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -66,14 +66,14 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="PIXELS",
         help="height and width of the images (default: as trained, or of the data set)",
     )
     parser.add_argument(
         "--num-classes",
-        type=_positive,
+        type=positive,
         default=0,
         metavar="N",
         help="number of classes (default: as trained, or of the data set)",
@@ -84,7 +84,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "-bs",
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=BATCH_SIZE,
         metavar="N",
         help=f"images of a second timed forward pass; the first has one (default: {BATCH_SIZE})",
@@ -96,12 +96,6 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
 # The table.
 
 
@@ -111,14 +105,8 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
     timed = [timing["batch_size"] for timing in first["latency"]]
     header = [*HEADER, *(f"batch {size}" for size in timed), "images/s"]
     rows = [header, *(_cells(record) for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
-    lines = []
-    for name, *figures in rows:
-        cells = [name.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
-        lines.append("  ".join(cells))
-
+    lines = aligned(rows, right=range(1, len(header)))
     lines.append(f"\nfloat32 on {_device(first)}; images/s with batch {timed[-1]}")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """The command tune."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,9 @@ def _summary(plan: "Plan", study: Any) -> str:
     return "\n".join([table(plan, study), "", *shown])
 
 
-def _finish(plan: "Plan", study: Any, device: str, is_final: bool, say: Any) -> None:
+def _finish(
+    plan: "Plan", study: Any, device: str, is_final: bool, say: Callable[[str], None]
+) -> None:
     """Write the best configuration; train the final runs where they are wanted."""
     from edkd.tune.final import refuse_other_values, write_best, write_final
     from edkd.tune.outcome import RESULTS

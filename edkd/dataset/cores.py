@@ -38,11 +38,14 @@ class Workers(NamedTuple):
 
 def available_cores() -> int:
     """Cores of this process, at least 1: by its affinity, and by the quota of its container."""
+    return max(1, min([cores_by_affinity(), *_quotas()]))
+
+
+def cores_by_affinity() -> int:
+    """Cores on which the system may run this process, whatever share of them it gets."""
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min([cores, *_quotas()]))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def workers_for(limit: int) -> int:

@@ -66,7 +66,7 @@ def report_on(root: Path, num_workers: int) -> Report:
     listings = [survey(folder) for folder in part_folders(root)]
     paths = [path for listing in listings for path in listing.paths]
 
-    images = iter(in_workers(read, paths, num_workers, TIMEOUT, "reading all images"))
+    images = iter(in_workers(read, paths, num_workers, TIMEOUT))
     parts = []
     for listing in listings:
         name = "" if listing.folder == root else listing.folder.name

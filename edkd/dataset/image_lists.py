@@ -31,7 +31,6 @@ _Fields = Mapping[str, Any]
 _Records = Iterator[tuple[str, _Fields]]
 """Rows with their places, for messages: "line 7"."""
 
-
 _Rows = Sequence["Row"]
 
 

@@ -92,7 +92,7 @@ def part_folders(root: Path) -> list[Path]:
         UserError: there are none, or two folders name the same part.
     """
     folders = _folders(root)
-    found = _part_folders(root, folders)
+    found = _folders_by_part(root, folders)
     if TRAIN not in found:
         _check_layout(root, folders)
         return [root]
@@ -144,7 +144,7 @@ def _folders(root: Path) -> list[str]:
     return [name for name in names if not is_hidden(name) and (root / name).is_dir()]
 
 
-def _part_folders(root: Path, folders: Sequence[str]) -> dict[str, Path]:
+def _folders_by_part(root: Path, folders: Sequence[str]) -> dict[str, Path]:
     """The folders of the parts, by `NAMES`."""
     lower = {name.lower(): root / name for name in folders}
     return {name: lower[name] for name in NAMES if name in lower}

@@ -36,15 +36,13 @@ def in_workers(
     items: Sequence[_Item],
     num_workers: int,
     timeout: float,
-    doing: str,
 ) -> list[_Result]:
-    """The results for all items, in their order.
+    """The results for all items, in their order; a progress bar is shown on a terminal.
 
     Args:
         function: as `FolderImages.fault`; what it raises, ends the scan.
         num_workers: processes; 0: this process.
         timeout: in seconds, after which a worker counts as hanging.
-        doing: for the progress bar, which is shown on a terminal.
 
     Raises:
         WorkerError: a worker died or hung.
@@ -61,7 +59,12 @@ def in_workers(
 
     results: list[_Result] = []
     bar = tqdm(
-        total=len(items), desc=doing, unit="image", leave=False, disable=None, dynamic_ncols=True
+        total=len(items),
+        desc="reading all images",
+        unit="image",
+        leave=False,
+        disable=None,
+        dynamic_ncols=True,
     )
 
     with bar:

@@ -57,9 +57,7 @@ def _leave_out_bad(loader: "FolderLoader") -> list[BadImage]:
     """Read the images as in the first epoch: the transforms may not take some of them."""
     items = loader.batches.all_items(epoch=1)
     reader = loader.loader
-    faults = in_workers(
-        loader.images.fault, items, reader.num_workers, reader.timeout, "reading all images"
-    )
+    faults = in_workers(loader.images.fault, items, reader.num_workers, reader.timeout)
 
     numbers = [item.number for item, fault in zip(items, faults, strict=True) if fault is not None]
     loader.leave_out(torch.tensor(numbers, dtype=torch.long))

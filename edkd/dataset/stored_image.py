@@ -24,7 +24,6 @@ _DIVISORS = (8, 4, 2)
 _FIRST_SIDEWAYS = 5
 """From this EXIF orientation on, width and height change places."""
 
-
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a part of an image, in pixels."""
 

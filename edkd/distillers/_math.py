@@ -32,13 +32,13 @@ def matmul(first: Tensor, second: Tensor) -> Tensor:
         return at_least_float32(first) @ at_least_float32(second)
 
 
-def unit_vectors(tensor: Tensor, dim: int = -1) -> Tensor:
-    """x / |x| of each vector along a dimension, in float32 or better.
+def unit_vectors(tensor: Tensor) -> Tensor:
+    """x / |x| of each vector along the last dimension, in float32 or better.
 
     Where |x| <= 1e-12 it is 0 without a gradient, which would be up to 1e12 there.
     """
     tensor = at_least_float32(tensor)
-    norm = torch.linalg.vector_norm(tensor, dim=dim, keepdim=True)
+    norm = torch.linalg.vector_norm(tensor, dim=-1, keepdim=True)
     return torch.where(norm > SMALLEST_NORM, tensor / norm.clamp(min=SMALLEST_NORM), 0.0)
 
 
@@ -193,11 +193,6 @@ def check_class_numbers(target: Tensor) -> None:
             f"{tuple(target.shape)}; use KD for soft targets, or set SOLVER.MIXUP and "
             "SOLVER.CUTMIX to 0"
         )
-
-
-def class_numbers(target: Tensor) -> Tensor:
-    """Class numbers (N,); of class probabilities (N,C), the most probable class."""
-    return target if target.dim() == 1 else target.argmax(1)
 
 
 def is_class(target: Tensor, num_classes: int) -> Tensor:

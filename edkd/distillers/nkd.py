@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edkd.distillers._base import Distiller
-from edkd.distillers._math import class_numbers, decouple, reduced
+from edkd.distillers._math import decouple, reduced
 from edkd.keys import Key
 from edkd.registry import METHODS
-from edkd.types import Batch, Output
+from edkd.types import Batch, Output, class_numbers
 
 
 def nkd_loss(

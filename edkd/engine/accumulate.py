@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edkd.distillers import Distiller
+from edkd.engine.update import Losses
 from edkd.errors import UserError
 from edkd.keys import Key
 from edkd.types import Batch, View
@@ -25,9 +26,6 @@ KEYS = {
         high=2**31,
     ),
 }
-
-Losses = dict[str, Tensor]
-"""The terms of the loss by name, and "loss", their sum."""
 
 
 def split(batch: Batch, number: int) -> list[Batch]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 
 
 def top1_key(split: str, student: str = "student") -> str:

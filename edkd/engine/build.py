@@ -24,7 +24,7 @@ from edkd.distillers import (
 from edkd.engine.accumulate import check_accumulate
 from edkd.engine.device import amp_dtype
 from edkd.engine.given_optimizers import GivenOptimizers
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.network_checks import check_networks
 from edkd.engine.networks import (
     build_students,

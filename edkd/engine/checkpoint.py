@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import os
-import shutil
 import time
 import warnings
 import zipfile
@@ -20,6 +19,7 @@ from edkd.engine.facts_text import from_text
 from edkd.engine.foreign import AGAIN, is_safetensors, is_whole_model, other_kind
 from edkd.engine.unpickling import harmless_globals, refused_global
 from edkd.errors import StorageError, UserError, warn
+from edkd.paths import free_bytes
 
 LATEST = "latest"
 PREVIOUS = "latest.previous"
@@ -173,9 +173,8 @@ def check_room(folder: Path, size: int) -> None:
         folder: of the run; its present files count as room.
         size: bytes that the run takes at most.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if held + free < size:
         raise StorageError(
             f"{folder}: the run's checkpoints take up to {size / 1e6:.1f} MB, and "

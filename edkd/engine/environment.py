@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import edkd
+from edkd.dataset.cores import cores_by_affinity
 from edkd.engine.config.plugins import plugins_of
 from edkd.engine.device import amp_dtype, precision_name
 
@@ -36,7 +37,7 @@ def environment(device: torch.device, cfg: Any) -> dict[str, Any]:
         "packages": _versions(),
         "system": platform.platform(),
         "device": device_name(device),
-        "cores": available_cores(),
+        "cores": cores_by_affinity(),
         "threads": torch.get_num_threads(),
         "precision": precision_name(amp_dtype(cfg.SOLVER.AMP, device)),
     }
@@ -55,13 +56,6 @@ def in_notebook() -> bool:
     """Whether this runs in Jupyter."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

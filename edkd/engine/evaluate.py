@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edkd import world
 from edkd.dataset import Loader
+from edkd.types import class_numbers
 
 
 @torch.inference_mode()
@@ -82,8 +83,7 @@ def top_k_hits(logits: Tensor, target: Tensor, k: int = 5) -> Tensor:
 def _sums(logits: Tensor, target: Tensor) -> Tensor:
     """Sums over the images, (3,): hits of the first choice, of the first five, cross-entropy."""
     loss = F.cross_entropy(logits, target, reduction="none")
-    classes = target.argmax(1) if target.dim() == 2 else target
-    hits = top_k_hits(logits, classes)
+    hits = top_k_hits(logits, class_numbers(target))
     return torch.cat([hits, loss[:, None]], 1).sum(0)
 
 

@@ -16,11 +16,12 @@ from yacs.config import CfgNode
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.distillers import find_method, to_channels_last
 from edkd.engine.config.compare import flatten
+from edkd.engine.config.scalars import as_list
 from edkd.engine.device import pick_device
 from edkd.engine.file_facts import Facts, Use
 from edkd.engine.inputs import with_input
 from edkd.engine.network_checks import check_networks
-from edkd.engine.networks import as_list, load_teachers, with_own_input
+from edkd.engine.networks import load_teachers, with_own_input
 from edkd.engine.saved_run import Request, SavedRun, find_trained, path_from_here
 from edkd.engine.weight_source import Weights, find_weights, input_of, read_weights
 from edkd.engine.weights import load_weights

@@ -14,25 +14,24 @@ _warned_of_softmax: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 """Networks about which there was a warning; loops check them in each epoch."""
 
 
-def check_trainable(role: str, network: nn.Module) -> None:
-    """Raise UserError if a network cannot be trained.
+def check_trainable(student: nn.Module) -> None:
+    """Raise UserError if a student cannot be trained.
 
     Args:
-        role: "student", for messages.
-        network: at least one of its parameters must need a gradient.
+        student: at least one of its parameters must need a gradient.
     """
-    kind = name_of(network)
-    parameters = list(network.parameters())
+    kind = name_of(student)
+    parameters = list(student.parameters())
     if any(parameter.is_meta for parameter in parameters):
-        raise UserError(f"the {role} {kind} is on the device meta and has no weights; load them")
+        raise UserError(f"the student {kind} is on the device meta and has no weights; load them")
     if any(parameter.is_inference() for parameter in parameters):
         raise UserError(
-            f"the {role} {kind} was made in torch.inference_mode() and cannot be trained; make it "
+            f"the student {kind} was made in torch.inference_mode() and cannot be trained; make it "
             "outside of that block"
         )
     if not any(parameter.requires_grad for parameter in parameters):
         raise UserError(
-            f"the {role} {kind} has no parameter that requires a gradient; call "
+            f"the student {kind} has no parameter that requires a gradient; call "
             "requires_grad_(True) of it or of the layers to train"
         )
 
@@ -65,44 +64,40 @@ def check_apart(students: Sequence[nn.Module], teachers: Sequence[nn.Module] = (
         if shared:
             raise UserError(
                 f"the student {name_of(student)} and the teacher share "
-                f"{_listed(shared, 'parameter')}; use copy.deepcopy for a copy of the teacher"
+                f"{_listed(shared)}; use copy.deepcopy for a copy of the teacher"
             )
 
 
 def check_optimizer(
-    optimizer: optim.Optimizer,
-    network: nn.Module,
-    others: Sequence[nn.Module],
-    role: str = "student",
+    optimizer: optim.Optimizer, student: nn.Module, others: Sequence[nn.Module]
 ) -> None:
-    """Raise UserError if an optimizer does not belong to a network.
+    """Raise UserError if an optimizer does not belong to a student.
 
-    It may hold further parameters, as of a loss that learns. Trained parameters of the network that
-    it lacks cause a warning, once for each network.
+    It may hold further parameters, as of a loss that learns. Trained parameters of the student that
+    it lacks cause a warning, once for each student.
 
     Args:
-        optimizer: steps the network.
-        network: that it trains.
+        optimizer: steps the student.
+        student: that it trains.
         others: networks whose parameters it must not hold.
-        role: of the network, for messages.
     """
-    kind = name_of(network)
+    kind = name_of(student)
     held = held_parameters([optimizer])
-    if not any(id(parameter) in held for parameter in network.parameters()):
+    if not any(id(parameter) in held for parameter in student.parameters()):
         raise UserError(
-            f"the optimizer of the {role} {kind} holds none of its parameters; make it with "
+            f"the optimizer of the student {kind} holds none of its parameters; make it with "
             "optimizer = ...(network.parameters()), after the last change of its layers"
         )
     for other in others:
         if any(id(parameter) in held for parameter in other.parameters()):
             raise UserError(
-                f"the optimizer of the {role} {kind} holds parameters of another network "
+                f"the optimizer of the student {kind} holds parameters of another network "
                 f"({name_of(other)}); give each network an optimizer of its own"
             )
 
-    if network not in _warned_of_missing:
-        warn_of_missing(network.named_parameters(), held)
-        _warned_of_missing.add(network)
+    if student not in _warned_of_missing:
+        warn_of_missing(student.named_parameters(), held)
+        _warned_of_missing.add(student)
 
 
 def held_parameters(optimizers: Iterable[optim.Optimizer]) -> set[int]:
@@ -122,7 +117,7 @@ def warn_of_missing(named: Iterable[tuple[str, nn.Parameter]], held: set[int]) -
     missing = [name for name, parameter in trained if id(parameter) not in held]
     if missing:
         warn(
-            f"{_listed(missing, 'parameter')} of the student, of {len(trained)}, are in no "
+            f"{_listed(missing)} of the student, of {len(trained)}, are in no "
             "optimizer and keep their values"
         )
 
@@ -151,9 +146,9 @@ def name_of(network: nn.Module) -> str:
     return type(unwrapped(network)).__name__
 
 
-def _listed(names: Sequence[str], noun: str) -> str:
-    """ "3 parameters (a, b, ...)"."""
+def _listed(names: Sequence[str]) -> str:
+    """Parameters for a message: "3 parameters (a, b, ...)"."""
     shown = ", ".join(name.replace("module.", "") for name in names[:2])  # of the wrapper
     more = ", ..." if len(names) > 2 else ""
     plural = "s" if len(names) > 1 else ""
-    return f"{len(names)} {noun}{plural} ({shown}{more})"
+    return f"{len(names)} parameter{plural} ({shown}{more})"

@@ -15,7 +15,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from edkd.distillers import find_method
-from edkd.engine.networks import as_list, read_student, read_teacher, student_files, teacher_files
+from edkd.engine.config.scalars import as_list
+from edkd.engine.networks import read_student, read_teacher, student_files, teacher_files
 from edkd.engine.weight_source import PRETRAINED, input_of, is_of_library
 from edkd.registry import DATASETS
 from edkd.types import InputSpec

@@ -35,7 +35,6 @@ _COUNTERS = (
 )
 """Tensors that tools add to a network's own."""
 
-
 _MAX_HEAD = 4
 """Tensors of a head, or of two."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from edkd import world
+from edkd.types import class_numbers
 
 
 class Meter:
@@ -31,8 +32,7 @@ class Meter:
             count: images that count, all N or 0; None: all.
         """
         count = len(target) if count is None else count
-        classes = target.argmax(1) if target.dim() == 2 else target
-        hits = (logits.argmax(-1) == classes).float()
+        hits = (logits.argmax(-1) == class_numbers(target)).float()
         accuracies = {"top1": hits.mean() * 100}
         if logits.dim() == 3:
             for number, of_student in enumerate(hits, 1):

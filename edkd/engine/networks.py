@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict
 from edkd.distillers import find_method
+from edkd.engine.config.scalars import as_list
 from edkd.engine.file_facts import Facts, Use, check_classes
 from edkd.engine.weight_source import (
     PRETRAINED,
@@ -166,11 +167,6 @@ def read_student(cfg: CfgNode, name: str, given: str) -> Weights:
     """The weights of a student, see `read_weights`."""
     file = "" if given == PRETRAINED else given
     return read_weights(cfg, name, file, "DISTILLER.STUDENT", "DISTILLER.STUDENT_CKPT")
-
-
-def as_list(value: str | list[str]) -> list[str]:
-    """The texts of a key that takes one or several."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _files_of(files: list[str], key: str, noun: str, names: Sequence[str]) -> list[str]:

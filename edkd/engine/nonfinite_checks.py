@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, NoReturn
 
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.nonfinite_report import describe_step, explain_state, explain_step
 from edkd.errors import NonFiniteError
 

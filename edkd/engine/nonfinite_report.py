@@ -10,7 +10,7 @@ from torch import Tensor
 from edkd import world
 from edkd.distillers import Distiller
 from edkd.engine.device import autocast
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.nonfinite import GRADIENT
 from edkd.engine.nonfinite_cause import cause_in
 from edkd.errors import ProcessError

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from edkd.dataset import DataSet, Loader
 from edkd.errors import UserError
+from edkd.types import class_numbers
 
 LOGITS = "logits"
 POOLED = "pooled_feat"
@@ -135,7 +136,7 @@ def chosen_batches(loader: Loader, limit: int = 0, classes: Sequence[int] = ()) 
     for batch in loader.epoch(1):
         size = len(batch.image)
         place = wanted[(wanted >= first) & (wanted < first + size)]
-        target = _class_numbers(batch.target)
+        target = class_numbers(batch.target)
         if allowed is not None:
             place = place[torch.isin(target.cpu()[place - first], allowed)]
 
@@ -150,11 +151,6 @@ def positions(number: int, limit: int) -> Tensor:
     if not limit or limit >= number:
         return torch.arange(number)
     return torch.arange(limit) * number // limit
-
-
-def _class_numbers(target: Tensor) -> Tensor:
-    """(N,), also of class probabilities (N,C)."""
-    return target.argmax(1) if target.dim() == 2 else target
 
 
 def _kept(output: Tensor) -> Tensor:

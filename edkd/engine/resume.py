@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _NOT_A_STATE = (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError)
 """What a file of another kind raises when it is loaded as a state."""
 
-
 CLASS_NAMES = "class names"
 IMAGES = "number of training images"
 

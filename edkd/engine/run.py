@@ -25,7 +25,7 @@ from edkd.engine.evaluate import evaluate
 from edkd.engine.finished import load_network
 from edkd.engine.folder_lock import lock
 from edkd.engine.inputs import with_input_of_networks
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.processes import check_agreement, check_shared, join
 from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
 from edkd.errors import NonFiniteError

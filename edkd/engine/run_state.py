@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from edkd.dataset.sampling import random_state, set_random_state
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.meter import Meter
 
 T = TypeVar("T")

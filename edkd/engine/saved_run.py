@@ -30,7 +30,8 @@ ENVIRONMENT = "environment.json"
 DEFAULT_DATASET = "cifar100"
 _CLASSES_OF_DEFAULT = 100
 
-_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar")
+WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar")
+"""Extensions of files of weights; those of a run have none."""
 
 _KEPT = ("DATASET.", "MODEL.")
 """Groups of a run's configuration that decide its networks and its test set."""
@@ -136,7 +137,7 @@ def run_at(folder: Path) -> SavedRun:
 
 def _files_in(folder: Path) -> str:
     """Advice that names the files of weights in a folder of another system, or ""."""
-    names = sorted(file.name for file in folder.glob("*") if file.suffix in _WEIGHTS)
+    names = sorted(file.name for file in folder.glob("*") if file.suffix in WEIGHTS)
     return f"; give a file of weights in it: {', '.join(names[:5])}" if names else ""
 
 

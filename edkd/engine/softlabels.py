@@ -3,10 +3,8 @@
 They are stored in the teacher cache, where training with the same configuration finds them.
 """
 
-import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from edkd.engine.memo.cache import make_memos, why_not
 from edkd.engine.memo.files import folder_size
 from edkd.engine.memo.memo import CHUNK_BYTES, Say, TeacherMemo
 from edkd.errors import StorageError, UserError
+from edkd.paths import free_bytes
 from edkd.signals import Stopped
 from edkd.streams import Guard, fill_missing_descriptors
 
@@ -125,7 +124,7 @@ def check_size(memos: list[TeacherMemo], missing: list[np.ndarray]) -> None:
             "TEACHER_MEMO.TOP_K or fewer DATASET.VIEWS, or delete other caches"
         )
 
-    free = _free(store.root)
+    free = free_bytes(store.root)
     if needed > free:
         raise StorageError(
             f"{store.root}: {readable(needed)} are needed and {readable(free)} are free; make "
@@ -136,12 +135,6 @@ def check_size(memos: list[TeacherMemo], missing: list[np.ndarray]) -> None:
 def readable(size: float) -> str:
     """A number of bytes for the user, as "2.9 GB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _free(root: Path) -> int:
-    """Bytes that are free on the disk of a folder, which need not exist."""
-    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _missing(memo: TeacherMemo) -> np.ndarray:
@@ -155,7 +148,7 @@ def _description(memo: TeacherMemo, num_missing: int) -> str:
     store = memo.store
     total = memo.loader.num_images * memo.num_views
     size = readable(total * memo.bytes_per_key)
-    free = readable(_free(store.root))
+    free = readable(free_bytes(store.root))
     views = f"{memo.loader.num_images} images x {memo.num_views} views"
     form = f"{memo.form.title} stored {memo.form}, {memo.bytes_per_key} bytes each"
     return (

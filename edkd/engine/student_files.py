@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edkd.engine.best import is_best, is_new_record_of_all, top1_key
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.file_facts import Facts, as_content
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.keys import Key
 from edkd.types import DataInfo, InputSpec
 

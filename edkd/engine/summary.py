@@ -13,12 +13,11 @@ from edkd.distillers import Distiller
 from edkd.engine.best import best_record, leading_student, top1_key
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.engine.config.compare import identifying
-from edkd.engine.log.logger import Record
+from edkd.engine.config.scalars import as_list
+from edkd.engine.log.background import Record
+from edkd.engine.log.final import is_accuracy
 from edkd.engine.run_state import RunState
 from edkd.engine.weight_average import STATE
-
-TEACHER_TOP1 = "teacher_top1"
-"""In `result.json`: the accuracy of each teacher in percent, where it was measured."""
 
 Evaluate = Callable[[str], dict[str, float]]
 """Figures of the distiller on a split, "val" or "test"."""
@@ -36,7 +35,8 @@ def headline(
     """The first line of a run."""
     names = " + ".join(distiller.student_names(cfg))
     if distiller.needs_teacher:
-        names = f"{_listed(cfg.DISTILLER.TEACHER)} -> {names}"
+        teachers = " + ".join(as_list(cfg.DISTILLER.TEACHER))
+        names = f"{teachers} -> {names}"
 
     done = state.epochs_done
     epochs = cfg.SOLVER.EPOCHS
@@ -62,7 +62,7 @@ def headline(
 
 def last_line(result: dict[str, Any], folder: Path) -> str:
     """The last line of a run."""
-    tops = [key for key in result if key.endswith("top1") and key != TEACHER_TOP1]
+    tops = [key for key in result if is_accuracy(key)]
     reached = "  ".join(f"{key} {result[key]:.2f}" for key in tops)
     best = f"epoch {result['best_epoch']}"
     if "best_student" in result:
@@ -159,7 +159,3 @@ def _test_figures(distiller: Distiller, folder: Path, evaluate: Evaluate) -> dic
         for key, value in reached.items()
         if key.endswith("top1")
     }
-
-
-def _listed(names: str | list[str]) -> str:
-    return names if isinstance(names, str) else " + ".join(names)

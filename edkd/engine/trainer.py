@@ -25,14 +25,16 @@ from edkd.engine.config.compare import long_warmups, saved_text
 from edkd.engine.device import Pace, amp_dtype, autocast, keep_freed_memory, precision_name
 from edkd.engine.environment import environment
 from edkd.engine.evaluate import evaluate
-from edkd.engine.log.logger import Logger, Record
+from edkd.engine.log.background import Record
+from edkd.engine.log.final import TEACHER_TOP1
+from edkd.engine.log.logger import Logger
 from edkd.engine.memo.cache import attach
 from edkd.engine.nonfinite_checks import check_figures, check_steps
 from edkd.engine.resume import identity_of, restore
 from edkd.engine.run_files import RunFiles
 from edkd.engine.run_state import RunState
 from edkd.engine.schedule import learning_rate
-from edkd.engine.summary import TEACHER_TOP1, headline, identity, last_line, summarise
+from edkd.engine.summary import headline, identity, last_line, summarise
 from edkd.engine.teacher_check import check_teachers
 from edkd.engine.train_step import TrainStep
 from edkd.engine.update import Losses, Update

@@ -12,7 +12,6 @@ from edkd.engine.saved_run import SavedRun
 from edkd.export.loading import how_to_load
 from edkd.export.source import CPU, Source
 from edkd.export.training_facts import (
-    ALONE,
     UNKNOWN,
     Measured,
     alone,
@@ -26,6 +25,7 @@ from edkd.export.training_facts import (
     teachers_of,
 )
 from edkd.export.verify import Agreement
+from edkd.results.names import ALONE
 
 _SHOWN_CLASSES = 20
 

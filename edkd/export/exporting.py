@@ -11,7 +11,7 @@ from torch import Tensor
 from edkd.dataset import DataSet
 from edkd.engine.checkpoint import save_bytes, save_text
 from edkd.engine.evaluate import evaluate
-from edkd.engine.saved_run import Request
+from edkd.engine.saved_run import WEIGHTS, Request
 from edkd.errors import StorageError, UserError
 from edkd.export.card import Exported, Quantized, card
 from edkd.export.formats import FORMATS
@@ -124,9 +124,8 @@ def _targets(source: Source, options: Options) -> _Targets:
 
 
 def _stem(file: Path) -> str:
-    """A file's name without the extension of weights; those of a run have none."""
-    known = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar")
-    return file.stem if file.suffix.lower() in known else file.name
+    """A file's name without the extension of weights."""
+    return file.stem if file.suffix.lower() in WEIGHTS else file.name
 
 
 # Images.

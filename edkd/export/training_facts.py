@@ -14,10 +14,8 @@ from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here, run_at
 from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
 from edkd.models import LibraryFacts, library_facts
-from edkd.results.runs import RESULT
-
-ALONE = "NONE"
-"""DISTILLER.TYPE of a student that is trained without a teacher."""
+from edkd.results.finding import RESULT
+from edkd.results.names import ALONE
 
 _SOLVER = ("EPOCHS", "BATCH_SIZE", "TYPE", "LR", "SCHEDULE", "WEIGHT_DECAY", "SEED")
 

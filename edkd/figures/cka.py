@@ -19,7 +19,16 @@ from torch import Tensor
 
 from edkd.engine.outputs import POOLED, chosen_batches, loader_of, stage_maps
 from edkd.errors import UserError
-from edkd.figures.drawing import SMALL, Drawing, Options, add_color_bar, finish, panels, titled
+from edkd.figures.drawing import (
+    SMALL,
+    Drawing,
+    Options,
+    add_color_bar,
+    finish,
+    inches_wide,
+    panels,
+    titled,
+)
 from edkd.figures.subjects import Subject, Subjects
 
 IMAGES = 1024
@@ -32,8 +41,6 @@ _FEWEST = 4
 """The estimate needs so many."""
 
 _MOST_PANELS = 8
-
-BETWEEN = ("teacher", "students")
 
 
 class Similarity(NamedTuple):
@@ -244,7 +251,7 @@ def hsic(k: Tensor, m: Tensor) -> Tensor:
 
 def _drawn(similarities: Sequence[Similarity], note: str, options: Options) -> Any:
     figure, all_axes = panels(len(similarities), options.size, aspect=1.0)
-    width = all_axes[0].get_position().width * figure.get_figwidth()
+    width = inches_wide(all_axes[0])
     for axes, each in zip(all_axes, similarities, strict=True):
         image = axes.imshow(each.values.numpy().T, vmin=0, vmax=1, cmap="cividis", origin="lower")
         rows, columns = each.stages

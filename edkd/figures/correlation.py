@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from edkd.engine.outputs import LOGITS, collect, loader_of
-from edkd.figures.drawing import Drawing, Options, add_color_bar, finish, panels, titled
+from edkd.figures.drawing import (
+    Drawing,
+    Options,
+    add_color_bar,
+    finish,
+    inches_wide,
+    panels,
+    titled,
+)
 from edkd.figures.subjects import Subject, Subjects
 
 
@@ -96,7 +104,7 @@ def _drawn(differences: Sequence[Difference], note: str, options: Options) -> An
     from matplotlib.ticker import MaxNLocator
 
     figure, all_axes = panels(len(differences), options.size, aspect=1.08)
-    width = all_axes[0].get_position().width * figure.get_figwidth()
+    width = inches_wide(all_axes[0])
     highest = max(each.matrix.max().item() for each in differences)
 
     for axes, each in zip(all_axes, differences, strict=True):

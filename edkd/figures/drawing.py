@@ -148,7 +148,7 @@ def panels(number: int, size: str, aspect: float) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = min(number, _PER_ROW[size])
+    columns = panels_per_row(number, size)
     rows = math.ceil(number / columns)
     width = WIDTHS[size]
 
@@ -168,6 +168,16 @@ def panels(number: int, size: str, aspect: float) -> tuple[Any, list[Any]]:
     for unused in axes[number:]:
         unused.remove()
     return figure, axes[:number]
+
+
+def panels_per_row(number: int, size: str) -> int:
+    """How many of a number of panels stand side by side on a size of WIDTHS."""
+    return min(number, _PER_ROW[size])
+
+
+def inches_wide(axes: Any) -> float:
+    """The width of axes, as they are laid out now."""
+    return axes.get_position().width * axes.figure.get_figwidth()
 
 
 def finish(figure: Any, note: str, options: Options, legend: Legend | None = None) -> None:

@@ -32,6 +32,7 @@ from edkd.figures.drawing import (
     add_color_bar,
     finish,
     frame,
+    inches_wide,
     panels,
     titled,
 )
@@ -258,7 +259,7 @@ def _contours(landscapes: Sequence[Landscape], note: str, options: Options) -> A
     from matplotlib.colors import LogNorm
 
     figure, all_axes = panels(len(landscapes), options.size, aspect=1.08)
-    width = all_axes[0].get_position().width * figure.get_figwidth()
+    width = inches_wide(all_axes[0])
     losses = np.concatenate([each.loss.ravel() for each in landscapes])
     losses = losses[np.isfinite(losses)]
     if not len(losses):

@@ -15,7 +15,16 @@ import numpy as np
 from edkd.curves import COLORS, plain
 from edkd.engine.outputs import POOLED, collect, positions
 from edkd.errors import UserError
-from edkd.figures.drawing import Drawing, Legend, Options, finish, panels, shortened, titled
+from edkd.figures.drawing import (
+    Drawing,
+    Legend,
+    Options,
+    finish,
+    panels,
+    panels_per_row,
+    shortened,
+    titled,
+)
 from edkd.figures.subjects import Subject, Subjects
 
 IMAGES = 1000
@@ -164,7 +173,7 @@ def _drawn(
 ) -> Any:
     """The figure."""
     figure, all_axes = panels(len(maps), options.size, aspect=1.15)
-    width = figure.get_figwidth() / min(len(maps), 4 if options.size == "page" else 2)
+    width = figure.get_figwidth() / panels_per_row(len(maps), options.size)
     handles: list[Any] = []
     for axes, each in zip(all_axes, maps, strict=True):
         handles = [_scatter(axes, each, place, number) for place, number in enumerate(classes)]

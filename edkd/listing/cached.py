@@ -17,6 +17,7 @@ from edkd.signals import hold
 from edkd.whole_files import replace_file
 
 Record = dict[str, Any]
+"""The fields of one thing that is listed."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -28,6 +29,7 @@ def records_of(kind: str, plugins: Sequence[str] = ()) -> list[Record]:
     """The records of a kind, see `registered`.
 
     Args:
+        kind: "methods", "models", "datasets", "updates" or "keys".
         plugins: files that register more; then nothing is kept.
     """
     return _all(plugins)[kind]

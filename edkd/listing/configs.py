@@ -3,16 +3,13 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from edkd.engine.config.shared import KEYS
+from edkd.engine.config.strict_yaml import BASE
+from edkd.listing.cached import Record
 from edkd.paths import CONFIGS
-
-Record = dict[str, Any]
-
-BASE = "_BASE_"
 
 SUITES = "suites"
 """Folder of the suites, beside those of the data sets."""

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from edkd.columns import aligned
 from edkd.figures import FIGURES
-from edkd.listing.cached import records_of
+from edkd.listing.cached import Record, records_of
 from edkd.listing.configs import configs, suites
-
-Record = dict[str, Any]
 
 
 class Kind(NamedTuple):
@@ -84,14 +83,7 @@ def matching(records: Iterable[Record], words: Sequence[str]) -> list[Record]:
 
 def lines(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
     """A line for each record, with its columns below one another."""
-    rows = [[_shown(record.get(column)) for column in columns] for record in records]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    shown = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        shown.append("  ".join(cells).rstrip())
-    return shown
+    return aligned([[_shown(record.get(column)) for column in columns] for record in records])
 
 
 def _shown(value: Any) -> str:

@@ -2,18 +2,16 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from edkd.catalogue import CATALOGUE
 from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.table import NAMES, allowed, shown_default, table
 from edkd.errors import UserError
 from edkd.keys import Key
+from edkd.listing.cached import Record
 from edkd.listing.papers import described
 from edkd.models import LIBRARIES, SEPARATOR
 from edkd.registry import DATASETS, METHODS, MODELS, UPDATES, Entry, Registry
-
-Record = dict[str, Any]
 
 
 def registered(plugins: Sequence[str] = ()) -> dict[str, list[Record]]:

@@ -19,6 +19,7 @@ from edkd.dataset.inspection import (
 from edkd.distillers._math import cross_entropy
 from edkd.distillers.dml import mutual_loss
 from edkd.engine.environment import in_notebook
+from edkd.engine.evaluate import ensemble_logits
 from edkd.engine.given_networks import (
     check_apart,
     check_optimizer,
@@ -134,8 +135,8 @@ def measure(
         for image, target in batches(loader, device, "evaluation", num_classes):
             rows = [checked_logits("model", model, image, target) for model in models]
             logits = torch.stack([row.float() for row in rows])
-            ensemble = logits.log_softmax(2).logsumexp(0) - math.log(len(models))
-            for meter, row in zip(meters, [*logits, ensemble], strict=True):
+            networks = [*logits, ensemble_logits(logits)]
+            for meter, row in zip(meters, networks, strict=True):
                 meter.add({"loss": cross_entropy(row, target)}, row, target)
     finally:
         for model, mode in zip(models, modes, strict=True):
@@ -161,14 +162,14 @@ def check_cohort(students: Sequence[nn.Module], optimizers: Sequence[optim.Optim
     check_apart(students)
     for i, (student, optimizer) in enumerate(zip(students, optimizers, strict=True)):
         others = [other for j, other in enumerate(students) if j != i]
-        check_trainable("student", student)
+        check_trainable(student)
         check_optimizer(optimizer, student, others)
 
 
 def check_pair(student: nn.Module, teacher: nn.Module, optimizer: optim.Optimizer) -> None:
     """The same for a student with a teacher."""
     check_apart([student], [teacher])
-    check_trainable("student", student)
+    check_trainable(student)
     check_optimizer(optimizer, student, [teacher])
 
 

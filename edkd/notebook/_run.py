@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from edkd.api import distill
 from edkd.distillers._cohort import COHORT_KEYS, Cohort
-from edkd.engine.log.logger import Record
-from edkd.notebook._loop import Divergence, in_notebook, kl_from_peer, peer_loss
+from edkd.engine.environment import in_notebook
+from edkd.engine.log.background import Record
+from edkd.notebook._loop import Divergence, kl_from_peer, peer_loss
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
 

@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 from edkd.curves import Curve, figure_of, save_figure
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.device import pick_device
+from edkd.engine.environment import in_notebook
 from edkd.engine.log.tensorboard import Curves
 from edkd.errors import UserError
-from edkd.notebook._loop import Divergence, in_notebook, kl_from_peer, make_folder, measure
+from edkd.notebook._loop import Divergence, kl_from_peer, make_folder, measure
 from edkd.notebook._run import Epoch, train_together, unused_folder
 
 History = list[list[dict[str, float]]]

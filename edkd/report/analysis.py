@@ -42,7 +42,6 @@ _SMALL = 64
 Tell = Callable[[str], None]
 """Gets a line for each run, before it is evaluated."""
 
-
 _TeacherKey: TypeAlias = tuple[TeacherSource, tuple[float, ...], int]
 """Where teachers come from, their weights in the mean, and the `id` of the data set."""
 

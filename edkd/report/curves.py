@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from edkd.report.blocks import Chart, Series, text_table
+from edkd.report.blocks import Chart, Series, Table, text_table
 from edkd.report.numbers import Band
 
 _TABLE_EPOCHS = 16
@@ -13,8 +13,8 @@ _TABLE_EPOCHS = 16
 _MARKERS = 8
 """Markers of a line at most."""
 
-_MANY = 10
-"""Lines from which the pointer shows one value, not those of all lines."""
+_UNIFIED = 10
+"""Rows up to which the pointer shows the values of all."""
 
 
 class Named(NamedTuple):
@@ -60,9 +60,8 @@ def epoch_chart(look: Look, lines: Sequence[Named], summary: str) -> Chart:
             traces.append(_area(line))
     traces += [_line(line, look) for line in lines]
 
-    mode = "x unified" if len(lines) <= _MANY else "closest"
     layout: dict[str, Any] = {
-        "hovermode": mode,
+        "hovermode": hover_mode(len(lines)),
         "xaxis": {"title": {"text": "epoch"}, "tickformat": "d"},
         "yaxis": {"title": {"text": look.axis}, "ticksuffix": look.suffix},
     }
@@ -87,6 +86,11 @@ def highest_and_lowest(lines: Sequence[Named], text: Callable[[float | None], st
         f"After the last epoch: {text(high[0])} for {high[1]}, the highest; "
         f"{text(low[0])} for {low[1]}, the lowest."
     )
+
+
+def hover_mode(number: int) -> str:
+    """What the pointer shows in a chart of plotly with a number of rows."""
+    return "x unified" if number <= _UNIFIED else "closest"
 
 
 def _line(line: Named, look: Look) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def _area(line: Named) -> dict[str, Any]:
     }
 
 
-def _table(look: Look, lines: Sequence[Named]) -> Any:
+def _table(look: Look, lines: Sequence[Named]) -> Table:
     """The means at some epochs, always with the last."""
     epochs = max(len(line.band.epochs) for line in lines)
     step = math.ceil(epochs / _TABLE_EPOCHS)

@@ -9,7 +9,6 @@ from torch import Tensor
 BINS = 15
 """Bins of the calibration error, as Guo et al. 2017 have."""
 
-
 _PART = 4096
 """Images of a comparison, to limit its memory."""
 

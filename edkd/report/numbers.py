@@ -11,7 +11,6 @@ from edkd.results.runs import Row, Run
 MISSING = "-"
 """Stands for a number that there is none of."""
 
-
 _LONG = 120
 """Seconds or minutes from which the next unit is used."""
 

@@ -1,9 +1,9 @@
 """The lines below a table: how to read it, and what it must not hide."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import mean
 
+from edkd.paths import short_path
 from edkd.results.comparison import Cell, Column
 from edkd.results.grid import MARKS, OTHER_PROTOCOL, Choice
 from edkd.results.names import shown
@@ -209,15 +209,8 @@ def _outliers(columns: Columns) -> list[str]:
 def _outlier_name(cell: Cell, place: int) -> str:
     """A seed of a row, with the folders of its runs."""
     runs = cell.row.seeds[place]
-    folders = ", ".join(_near(run.folder) for run in runs)
+    folders = ", ".join(str(short_path(run.folder)) for run in runs)
     return f"{cell.name}, seed {runs[0].seed}: {folders}"
-
-
-def _near(folder: Path) -> str:
-    """A folder as seen from the working folder, if it is within it."""
-    here = Path.cwd()
-    is_inside = folder.is_relative_to(here)
-    return str(folder.relative_to(here)) if is_inside else str(folder)
 
 
 def _circumstances(columns: Columns) -> Iterator[str]:

@@ -15,7 +15,7 @@ from edkd.distillers import find_method
 from edkd.engine.config.compare import unused_groups
 from edkd.engine.config.load import load_config
 from edkd.engine.config.plugins import import_plugins
-from edkd.engine.networks import as_list
+from edkd.engine.config.scalars import as_list
 from edkd.engine.run_folder import CONFIG, find_run, refuse_used, run_folder
 from edkd.errors import UserError
 from edkd.sweep.file import Resources, SweepFile, read_sweep

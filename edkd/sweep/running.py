@@ -100,7 +100,7 @@ def run_sweep(sweep: Sweep, device: str, say: Say, run_all: RunAll) -> None:
         StorageError: a file of the sweep cannot be written, or a process cannot be started.
         Stopped: a signal arrived; the run that was running has saved a checkpoint.
     """
-    make_folder(sweep)
+    make_folder(sweep.folder)
     progress = Progress(sweep, device, say)
     try:
         run_all(progress)

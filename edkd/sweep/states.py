@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,17 @@ class Results:
         return result
 
 
-def make_folder(sweep: Sweep) -> None:
-    """Make the folder of a sweep.
+def make_folder(folder: Path) -> None:
+    """Make the folder of a sweep or of a study.
 
     Raises:
         StorageError: it cannot be made.
     """
     try:
-        sweep.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"cannot create the folder {sweep.folder}: {error.strerror}; set LOG.PREFIX to another"
+            f"cannot create the folder {folder}: {error.strerror}; set LOG.PREFIX to another"
         ) from None
 
 
@@ -102,7 +102,7 @@ def write_results(
         lines.append(_line(run, keys, result, state, error))
 
     path = sweep.folder / RESULTS
-    save_text(_csv([header, *lines]), path)
+    save_text(csv_text([header, *lines]), path)
     return path
 
 
@@ -129,7 +129,8 @@ def _line(
     ]
 
 
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
+def csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    """Lines of cells as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

@@ -1,12 +1,11 @@
 """What a study has found: its table, its files, and what it has cost."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edkd.engine.checkpoint import save_text
+from edkd.sweep.states import csv_text
 from edkd.tune.plan import TRIALS, Plan
 from edkd.tune.study import ended, importance
 
@@ -186,8 +185,6 @@ def write_trials(plan: Plan, study: Any) -> Path:
         folder = plan.folder / TRIALS / str(row.trained)
         lines.append([row.number, row.state, *values, row.epochs, top1, folder, row.error])
 
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
     path = plan.folder / RESULTS
-    save_text(text.getvalue(), path)
+    save_text(csv_text(lines), path)
     return path

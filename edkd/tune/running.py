@@ -17,13 +17,14 @@ import torch
 from edkd.engine.best import top1_key
 from edkd.engine.config.load import load_config
 from edkd.engine.folder_lock import lock
-from edkd.engine.log.logger import Record
+from edkd.engine.log.background import Record
 from edkd.engine.log.status_file import STOPPED
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
-from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
+from edkd.errors import NonFiniteError, UserError, reason_of
 from edkd.signals import Stopped, hold
 from edkd.sweep.options import words_of
+from edkd.sweep.states import make_folder
 from edkd.tune.outcome import EQUAL, ERROR, VALUES, equal_trial, write_trials
 from edkd.tune.plan import TRIALS, Plan
 from edkd.tune.study import JOURNAL, cut_torn_line, import_optuna, next_trial, open_study, reported
@@ -77,9 +78,10 @@ def tune(plan: Plan, device: str, say: Say) -> Any:
     Raises:
         UserError: the data or the weights are absent or damaged, the folder holds another study, or
             another process runs it.
+        StorageError: the folder of the study cannot be made, or its journal cannot be read.
         Stopped: a signal arrived; the same command continues.
     """
-    _make(plan.folder)
+    make_folder(plan.folder)
     with lock(plan.folder):
         is_new = not (plan.folder / JOURNAL).exists()
         try:
@@ -209,15 +211,6 @@ def _free_memory(folder: Path) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot create the folder {folder}: {error.strerror}; set LOG.PREFIX to another"
-        ) from None
 
 
 def _has_trained(folder: Path) -> bool:

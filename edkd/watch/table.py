@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from edkd.columns import aligned
 from edkd.engine.log.time_left import shown_duration
 from edkd.errors import UserError
 from edkd.hints import hint
@@ -79,8 +80,7 @@ def _rank(run: Status, by: str) -> Any:
 def table(runs: Sequence[Status]) -> str:
     """A line for each run; below it, why it ended and how to continue."""
     rows = [HEADER, *(_cells(run) for run in runs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    header, *lines = (_line(row, widths) for row in rows)
+    header, *lines = aligned(rows, right=[HEADER.index(title) for title in _NUMERIC])
 
     text = [header]
     for run, line in zip(runs, lines, strict=True):
@@ -124,10 +124,3 @@ def _cells(run: Status) -> tuple[str, ...]:
 
 def _duration(seconds: float | None) -> str:
     return UNKNOWN if seconds is None else shown_duration(seconds)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = []
-    for title, cell, width in zip(HEADER, row, widths, strict=True):
-        cells.append(cell.rjust(width) if title in _NUMERIC else cell.ljust(width))
-    return "  ".join(cells).rstrip()

@@ -8,7 +8,6 @@ from edkd.watch.status import FAILED, FINISHED, RUNNING, STOPPED, Status
 UNKNOWN = "-"
 """In the place of a value that is not known."""
 
-
 REASON = 240
 """Characters of a reason that stand below a line; all of it is in the JSON."""
 

@@ -68,6 +68,7 @@ def test_every_command_has_a_tool_and_a_help_text(name, monkeypatch, capsys):
         assert not stopped.value.code
         text = capsys.readouterr().out
         assert f"usage: python {tool}" in text
+        assert f"  python {tool}" in text.partition("examples:\n")[2]
         assert "edkd train" not in text
 
     monkeypatch.setattr(sys, "argv", ["edkd", name, "--help"])
@@ -79,6 +80,13 @@ def test_every_command_has_a_tool_and_a_help_text(name, monkeypatch, capsys):
 def test_every_tool_is_a_command():
     tools = {path.stem.replace("_", "-") for path in TOOLS.glob("*.py")}
     assert tools == set(COMMANDS) - WITHOUT_TOOL
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - WITHOUT_TOOL))
+def test_a_tool_names_itself_and_its_command(name):
+    file = f"{name.replace('-', '_')}.py"
+    stated = f'"""python tools/{file}: the same as `edkd {name}`."""'
+    assert (TOOLS / file).read_text(encoding="utf-8").startswith(stated)
 
 
 @pytest.fixture

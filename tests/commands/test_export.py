@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from edkd.commands.export import FORMATS
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
-from edkd.export import verify
+from edkd.export import formats, verify
 from edkd.models import get_model
 from tests.commands import exported
 from tests.runs import assert_refused, tree
@@ -92,6 +93,11 @@ def assert_agrees(classify, network, number=500):
 
 
 # Formats.
+
+
+def test_the_help_has_all_formats():
+    """It is printed without an import of torch."""
+    assert tuple(formats.FORMATS) == FORMATS
 
 
 def test_onnx_agrees_with_the_checkpoint_and_has_its_facts(run):

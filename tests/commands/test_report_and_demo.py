@@ -57,7 +57,7 @@ def test_keys_are_listed(tool):
 
 
 @pytest.fixture
-def demo(tool, tiny, tmp_path):
+def demo(tool, tmp_path):
     """demo(*words): the demo in its folder, not on digits but on tiny images, with one seed."""
     import_plugin(str(PLUGIN))
     keys = ["SOLVER.EPOCHS", "2", "SOLVER.AMP", "off", "DATASET.TYPE", "tiny"]
@@ -99,7 +99,7 @@ def test_demo_shows_a_line_for_each_run(demo, tmp_path):
     assert {took for *_, took in re.findall(LINE, again.out)} == {"already there"}
 
 
-def test_demo_continues_an_interrupted_run(demo, tmp_path):
+def test_demo_continues_an_interrupted_run(demo):
     """The message says so; the runs before it are not repeated."""
     from edkd.signals import Stopped
 

@@ -5,11 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.commands.conftest import ALONE, DIGITS
+from tests.processes import wait_for
 from tests.runs import CHECKOUT, assert_refused, records
 
 SIZE = ["SOLVER.BATCH_SIZE", "64", "SOLVER.AMP", "off", "LOG.WANDB", "False"]
@@ -32,13 +32,6 @@ def start(server, tmp_path):
             process.kill()
         except ProcessLookupError:
             continue
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def lines_of(path):

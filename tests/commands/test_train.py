@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_keeps_the_files_of_the_last_epoch(train_tiny,
     assert [(run / name).read_bytes() for name in names] == before
 
 
-def test_a_diverged_run_is_named(train_tiny, tiny_folder, tmp_path):
+def test_a_diverged_run_is_named(train_tiny, tiny_folder):
     one_step = ["SOLVER.LR", "1e39", "SOLVER.BATCH_SIZE", 71, "SOLVER.EPOCHS", 1]
     done = train_tiny("diverged", *one_step)
     assert done.code == 3

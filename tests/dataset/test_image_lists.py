@@ -70,7 +70,7 @@ def test_forms_of_csv(home, encoding, delimiter):
 
 
 @pytest.mark.parametrize("kind", ["text", "dictionary", "integer"])
-def test_parquet_gives_the_same_data(home, tmp_path, kind):
+def test_parquet_gives_the_same_data(home, kind):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -119,7 +119,7 @@ def test_paths_are_relative_to_the_root(home, tmp_path):
     assert load(write_csv(home, absolute).rename(tmp_path / "a.csv")).train.num_images == 6
 
 
-def test_the_identity_tells_changes(home, tmp_path):
+def test_the_identity_tells_changes(home):
     before = load(write_csv(home)).info.identity
     assert load(write_csv(home, delimiter=";")).info.identity == before
 

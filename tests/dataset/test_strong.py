@@ -1,6 +1,5 @@
 """Strong views: equal to torchvision for the same draws, decided by image and view alone."""
 
-import doctest
 import pickle
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from edkd.dataset import get_dataset, randaugment
+from edkd.dataset import get_dataset
 from edkd.dataset.augment import Augmentation, CropFlip, PerImage, check_augmentation
 from edkd.dataset.operations import augmented, blended, boxed, moved, recoloured
 from edkd.dataset.randaugment import FORMS, GREY, OPERATIONS, Draws, draw, uniforms
@@ -65,7 +64,7 @@ def test_a_batch_equals_its_images_one_by_one(images, form, size):
     assert torch.equal(batch, torch.stack(alone))
 
 
-def test_the_way_of_an_accelerator_gives_the_same(images, monkeypatch):
+def test_the_way_of_an_accelerator_gives_the_same(images):
     """There the images that an operation leaves alone pass through it."""
     index = torch.arange(len(images))
     drawn = draw("published", index, index, 32, 32)
@@ -234,9 +233,3 @@ def test_a_batch_is_made_quickly(images):
         times.append(time.process_time() - start)
     torch.set_num_threads(threads)
     assert min(times) < 0.03
-
-
-def test_the_example_runs():
-    failed, tried = doctest.testmod(randaugment)
-    assert tried
-    assert not failed

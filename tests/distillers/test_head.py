@@ -74,7 +74,7 @@ def test_the_head_alone(tmp_path):
     assert {name for name in after if after[name] != before[name]} == HEAD
 
 
-def test_parameters_of_the_method_learn_all_the_same(tmp_path):
+def test_parameters_of_the_method_learn_all_the_same():
     def change(distiller):
         distiller.project = nn.Linear(3, 2)
         distiller.learning_rate_factors = {"project": 5.0}

@@ -1,8 +1,5 @@
 """The losses: golden values in float64, gradcheck, large numbers."""
 
-import doctest
-import importlib
-
 import pytest
 import torch
 
@@ -57,16 +54,6 @@ def test_golden_of_mutual_learning(dtype, tolerance):
 
 def as_type(value, dtype):
     return value.to(dtype) if value.is_floating_point() else value
-
-
-MODULES = ["kd", "dkd", "edkd", "dml", "kdcl"]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_the_examples_of_the_docstrings(module):
-    failed, tried = doctest.testmod(importlib.import_module(f"edkd.distillers.{module}"))
-    assert tried > 0
-    assert failed == 0
 
 
 @EVERY

@@ -1,13 +1,12 @@
 """The switches of DISTILLER: LSKD, EAKD, SHUFFLE_TEACHER; and weights of the student alone."""
 
-import doctest
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from edkd.distillers import Distiller, _switches, check_switches, construct, find_method
+from edkd.distillers import Distiller, check_switches, construct, find_method
 from edkd.distillers._switches import (
     entropy_weights,
     others_of_class,
@@ -340,9 +339,3 @@ def test_a_run_that_is_resumed_is_the_same(train_tiny, tmp_path, opts):
     assert train_tiny("parts", *steps, "--resume").code == 0
     runs = tmp_path / "distill"
     assert outcome(runs / "whole") == outcome(runs / "parts")
-
-
-def test_the_examples_of_the_docstrings():
-    failed, tried = doctest.testmod(_switches)
-    assert tried > 0
-    assert failed == 0

@@ -225,7 +225,7 @@ def test_batch_norm_of_shares_gives_another_result(train, tiny_folder):
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_the_others(train, tiny_folder):
+def test_a_process_that_hangs_ends_the_others(train):
     """After SOLVER.PROCESS_TIMEOUT."""
     fault = {1: ["--plugin", FAULTS]}
     place = {1: {"PLACE": "step", "CALL": "4", "SIGNAL": str(int(signal.SIGSTOP))}}
@@ -236,7 +236,7 @@ def test_a_process_that_hangs_ends_the_others(train, tiny_folder):
     assert "did not answer" in errors[0]
 
 
-def test_a_full_disk_of_the_first_process_ends_all(train, tiny_folder, tmp_path):
+def test_a_full_disk_of_the_first_process_ends_all(train, tmp_path):
     plugin = tmp_path / "full.py"
     plugin.write_text(FULL_DISK)
     codes, errors = train(2, "run", of_rank={0: ["--plugin", plugin]})

@@ -95,7 +95,7 @@ def test_a_held_out_split_chooses_for_each_student(run):
     assert result["best_val_ensemble_top1"] == chosen["val_ensemble_top1"]
 
 
-def test_the_first_student_starts_as_it_does_alone_and_the_others_differ(tmp_path):
+def test_the_first_student_starts_as_it_does_alone_and_the_others_differ():
     from edkd.engine.build import build_data, build_distiller
 
     weights = []

@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,7 @@ from edkd.registry import METHODS
 from edkd.signals import Stopped
 from edkd.types import Batch
 from tests.conftest import TESTS
+from tests.processes import wait_for
 from tests.runs import CHECKOUT, assert_refused, outcome, plain, records
 from tests.small import (
     CPU,
@@ -524,7 +524,7 @@ def test_a_run_with_everything_resumes_bit_for_bit(server, tmp_path):
 
     run = tmp_path / "digits" / "parts"
     command = server.start("train", *words, "parts")
-    wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "latest.previous").exists())
+    wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "latest.previous").exists())
     command.kill(signal.SIGKILL)
     command.wait()
     code, err = server.run("train", *words, "parts", "--resume")
@@ -538,13 +538,6 @@ def test_a_run_with_everything_resumes_bit_for_bit(server, tmp_path):
     for name in ("student_latest", "student_best"):
         states = [load_checkpoint(folder / name)["model"] for folder in (run, whole)]
         assert plain(states[0]) == plain(states[1])
-
-
-def wait_until(condition, timeout=120):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.needs("data/tiny-imagenet-40")

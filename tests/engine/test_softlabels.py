@@ -25,8 +25,7 @@ from tests.runs import assert_refused, outcome, records
 from tests.small import TinyNet, noise_folder
 
 VIEWS = 20
-NUMBER = 24
-"""Training images, so 480 views in four batches of the teacher."""
+"""Of each of 24 training images, so 480 in four batches of the teacher."""
 
 
 @pytest.fixture
@@ -152,7 +151,7 @@ def test_the_top_is_replayed_within_its_precision(store, train, tmp_path, withou
     assert runs[0] != runs[1]
 
 
-def test_small_images_on_the_device(tool, tiny, tmp_path):
+def test_small_images_on_the_device(tool, tiny):
     """71 images with 18 views each, without DATASET.VIEWS."""
     words = [*tiny[:-1], "DISTILLER.TYPE", "KD"]
     done = tool("softlabels", *words)
@@ -164,7 +163,7 @@ def test_small_images_on_the_device(tool, tiny, tmp_path):
     assert "1278 of 1278 are stored, 0 to compute" in again.out
 
 
-def test_two_views(store, train, without_teacher, tmp_path):
+def test_two_views(store, train, without_teacher):
     opts = ["DISTILLER.TYPE", "MLKD"]
     done = store(*opts)
     assert done.out.count("softlabels: all 480 logits of wide are stored") == 2, done
@@ -350,7 +349,7 @@ def test_damaged_parts_are_computed_again(store, train, tmp_path, monkeypatch, d
 # What does not fit is not used.
 
 
-def test_outputs_of_something_else_are_not_used(store, train, tmp_path, images, words):
+def test_outputs_of_something_else_are_not_used(store, train, tmp_path, images):
     store()
     (own,) = memos(tmp_path)
     other = tmp_path / "other"
@@ -403,12 +402,12 @@ def test_what_cannot_be_stored_is_refused(store, tmp_path, opts, message):
 
 def test_a_disk_that_is_too_small_is_refused(store, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")(10, 10, 100)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert_refused(store(), "0.0 MB are needed and 0.0 MB are free; make room", code=5)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fails_ends_the_command(store, tmp_path, monkeypatch):
+def test_a_disk_that_fails_ends_the_command(store, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from edkd.distillers import construct, find_method
-from edkd.engine.build import Networks, build_data, build_distiller, load_teachers
+from edkd.engine.build import Networks, build_data, build_distiller
 from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.load import load_config
 from edkd.engine.memo.cache import attach
+from edkd.engine.networks import load_teachers
 from edkd.errors import UserError
 from edkd.models import get_model
 from tests.small import CPU, TinyNet, config, info, tiny_data

@@ -111,7 +111,7 @@ def test_students_of_an_online_method(draw, table, digits_runs):
 # Errors.
 
 
-def test_an_unknown_kind_or_format(refused, digits_runs, tmp_path):
+def test_an_unknown_kind_or_format(refused, digits_runs):
     assert "invalid choice: 'tnse'" in refused("tnse", digits_runs["kd1"])
     error = refused("curves", digits_runs["kd1"], "--format", "pgn")
     assert "--format pgn: no such format, did you mean 'png'?" in error
@@ -167,7 +167,7 @@ def test_values_that_are_not_possible(refused, digits_runs):
     assert "epoch 1 of the run kd has no train_los, did you mean 'train_loss'?" in error
 
 
-def test_runs_of_different_data(refused, tool, train_tiny, tiny_folder, digits_runs):
+def test_runs_of_different_data(refused, train_tiny, tiny_folder, digits_runs):
     assert train_tiny("other", "DISTILLER.TYPE", "NONE", "SOLVER.EPOCHS", "1").code == 0
     error = refused("cka", digits_runs["kd1"], tiny_folder / "other", "--device", "cpu")
     assert "have different data sets" in error

@@ -91,13 +91,6 @@ def curve(case: str, steps: int = STEPS) -> list[dict[str, float]]:
         distiller = build_distiller(cfg, data).double()
         trainer = build_trainer(cfg, data, distiller, Path(folder), device)
 
-    if distiller.collects:
-        for inputs in data.train.inputs(1):
-            batch = data.train.batch(*inputs)
-            batch = replace(batch, image=batch.image.double(), epoch=1)
-            distiller.collect(distiller.run_teachers(batch), batch)
-        distiller.end_collection()
-
     distiller.train()
     if distiller.collects:
         gather(distiller, data)

@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_at_the_start(tool, digits, tmp_path, monkeypatch):
     [("SGD", "KD", 0), ("Adam", "KD", 0), ("SGD", "NONE", 1), ("SGD", "DML", 1)],
 )
 def test_the_required_room_is_enough_and_not_much_more(
-    train, tmp_path, monkeypatch, extent, solver, method, keep
+    train, monkeypatch, extent, solver, method, keep
 ):
     required = []
     most = [0]

@@ -229,7 +229,7 @@ def test_several_students_have_curves_of_their_own(tables):
     assert [row[0] for row in table[1:]] == ["student1", "student2", "ensemble", "mean"]
 
 
-def test_methods_are_tested_against_the_student_alone(tables, runs, tmp_path, write_run):
+def test_methods_are_tested_against_the_student_alone(tmp_path, write_run):
     """With the verdicts of edkd table."""
     from edkd.results.comparison import columns_of
     from edkd.results.grid import Choice, long_grid

@@ -229,7 +229,7 @@ def test_pretrained_students_of_a_cohort(train_tiny, tmp_path, narrow):
     assert_refused(done, "DISTILLER.STUDENT names 2 students, but STUDENT_CKPT has 1")
 
 
-def test_a_network_of_a_library_starts_from_its_trained_weights(tmp_path, lite0):
+def test_a_network_of_a_library_starts_from_its_trained_weights(lite0):
     name = "timm/tf_efficientnet_lite0"
     words = [*DIGITS, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", name]
     cfg = load_config(opts=[*words, "DISTILLER.STUDENT_CKPT", str(lite0)])

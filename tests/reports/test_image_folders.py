@@ -218,7 +218,7 @@ def test_a_run_continues_without_an_image_that_breaks(train, images, runs, repla
     assert ("5.bmp" in done.err) == (replacement != "repaired")
 
 
-def test_large_data_sets_are_checked_when_an_image_breaks(train, images, runs, monkeypatch):
+def test_large_data_sets_are_checked_when_an_image_breaks(train, images, monkeypatch):
     """Above a number of images, the files are not opened before a run, but all bad ones are named.
 
     The first of each class is opened, to tell the data set from others.

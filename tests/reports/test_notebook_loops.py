@@ -263,7 +263,7 @@ def test_networks_that_cannot_be_a_pair(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cohort_with_one_network_twice(tmp_path):
+def test_a_cohort_with_one_network_twice():
     """A report of this kind: `[net] * 2` makes one network, whose divergence from itself is 0."""
     model = net()
     for call in (
@@ -300,7 +300,7 @@ def test_probabilities_instead_of_logits_are_named(name, tmp_path, capsys):
     assert "probabilities" not in capsys.readouterr().err
 
 
-def test_other_outputs_are_named(tmp_path):
+def test_other_outputs_are_named():
     """Reports: a model of another library returns an object with `logits`."""
 
     class Wrapped(MLP):

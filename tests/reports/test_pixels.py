@@ -14,7 +14,7 @@ from tests.small import config
 
 
 @pytest.fixture
-def train(tool, tiny, tmp_path):
+def train(tool, tiny):
     """Train `narrow` alone on an image folder: train(folder, name, KEY, VALUE, ...)."""
 
     def run(folder, name, *opts):

@@ -22,7 +22,7 @@ LOG: {WANDB: False}
 
 
 @pytest.fixture
-def train(tool, tiny, tiny_teacher, tmp_path):
+def train(tool, tiny_teacher, tmp_path):
     """train(KEY, VALUE, ...): a run of FILE, named by its tag and by what is given here."""
     file = tmp_path / "x.yaml"
     file.write_text(FILE)
@@ -105,7 +105,7 @@ def test_of_two_old_runs_the_one_with_the_old_name_is_resumed(train, tmp_path):
     assert len(records(project / "kd,wide,narrow,SOLVER.EPOCHS:1")) == 1
 
 
-def test_an_old_run_whose_name_holds_a_colon(train, runs, tmp_path):
+def test_an_old_run_whose_name_holds_a_colon(train, tmp_path):
     """Names and projects that users give are made portable, too."""
     given = ["EXPERIMENT.PROJECT", "a:b", "EXPERIMENT.NAME", "c:d."]
     assert train(*given).code == 0
@@ -147,7 +147,7 @@ def test_a_run_is_named_after_the_method_of_the_command_line(train, runs, tmp_pa
     assert len(records(old)) == 2
 
 
-def test_the_saved_configuration_holds_what_is_in_use(train, runs, tmp_path, tool, tiny_teacher):
+def test_the_saved_configuration_holds_what_is_in_use(train, runs, tmp_path, tool):
     """A kind of report: config.yaml lists the settings of methods that were not used."""
     assert train("SOLVER.LR=0.1").code == 0
     config = tmp_path / "distill" / runs()[0] / "config.yaml"

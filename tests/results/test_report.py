@@ -1,9 +1,7 @@
 """The command report: the table, the picture, its errors."""
 
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -111,23 +109,3 @@ def test_without_matplotlib_there_is_a_table(report, demo, tmp_path, monkeypatch
     code, out, err = report(demo, "--picture", tmp_path / "x.png")
     assert (code, out) == (2, TABLE)
     assert "a picture needs matplotlib: pip install matplotlib" in err
-
-
-def test_as_a_tool_and_as_a_command(demo, tmp_path):
-    page = tmp_path / "report.html"
-    checkout = Path(__file__).resolve().parents[2]
-    for command in (["-m", "edkd", "report"], ["tools/report.py"]):
-        done = subprocess.run(
-            [sys.executable, *command, demo, "--output", page, "--no-analysis"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout == f"{TABLE}report: {page}\n"
-
-
-def test_help_has_examples(report):
-    code, out, _ = report("--help")
-    assert code == 0
-    assert "report.py output/demo/* --picture curves.png" in out

@@ -685,20 +685,3 @@ def test_from_a_suite_to_a_table(tool, tmp_path, monkeypatch):
     ]
     assert "protocol: 1 epoch, batch 32, SGD, lr 0.02 cosine" in done.out
     assert "not recorded" not in done.out
-
-
-def test_as_a_tool_and_as_a_command(runs):
-    outputs = []
-    for command in (["-m", "edkd", "table"], ["tools/table.py"]):
-        done = subprocess.run(
-            [sys.executable, *command, runs], cwd=CHECKOUT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1]
-
-
-def test_help_has_examples(show):
-    code, out, _ = show("--help")
-    assert code == 0
-    assert "table.py output/cifar100_baselines --baseline KD" in out

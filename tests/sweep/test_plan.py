@@ -130,7 +130,7 @@ def test_mistakes(write, tool, tmp_path, mistake):
     assert not (tmp_path / "output").exists()
 
 
-def test_the_example_of_the_documentation(write, tool, tmp_path):
+def test_the_example_of_the_documentation(write, tool):
     """docs/sweeps.md: three seeds of two rates, with two temperatures for KD and none for DKD."""
     text = (CHECKOUT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     file = write()
@@ -176,7 +176,7 @@ def test_a_folder_with_another_configuration(write, tool, tmp_path):
     assert_refused(done, "another configuration: SOLVER.BATCH_SIZE was 8 and is 16")
 
 
-def test_states(write, tool, runs):
+def test_states(write, tool):
     """SOLVER.EPOCHS may grow under a step schedule: then a run is not finished."""
     file = write(seeds=[1, 2])
     words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml"]

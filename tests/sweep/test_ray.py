@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.processes import wait_for
 from tests.runs import assert_refused, outcome
-from tests.sweep.test_sweep import read_results, sweep_folder, wait_for
+from tests.sweep.test_sweep import read_results, sweep_folder
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -141,7 +142,7 @@ def test_resources_that_a_cluster_lacks(capsys):
     assert "no machine of the Ray cluster has 1 GPUs and 8 CPUs" in capsys.readouterr().err
 
 
-def test_results_are_dropped_once_they_are_written(tmp_path, monkeypatch):
+def test_results_are_dropped_once_they_are_written(monkeypatch):
     """Ray frees the memory of a result when no reference to it is left."""
     from edkd.sweep import on_ray
 

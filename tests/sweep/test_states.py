@@ -20,7 +20,7 @@ def test_results_are_read_once_and_no_folder_is_locked(write, tool, monkeypatch)
     words = ["--plugin", PLUGIN, "--plugin", "pausing.py", "--cfg", "alone.yaml"]
     assert tool("train", *words, "SOLVER.SEED=1").code == 0
     assert tool("train", *words, "SOLVER.SEED=2", "SOLVER.EPOCHS=1").code == 0
-    states.make_folder(sweep)
+    states.make_folder(sweep.folder)
 
     read = []
     read_run = states.read_run
@@ -38,7 +38,7 @@ def test_results_are_read_once_and_no_folder_is_locked(write, tool, monkeypatch)
 
 def test_a_run_that_leaves_no_result(write, capsys):
     sweep = plan(str(write()))
-    states.make_folder(sweep)
+    states.make_folder(sweep.folder)
     progress = Progress(sweep, "cpu", print)
     progress.ended(sweep.runs[0], Outcome(0), "1 s")
     text = "no result of all epochs is in output/p/alone"

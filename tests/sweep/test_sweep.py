@@ -4,22 +4,12 @@ import csv
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.conftest import PLUGIN
+from tests.processes import wait_for
 from tests.runs import assert_refused, outcome
-
-PATIENCE = 120
-
-
-def wait_for(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def sweep_folder(tmp_path):

@@ -3,7 +3,6 @@
 import csv
 import json
 import signal
-import time
 
 import pytest
 import yaml
@@ -12,10 +11,9 @@ from edkd.engine import run as engine_run
 from edkd.engine.config.load import load_config
 from edkd.results.finding import search_runs
 from tests.conftest import CHECKOUT, PLUGIN
+from tests.processes import wait_for
 from tests.runs import assert_refused, records, untimed
 from tests.tune.conftest import trials
-
-PATIENCE = 120
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def test_a_study_never_evaluates_the_test_set(write, tune, study, guarded, tmp_p
 
 
 @pytest.mark.slow
-def test_the_same_file_gives_the_same_trials(write, tune, study, tmp_path):
+def test_the_same_file_gives_the_same_trials(write, tune, study):
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4))
     first = trials(study)
     tune(write(halving={"min_epochs": 1, "reduction": 2}, trials=4, name="again"))
@@ -187,14 +185,6 @@ def test_the_importance_of_the_keys_is_shown_for_enough_trials(write, tune, monk
 # Interruptions.
 
 
-def wait_for(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
@@ -263,7 +253,7 @@ def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune,
 
 
 def test_a_study_whose_final_runs_another_one_has_trained_is_refused_before_its_search(
-    write, tool, tune, study, tmp_path
+    write, tool, tune, study
 ):
     tune(write(trials=1, seeds=[2]), "--final")
     other = write(trials=1, seeds=[1, 2], name="other")

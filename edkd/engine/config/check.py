@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from edkd.dataset import dataset_dict
 from edkd.distillers import SEPARATOR, canonical_name, find_method
 from edkd.engine.config.recipe_check import check_recipe
-from edkd.engine.config.scalars import Scalar, plain, shown
+from edkd.engine.config.scalars import Scalar, as_list, plain, shown
 from edkd.engine.config.table import Keys
 from edkd.engine.update import PUBLISHED_NAMES
 from edkd.errors import UserError
@@ -176,7 +176,7 @@ def _check_value(name: str, value: Any, key: Key) -> None:
             near = hint(part, key.choices) if isinstance(part, str) else ""
             raise UserError(f"{name} {problem}{near}")
     if key.is_path:
-        for path in _as_list(value):
+        for path in as_list(value):
             _check_path(name, path)
 
 
@@ -210,7 +210,7 @@ def _check_models(cfg: CfgNode) -> None:
         _check_model(key, name if isinstance(name, str) else shown(name), family)
 
     if method.needs_teacher:
-        for name in _as_list(cfg.DISTILLER.TEACHER):
+        for name in as_list(cfg.DISTILLER.TEACHER):
             _check_model("DISTILLER.TEACHER", name, family)
 
 
@@ -248,7 +248,7 @@ def _check_teachers(cfg: CfgNode) -> None:
     if not find_method(cfg.DISTILLER.TYPE).needs_teacher:
         return
 
-    names = _as_list(cfg.DISTILLER.TEACHER)
+    names = as_list(cfg.DISTILLER.TEACHER)
     weights = cfg.DISTILLER.TEACHER_WEIGHTS
     if not names:
         raise UserError(f"DISTILLER.TEACHER is empty, but {cfg.DISTILLER.TYPE} needs a teacher")
@@ -274,7 +274,3 @@ def _check_choice(key: str, value: str, known: Iterable[str], note: str = "") ->
     if value not in names:
         about = note or hint(value, names)
         raise UserError(f"{key} is {value!r}, not one of {', '.join(names)}{about}")
-
-
-def _as_list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

@@ -8,7 +8,7 @@ import yaml
 from yacs.config import CfgNode
 
 from edkd.distillers import SEPARATOR, find_method
-from edkd.engine.config.scalars import shown
+from edkd.engine.config.scalars import as_list, shown
 from edkd.engine.config.table import REGISTRIES, as_node, defaults, table
 from edkd.keys import Key
 from edkd.models import registered_name
@@ -153,13 +153,12 @@ def long_warmups(cfg: CfgNode) -> list[str]:
 def _used_names(cfg: CfgNode) -> dict[Registry, list[str]]:
     """The entries of each registry that a configuration names."""
     method = find_method(cfg.DISTILLER.TYPE)
-    teachers = cfg.DISTILLER.TEACHER
-    models = [teachers] if isinstance(teachers, str) else list(teachers)
+    models = [*as_list(cfg.DISTILLER.TEACHER), *method.student_names(cfg)]
     return {
         METHODS: cfg.DISTILLER.TYPE.split(SEPARATOR),
         UPDATES: [cfg.SOLVER.TRAINER],
         DATASETS: [cfg.DATASET.TYPE],
-        MODELS: [registered_name(name) for name in [*models, *method.student_names(cfg)]],
+        MODELS: [registered_name(name) for name in models],
     }
 
 

@@ -2,7 +2,7 @@
 
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 _BASES = {"0b": 2, "0o": 8, "0x": 16}
@@ -42,6 +42,11 @@ def shown(value: Any) -> str:
     short.maxstring = 200
     short.maxother = 200
     return short.repr(plain(value))[:400]
+
+
+def as_list(value: str | Sequence[str]) -> list[str]:
+    """The texts of a key that takes one or several."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:

@@ -65,7 +65,6 @@ _TYPES = (str, int, float, bool, list, tuple, type(None))
 _UNLIMITED = 2**31
 """Upper limits from here on protect counters; they are not shown to the user."""
 
-
 Keys = Mapping[str, Key]
 """Keys by their full names."""
 

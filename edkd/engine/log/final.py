@@ -9,7 +9,8 @@ GROUP = "final"
 TABLE = f"{GROUP}/table"
 """Name of the table."""
 
-_TEACHER = "teacher_top1"
+TEACHER_TOP1 = "teacher_top1"
+"""In `result.json`: the accuracy of each teacher in percent, where it was measured."""
 
 _FACTS = ("method", "teacher", "student", "parameters")
 """First columns of the table."""
@@ -36,6 +37,11 @@ class Final(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def is_accuracy(key: str) -> bool:
+    """Whether a key of a result is an accuracy of a student, or of all together."""
+    return key.endswith("top1") and key != TEACHER_TOP1
+
+
 def final_of(result: Mapping[str, Any], run: str, step: int) -> Final:
     """The final figures of a run.
 
@@ -45,8 +51,8 @@ def final_of(result: Mapping[str, Any], run: str, step: int) -> Final:
         step: its last step, from 1.
     """
     # The figures.
-    tops = {key: value for key, value in result.items() if _is_accuracy(key)}
-    tops |= _teachers(result.get(_TEACHER, []))
+    tops = {key: value for key, value in result.items() if is_accuracy(key)}
+    tops |= _teachers(result.get(TEACHER_TOP1, []))
     counts = {key: result[key] for key in _COUNTS}
     figures = {**tops, **counts}
     named = {f"{GROUP}/{key}": float(value) for key, value in figures.items()}
@@ -59,15 +65,10 @@ def final_of(result: Mapping[str, Any], run: str, step: int) -> Final:
     return Final(named, columns, row, step)
 
 
-def _is_accuracy(key: str) -> bool:
-    """Whether a key of a result is an accuracy of a student, or of all together."""
-    return key.endswith("top1") and key != _TEACHER
-
-
 def _teachers(top1: list[float]) -> dict[str, float]:
     """The accuracy of each teacher; the only one has no number."""
     if len(top1) == 1:
-        return {_TEACHER: top1[0]}
+        return {TEACHER_TOP1: top1[0]}
     return {f"teacher{number}_top1": value for number, value in enumerate(top1, 1)}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edkd import world
 from edkd.dataset import NumberedLoader
+from edkd.engine.config.scalars import as_list
 from edkd.engine.device import autocast
 from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.exchange import exchange_rows
@@ -60,8 +61,7 @@ def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
     Args:
         number: of the teacher, from 0.
     """
-    names = cfg.DISTILLER.TEACHER
-    name = names if isinstance(names, str) else names[number]
+    name = as_list(cfg.DISTILLER.TEACHER)[number]
     return MemoSettings(
         folder=memo_folder(cfg),
         max_bytes=cfg.TEACHER_MEMO.MAX_GB * 1e9,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from edkd.report.blocks import Chart, Table, text_table
+from edkd.report.curves import hover_mode
 from edkd.report.findings import Findings, Measured
 
 MANY = 30
@@ -13,9 +14,6 @@ MANY = 30
 
 _UNTURNED = 10
 """Classes for which the narrowest page has enough room."""
-
-_UNIFIED = 10
-"""Rows up to which the pointer shows the values of all."""
 
 
 def class_chart(findings: Sequence[Findings]) -> Chart:
@@ -44,7 +42,7 @@ def class_chart(findings: Sequence[Findings]) -> Chart:
         traces.append(_points(found, row))
 
     layout = {
-        "hovermode": "x unified" if len(findings) <= _UNIFIED else "closest",
+        "hovermode": hover_mode(len(findings)),
         "xaxis": class_axis(labels),
         "yaxis": {"title": {"text": "accuracy"}, "ticksuffix": " %"},
     }

@@ -1,6 +1,7 @@
 """CRLD in plain loops over images and pairs of views."""
 
-from tests.distillers.reference.mlkd import divergence, softmax
+from tests.distillers.reference._plain import softmax
+from tests.distillers.reference.mlkd import divergence
 
 
 def crld(student, teacher, weights, thresholds, temperature):

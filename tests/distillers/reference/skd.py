@@ -2,7 +2,7 @@
 
 import math
 
-from tests.distillers.reference.dist import softmax
+from tests.distillers.reference._plain import softmax
 
 
 def skd(student, teacher, temperature, tikhonov, form):

@@ -6,8 +6,9 @@ import sys
 import pytest
 import yaml
 
+from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import flatten
-from edkd.engine.config.load import load_config, pairs
+from edkd.engine.config.load import load_config
 from edkd.errors import UserError
 
 

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from edkd.engine.log.background import Sink
 from edkd.engine.log.logger import CLOSE, CLOSE_STOPPED, KEYS, Logger
 from edkd.signals import Stopped
+from tests.runs import records
 
 RECORD = {"epoch": 1, "lr": 0.05, "train_loss": 1.25, "train_loss_ce": 1.0, "test_top1": 50.0}
 
@@ -66,10 +67,6 @@ def test_the_bar_has_the_time_left(tmp_path, capsys, monkeypatch):
     assert "left=2 min]" in capsys.readouterr().err
 
 
-def read_metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 # Files and lines.
 
 
@@ -78,7 +75,7 @@ def test_an_epoch_is_a_line_and_a_record(make, tmp_path, capsys):
     with make(history) as logger:
         history.append(RECORD)
         logger.epoch(5)
-    assert read_metrics(tmp_path) == [RECORD]
+    assert records(tmp_path) == [RECORD]
 
     line = "epoch 1  lr 0.05  train_loss 1.25  test_top1 50"
     assert capsys.readouterr().out == f"{line}\n"
@@ -91,11 +88,11 @@ def test_metrics_are_written_whole(make, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     history = [RECORD]
     with make(history) as logger:
-        assert read_metrics(tmp_path) == [RECORD]
+        assert records(tmp_path) == [RECORD]
         (tmp_path / "metrics.jsonl").unlink()
         history.append(RECORD | {"epoch": 2})
         logger.epoch(10)
-    assert read_metrics(tmp_path) == history
+    assert records(tmp_path) == history
 
 
 def test_figures_are_read_where_a_point_is_due_only(make):
@@ -246,7 +243,7 @@ def test_a_file_that_a_viewer_holds_for_a_moment_is_tried_again(
     with make([RECORD]):
         pass
     assert len(refused) == 2
-    assert read_metrics(tmp_path) == [RECORD]
+    assert records(tmp_path) == [RECORD]
     assert capsys.readouterr().err == ""
 
 
@@ -278,7 +275,7 @@ def test_streams_of_a_service_end_no_run(make, tmp_path, stream):
             logger.show("teacher logits")
             logger.step(2, 1, {"loss": 1.0, "top1": 50.0})
             logger.epoch(5)
-    assert read_metrics(tmp_path) == [RECORD]
+    assert records(tmp_path) == [RECORD]
 
 
 def test_a_terminal_that_is_gone_ends_no_run(tmp_path):

@@ -11,6 +11,7 @@ from edkd.engine.log.status_file import StatusFile, end_of
 from edkd.engine.log.time_left import TimeLeft
 from edkd.errors import NonFiniteError
 from edkd.signals import Stopped
+from tests.processes import wait_for
 
 ABOUT = {"method": "KD", "student": ["resnet8"]}
 
@@ -28,13 +29,6 @@ def make(tmp_path, monkeypatch):
 
 def read(folder):
     return json.loads((folder / "status.json").read_text())
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_it_follows_the_run(make, tmp_path):
