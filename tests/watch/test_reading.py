@@ -12,6 +12,7 @@ from edkd.engine.folder_lock import is_in_use, lock
 from edkd.watch.folders import find_folders
 from edkd.watch.reading import FRESH, SILENT, read_all, read_status
 from edkd.watch.status import ABANDONED, FAILED, FINISHED, RUNNING, STOPPED
+from edkd.watch.table import table
 from tests.watch.conftest import result
 
 NO_CODE = {"state": "stopped", "reason": "by a signal", "exit_code": 143}
@@ -37,6 +38,24 @@ def test_a_finished_run(run_at, tmp_path, has_status):
     assert (run.epochs_done, run.epochs) == (4, 4)
     assert (run.last_top1, run.best_top1, run.split) == (46.0, 49.0, "test")
     assert (run.seconds_left, run.resume) == (None, "")
+
+
+def test_a_finished_run_that_was_evaluated_on_held_out_images_only(run_at, tmp_path):
+    """As a trial of `edkd tune`, which never sees the test set."""
+    folder = run_at(tmp_path / "a", 4, 4, is_finished=True)
+    held_out = {"last_val_top1": 12.22, "best_val_top1": 13.5}
+    figures = {key: value for key, value in result(4).items() if not key.endswith("test_top1")}
+    (folder / "result.json").write_text(json.dumps(figures | held_out))
+
+    run = read_status(folder)
+    assert (run.state, run.split) == (FINISHED, "val")
+    assert (run.last_top1, run.best_top1) == (12.22, 13.5)
+    assert "12.22 val  13.50 val" in table([run])
+
+    # With figures of both, those of the test set count.
+    (folder / "result.json").write_text(json.dumps(result(4) | held_out))
+    run = read_status(folder)
+    assert (run.split, run.last_top1, run.best_top1) == ("test", 46.0, 49.0)
 
 
 @pytest.mark.parametrize("has_status", [True, False])
