@@ -71,7 +71,7 @@ def read_status(folder: Path) -> Status:
     if is_complete:
         facts |= _facts_of_result(result, facts.get("epochs"))
     elif is_starting or not is_live or not live:
-        facts |= facts_of_records(files.records(METRICS), facts.get("epochs"))
+        facts |= facts_of_records(files, facts.get("epochs"))
 
     status = as_status(folder, facts)
     status.last_sign = number(live.get("last_sign")) or files.changed(*_PROGRESS)
