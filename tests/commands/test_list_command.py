@@ -238,6 +238,21 @@ def test_a_damaged_file_is_made_anew(tool, content):
     assert json.loads(path.read_text())["records"]["updates"]
 
 
+def test_without_a_home_no_names_are_kept(tool, tmp_path, monkeypatch):
+    """As in a container that runs under a number for which there is no user."""
+
+    def raise_error(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(cached.Path, "expanduser", raise_error)
+    before = sorted(tmp_path.rglob("*"))
+    assert cached.cache_file() is None
+    assert tool("list", "updates").code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_home_that_cannot_be_written_costs_nothing(tool, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
