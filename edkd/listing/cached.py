@@ -35,22 +35,32 @@ def records_of(kind: str, plugins: Sequence[str] = ()) -> list[Record]:
     return _all(plugins)[kind]
 
 
-def cache_file() -> Path:
-    """Where the records are kept: below XDG_CACHE_HOME, or the user's folder for caches."""
+def cache_file() -> Path | None:
+    """Where the records are kept: below XDG_CACHE_HOME, or the user's folder for caches.
+
+    None for a user without a home, as that of some containers; then nothing is kept.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    return Path(home).expanduser() / "edkd" / "names.json"
+    try:
+        return Path(home).expanduser() / "edkd" / "names.json"
+    except RuntimeError:
+        return None
 
 
 def _all(plugins: Sequence[str]) -> dict[str, list[Record]]:
     if plugins:
         return _registered(plugins)
 
+    path = cache_file()
+    if path is None:
+        return _registered(())
+
     state = _state()
-    kept = _read(state)
+    kept = _read(path, state)
     if kept is not None:
         return kept
     found = _registered(())
-    _write(state, found)
+    _write(path, state, found)
     return found
 
 
@@ -80,18 +90,17 @@ def _version_of(name: str) -> str:
     return f"{spec.origin} {os.stat(spec.origin).st_mtime_ns}"
 
 
-def _read(state: str) -> dict[str, list[Record]] | None:
+def _read(path: Path, state: str) -> dict[str, list[Record]] | None:
     """The records that were kept; None where there are none of this state."""
     try:
-        content = json.loads(cache_file().read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return content["records"] if content["state"] == state else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def _write(state: str, records: dict[str, list[Record]]) -> None:
+def _write(path: Path, state: str, records: dict[str, list[Record]]) -> None:
     """Keep the records; where that fails, the next call computes them again."""
-    path = cache_file()
     content = json.dumps({"state": state, "records": records})
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,17 @@
 """Records of the YAML files that come with a checkout: configurations and suites of runs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-import yaml
-
+from edkd.engine.config.scalars import plain, shown
 from edkd.engine.config.shared import KEYS
-from edkd.engine.config.strict_yaml import BASE
+from edkd.engine.config.strict_yaml import read_file
+from edkd.errors import UserError, warn
+from edkd.listing import values
 from edkd.listing.cached import Record
+from edkd.listing.values import Reader
 from edkd.paths import CONFIGS
 
 SUITES = "suites"
@@ -17,27 +20,32 @@ SUITES = "suites"
 _OTHERS = (SUITES, "tune", "wandb")
 """Folders of files that are no configurations: sweeps and studies."""
 
-_DEEPEST = 5
-"""Files that a configuration may be based on, one on another."""
-
-_PUBLISHED = re.compile(r"^Published top-1: (?P<figure>[\d.]+)?(?P<rest>.*)$", re.MULTILINE)
+_PUBLISHED = re.compile(r"^Published top-1: (?P<figure>\d+(?:\.\d+)?)?(?P<rest>.*)$", re.MULTILINE)
 
 _PROTOCOL = re.compile(r"\bP(?:\d+|[A-Z]{2,}[a-z]?)\b")
 """As P240 or PINb: the short name of a schedule."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def configs() -> list[Record]:
     """A record for each configuration."""
-    paths = sorted(CONFIGS.rglob("*.yaml"))
-    bases: dict[Path, Record] = {}
-    return [_config(path, bases) for path in paths if _is_config(path)]
+    paths = filter(_is_config, sorted(CONFIGS.rglob("*.yaml")))
+    return _records(paths, partial(_config, Reader()))
 
 
 def suites() -> list[Record]:
     """A record for each suite, which `edkd sweep` runs."""
-    return [_suite(path) for path in sorted((CONFIGS / SUITES).glob("*.yaml"))]
+    return _records(sorted((CONFIGS / SUITES).glob("*.yaml")), _suite)
+
+
+def _records(paths: Iterable[Path], read: Callable[[Path], Record]) -> list[Record]:
+    """A record for each file; one that cannot be read is left out with a warning."""
+    records = []
+    for path in paths:
+        try:
+            records.append(read(path))
+        except UserError as error:
+            warn(f"{error}; it is left out")
+    return records
 
 
 def _is_config(path: Path) -> bool:
@@ -45,23 +53,20 @@ def _is_config(path: Path) -> bool:
     return not path.name.startswith("_") and folder not in _OTHERS
 
 
-def _config(path: Path, bases: dict[Path, Record]) -> Record:
-    text = path.read_text(encoding="utf-8")
-    header = _header(text)
-    values = _merged(path, text, bases)
-
-    distiller = values.get("DISTILLER", {})
-    solver = values.get("SOLVER", {})
+def _config(reader: Reader, path: Path) -> Record:
+    name = _shown(path)
+    found = reader.values(path, name)
+    header = _header(path)
 
     return {
-        "name": _shown(path),
+        "name": name,
         "title": header.partition("\n")[0],
-        "method": distiller.get("TYPE", KEYS["DISTILLER.TYPE"].default),
-        "teacher": distiller.get("TEACHER", ""),
-        "student": distiller.get("STUDENT", ""),
-        "dataset": values.get("DATASET", {}).get("TYPE", ""),
-        "epochs": solver.get("EPOCHS"),
-        "update": solver.get("TRAINER", ""),
+        "method": found.get(values.METHOD, KEYS[values.METHOD].default),
+        "teacher": found.get(values.TEACHER, ""),
+        "student": found.get(values.STUDENT, ""),
+        "dataset": found.get(values.DATASET, ""),
+        "epochs": found.get(values.EPOCHS),
+        "update": found.get(values.UPDATE, ""),
         **_published(header),
     }
 
@@ -82,15 +87,23 @@ def _published(header: str) -> Record:
 
 
 def _suite(path: Path) -> Record:
-    text = path.read_text(encoding="utf-8")
-    content = yaml.load(text, Loader=_LOADER) or {}
+    name = _shown(path)
+    content = read_file(path, name)
 
     return {
-        "name": _shown(path),
-        "title": _first_sentence(_header(text)),
-        "configs": len(content.get("configs") or []),
-        "seeds": len(content.get("seeds") or []),
+        "name": name,
+        "title": _first_sentence(_header(path)),
+        "configs": _count(content, "configs", name),
+        "seeds": _count(content, "seeds", name),
     }
+
+
+def _count(content: Record, key: str, where: str) -> int:
+    """The number of items of a list, which may be absent."""
+    items = plain(content.get(key, []))
+    if not isinstance(items, list):
+        raise UserError(f"{where}: {key} must be a list, not {shown(items)}")
+    return len(items)
 
 
 def _first_sentence(header: str) -> str:
@@ -98,35 +111,9 @@ def _first_sentence(header: str) -> str:
     return re.split(r"[.:](?:\s|$)", " ".join(header.split()))[0]
 
 
-def _merged(path: Path, text: str, bases: dict[Path, Record], depth: int = 0) -> Record:
-    """The values of a configuration, on top of those that it is based on."""
-    values = yaml.load(text, Loader=_LOADER) or {}
-    base = values.pop(BASE, "")
-
-    if not base or depth == _DEEPEST:
-        return values
-
-    below = (path.parent / base).resolve()
-    if below not in bases:
-        bases[below] = _merged(below, below.read_text(encoding="utf-8"), bases, depth + 1)
-    return _on_top(bases[below], values)
-
-
-def _on_top(below: Record, above: Record) -> Record:
-    """Nested values of two files; those of `above` count."""
-    both = dict(below)
-
-    for key, value in above.items():
-        held = both.get(key)
-        if isinstance(held, dict) and isinstance(value, dict):
-            both[key] = _on_top(held, value)
-        else:
-            both[key] = value
-    return both
-
-
-def _header(text: str) -> str:
+def _header(path: Path) -> str:
     """The comment at the top of a file."""
+    text = path.read_text(encoding="utf-8")
     return "\n".join(_comments(text))
 
 

@@ -40,9 +40,8 @@ def variants_of(path: Path, overrides: Any) -> list[Options]:
     variants: list[Options] = []
 
     for group in groups:
-        choices = {
-            key: _choices(path, key, value) for key, value in _leaves(path, "overrides", group)
-        }
+        leaves = _each_once(path, "overrides", group)
+        choices = {key: _choices(path, key, value) for key, value in leaves.items()}
         for values in itertools.product(*choices.values()):
             variant = dict(zip(choices, values, strict=True))
             variants.append(variant)
@@ -60,8 +59,18 @@ def _choices(path: Path, key: str, value: Any) -> list[str]:
 
 def options_of(path: Path, group: Any) -> Options:
     """The values of `set`."""
-    leaves = _leaves(path, "set", group)
-    return {key: text_of(path, f"set: {key}", value) for key, value in leaves}
+    leaves = _each_once(path, "set", group)
+    return {key: text_of(path, f"set: {key}", value) for key, value in leaves.items()}
+
+
+def _each_once(path: Path, name: str, group: Any) -> dict[str, Any]:
+    """The values of a group by full keys, none of which it has in two forms."""
+    found: dict[str, Any] = {}
+    for key, value in _leaves(path, name, group):
+        if key in found:
+            raise UserError(f"{path}: {name}: the key {key} is written twice; remove one of them")
+        found[key] = value
+    return found
 
 
 def _leaves(path: Path, name: str, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

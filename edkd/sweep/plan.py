@@ -19,7 +19,9 @@ from edkd.engine.config.scalars import as_list
 from edkd.engine.run_folder import CONFIG, find_run, refuse_used, run_folder
 from edkd.errors import UserError
 from edkd.sweep.file import Resources, SweepFile, read_sweep
-from edkd.sweep.options import SEED, Options, seeded, words_of
+from edkd.sweep.options import SEED, SEED_IN_TEXT, Options, seeded, words_of
+
+NAME = "EXPERIMENT.NAME"
 
 
 class Planned(NamedTuple):
@@ -188,5 +190,23 @@ def _refuse_shared(path: Path, runs: Sequence[Planned]) -> None:
         differs = ", ".join(keys) if other.config == run.config else f"{other.config}, {run.config}"
         raise UserError(
             f"{path}: runs {other.number} and {run.number} would share the folder {run.folder}, "
-            f"whose name does not tell {differs} apart; give them different EXPERIMENT.TAGs"
+            f"whose name does not tell {differs} apart; {_way_to_names(run, other, keys)}"
         )
+
+
+def _way_to_names(run: Planned, other: Planned, keys: Sequence[str]) -> str:
+    """How two runs get different names.
+
+    Args:
+        run: one of them.
+        other: the other one.
+        keys: the options in which they differ.
+    """
+    if NAME not in run.options:
+        kind = "NAME" if run.cfg.EXPERIMENT.NAME else "TAG"
+        return f"give them different EXPERIMENT.{kind}s"
+
+    if run.config == other.config and keys == [SEED]:
+        example = f"{run.options[NAME]},{SEED_IN_TEXT}"
+        return f"write {SEED_IN_TEXT} into {NAME}, as {example}"
+    return f"remove {NAME}, which is the whole name, or give each run its own"

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_UNREADABLE = (OSError, ValueError, RecursionError)
+from edkd.watch.status import is_possible
+
+_UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
+
+_MALFORMED_YAML = (LookupError, TypeError, AttributeError)
+"""What PyYAML raises for values that contradict their tags, as `!!bool x`."""
 
 Content = dict[str, Any]
 
@@ -18,7 +23,8 @@ class Files:
         folder: of the run.
 
     Attributes:
-        damaged: names of the files that are there and could not be read.
+        damaged: names of the files that are there and could not be read, or have impossible
+            numbers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +45,7 @@ class Files:
         try:
             found = json.loads(f"[{','.join(lines)}]")  # one call takes half the time
         except _UNREADABLE:
-            self._note(name)
+            self.note(name)
             found = [_record(line) for line in lines]
         return [record for record in found if isinstance(record, dict)]
 
@@ -50,7 +56,7 @@ class Files:
         except FileNotFoundError:
             return ""
         except OSError:
-            self._note(name)
+            self.note(name)
             return ""
 
     def changed(self, *names: str) -> float | None:
@@ -71,12 +77,13 @@ class Files:
             content = load(text)
         except _UNREADABLE:
             content = None
-        if isinstance(content, dict):
+        if isinstance(content, dict) and all(map(is_possible, content.values())):
             return content
-        self._note(name)
+        self.note(name)
         return {}
 
-    def _note(self, name: str) -> None:
+    def note(self, name: str) -> None:
+        """Note that a file is damaged."""
         if name not in self.damaged:
             self.damaged.append(name)
 
@@ -96,5 +103,5 @@ def _load_yaml(text: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
     try:
         return yaml.load(text, Loader=loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_MALFORMED_YAML) as error:
         raise ValueError(str(error)) from None

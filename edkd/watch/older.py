@@ -1,13 +1,12 @@
 """Facts about a run from files that also runs of older versions have."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from edkd.engine.log.status_file import top1s
 from edkd.engine.log.time_left import epoch_seconds
 from edkd.watch.files import Content, Files
-from edkd.watch.status import count, text
+from edkd.watch.status import count, is_possible, number, text
 
 METRICS = "metrics.jsonl"
 NONFINITE = "nonfinite.json"
@@ -29,6 +28,8 @@ def facts_of_files(files: Files) -> Content:
         "seed": solver.get("SEED"),
         "epochs": solver.get("EPOCHS"),
     }
+    if not all(map(is_possible, facts.values())):
+        files.note("config.yaml")
 
     # The configuration has a teacher also where the method uses none.
     found = re.search(_PAIR, files.text("worklog.txt"), re.MULTILINE)
@@ -40,14 +41,18 @@ def facts_of_files(files: Files) -> Content:
     return facts
 
 
-def facts_of_records(records: Sequence[Content], epochs: Any) -> Content:
+def facts_of_records(files: Files, epochs: Any) -> Content:
     """How far a run is, from the records of its epochs.
 
     Args:
-        records: of `metrics.jsonl`.
+        files: of the run.
         epochs: of the whole run.
     """
+    records = files.records(METRICS)
     sound = [record for record in records if _is_sound(record)]
+    if len(sound) < len(records):
+        files.note(METRICS)
+
     facts: Content = {"epochs_done": len(sound), "step": None, **top1s(sound)}
 
     seconds = epoch_seconds(sound)
@@ -81,6 +86,6 @@ def _group(config: Content, name: str) -> Content:
 def _is_sound(record: Content) -> bool:
     """Whether the figures of a record that are read here are numbers."""
     for key in ("test_top1", "val_top1", "train_seconds", "eval_seconds"):
-        if not isinstance(record.get(key, 0.0), float | int):
+        if number(record.get(key, 0.0)) is None:
             return False
     return True

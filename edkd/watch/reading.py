@@ -71,7 +71,7 @@ def read_status(folder: Path) -> Status:
     if is_complete:
         facts |= _facts_of_result(result, facts.get("epochs"))
     elif is_starting or not is_live or not live:
-        facts |= facts_of_records(files.records(METRICS), facts.get("epochs"))
+        facts |= facts_of_records(files, facts.get("epochs"))
 
     status = as_status(folder, facts)
     status.last_sign = number(live.get("last_sign")) or files.changed(*_PROGRESS)
@@ -124,14 +124,16 @@ def _is_complete(facts: Content, result: Content) -> bool:
 
 
 def _facts_of_result(result: Content, epochs: object) -> Content:
+    """The facts of a finished run, with accuracies of the test set if that was evaluated."""
     same = ("method", "teacher", "student", "dataset", "seed")
+    split = "test" if "last_test_top1" in result else "val"
     return {
         **{key: result[key] for key in same if key in result},
         "epochs_done": result.get("epochs", epochs),
         "step": None,
-        "split": "test",
-        "last_top1": result.get("last_test_top1"),
-        "best_top1": result.get("best_test_top1"),
+        "split": split,
+        "last_top1": result.get(f"last_{split}_top1"),
+        "best_top1": result.get(f"best_{split}_top1"),
     }
 
 

@@ -20,6 +20,9 @@ STATES = {
     FINISHED: "all epochs are done",
 }
 
+LARGEST = 2.0**63
+"""No number that a run writes about itself is larger: a seed is below it."""
+
 
 @dataclass
 class Status:
@@ -96,16 +99,27 @@ def as_status(folder: Path, facts: Mapping[str, Any]) -> Status:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
+    """A finite number that is possible, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    if not is_possible(value) or math.isnan(value):
+        return None
+    return float(value)
 
 
 def count(value: Any) -> int | None:
-    """A number of things, else None."""
+    """A possible number of things, else None."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if is_count else None
+    return value if is_count and is_possible(value) else None
+
+
+def is_possible(value: Any) -> bool:
+    """Whether a value is none of the numbers that only damaged files hold.
+
+    They are longer than a column of a table, or than a float can be.
+    """
+    is_number = isinstance(value, int | float)
+    return not (is_number and abs(value) > LARGEST)
 
 
 def text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -105,6 +106,83 @@ def test_an_installed_package_has_no_configs(tool, tmp_path, monkeypatch):
         assert_refused(tool("list", kind), f"no {kind} are installed; a checkout")
 
 
+@pytest.fixture
+def own_configs(tmp_path, monkeypatch):
+    """A folder of configurations, which has one that is sound."""
+    folder = tmp_path / "configs"
+    (folder / "digits").mkdir(parents=True)
+    (folder / "suites").mkdir()
+    base = "DATASET: {TYPE: digits}\nSOLVER: {EPOCHS: 9}\n"
+    (folder / "digits" / "_base_.yaml").write_text(base)
+    (folder / "digits" / "sound.yaml").write_text("_BASE_: _base_.yaml\nDISTILLER: {TYPE: KD}\n")
+    monkeypatch.setattr("edkd.listing.configs.CONFIGS", folder)
+    return folder
+
+
+BAD_CONFIGS = {
+    "invalid": ("SOLVER: {EPOCHS: 1\n", "not valid YAML"),
+    "a list": ("- 1\n- 2\n", r"contains \[1, 2\] instead of KEY: VALUE lines"),
+    "empty": ("# nothing\n", "the file is empty"),
+    "no base": ("_BASE_: _bas_.yaml\n", "_BASE_ _bas_.yaml: no such file, did you mean"),
+    "a base that is a list": ("_BASE_: [a.yaml]\n", "_BASE_ must be one name"),
+    "itself": ("_BASE_: bad.yaml\n", "_BASE_ bad.yaml: the file is based on itself"),
+    "latin-1": ("# Schüler\nSOLVER: {EPOCHS: 3}\n", "cannot be read: 'utf-8' codec"),
+    "a value": ("DISTILLER: KD\n", "DISTILLER is a group of keys, not 'KD'"),
+    "a group": ("DISTILLER.TYPE: {KD: 1}\n", "DISTILLER.TYPE must be one name, not {'KD': 1}"),
+    "twice": ("SOLVER: {EPOCHS: 1}\nSOLVER.EPOCHS: 2\n", "the key SOLVER.EPOCHS is written twice"),
+    "a time": ("SOLVER: {EPOCHS: 1:30}\n", "SOLVER.EPOCHS must be a whole number, not '1:30'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_a_config_that_cannot_be_read_is_left_out(tool, own_configs, name):
+    text, message = BAD_CONFIGS[name]
+    (own_configs / "digits" / "bad.yaml").write_bytes(text.encode("latin-1"))
+    done = tool("list", "configs", "--json")
+    assert done.code == 0
+    assert [record["name"] for record in json.loads(done.out)] == ["configs/digits/sound.yaml"]
+
+    (line,) = done.err.splitlines()
+    assert re.match(f"edkd: warning: configs/digits/bad.yaml: .*{message}", line), line
+    assert line.endswith("; it is left out")
+
+
+GOOD_CONFIGS = {
+    "DISTILLER:\n": ("NONE", "", "", 9),
+    "DISTILLER.TYPE: DKD\nDISTILLER: {STUDENT: 007}\n": ("DKD", "", "007", 9),
+    "DISTILLER: {TEACHER: [a, b]}\nSOLVER.EPOCHS: 010\n": ("NONE", ["a", "b"], "", 10),
+    "MINE: [1, {2: 3}]\nSOLVER: {EPOCHS: 0x10, LR: {}}\n": ("NONE", "", "", 16),
+}
+
+
+@pytest.mark.parametrize("text", GOOD_CONFIGS)
+def test_configs_are_read_as_training_reads_them(tool, own_configs, text):
+    (own_configs / "digits" / "sound.yaml").write_text(f"_BASE_: _base_.yaml\n{text}")
+    done = tool("list", "configs", "--json")
+    (record,) = json.loads(done.out)
+    found = (record["method"], record["teacher"], record["student"], record["epochs"])
+    assert found == GOOD_CONFIGS[text]
+    assert (record["dataset"], done.err) == ("digits", "")
+
+
+def test_a_header_with_several_dots(tool, own_configs):
+    file = own_configs / "digits" / "sound.yaml"
+    file.write_text("# Mine\n# Published top-1: 71.9.7 (somewhere)\nSOLVER: {EPOCHS: 1}\n")
+    (record,) = json.loads(tool("list", "configs", "--json").out)
+    assert record["published"] == 71.9
+
+
+@pytest.mark.parametrize("text", ["configs: [", "- 1", "configs: 3", ""])
+def test_a_suite_that_cannot_be_read_is_left_out(tool, own_configs, text):
+    (own_configs / "suites" / "bad.yaml").write_text(text)
+    (own_configs / "suites" / "good.yaml").write_text("configs: [a.yaml, b.yaml]\n")
+    done = tool("list", "suites", "--json")
+    (record,) = json.loads(done.out)
+    assert (record["name"], record["configs"]) == ("configs/suites/good.yaml", 2)
+    (line,) = done.err.splitlines()
+    assert line.startswith("edkd: warning: configs/suites/bad.yaml: ")
+
+
 def test_keys_are_those_of_the_table(tool):
     listed = [record["name"] for record in json.loads(tool("list", "keys", "--json").out)]
     assert listed == list(table())
@@ -158,6 +236,21 @@ def test_a_damaged_file_is_made_anew(tool, content):
     path.write_text(content)
     assert "dkd.DKD" not in tool("list", "updates").out
     assert json.loads(path.read_text())["records"]["updates"]
+
+
+def test_without_a_home_no_names_are_kept(tool, tmp_path, monkeypatch):
+    """As in a container that runs under a number for which there is no user."""
+
+    def raise_error(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(cached.Path, "expanduser", raise_error)
+    before = sorted(tmp_path.rglob("*"))
+    assert cached.cache_file() is None
+    assert tool("list", "updates").code == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_home_that_cannot_be_written_costs_nothing(tool, tmp_path, monkeypatch):

@@ -358,3 +358,23 @@ def test_environments_are_compared(tmp_path, write_run):
     assert ["commit of edkd", "0123456789ab+changes"] in found["Shared by all of these runs"]
     assert "cd &#39;/home/me/my runs&#39;\nedkd train &#39;a b&#39;" in text
     assert "1 run without environment.json." in text
+
+
+def test_the_teachers_of_all_seeds_count(tmp_path, write_run):
+    """As in `edkd table`: each seed has one, and the runs of a seed count once."""
+    about = {"teacher": "resnet20", "student": ["resnet8"], "method": "KD"}
+    for seed, top1 in enumerate((96.0, 97.0, 98.0), 1):
+        write_run(tmp_path / f"kd,SEED={seed}", seed, teacher_top1=[top1], **about)
+    write_run(tmp_path / "again" / "kd,SEED=3", 3, teacher_top1=[98.0], **about)
+
+    # One teacher of all seeds has no deviation; a seed did not measure its two teachers.
+    several = about | {"settings": {"DISTILLER.TYPE": "KD+AT"}}
+    for seed, top1s in enumerate(([95.0, 90.0], [95.0, 91.0], []), 1):
+        write_run(tmp_path / f"two,SEED={seed}", seed, (1.0, 2.0), teacher_top1=top1s, **several)
+
+    folders = [*sorted(tmp_path.glob("*SEED*")), tmp_path / "again" / "kd,SEED=3"]
+    text = page([read_run(folder) for folder in folders])
+    table = Tables(text).found["Top-1 accuracy on the test set of digits"]
+    assert row_of(table, "kd")[-1] == "97.00 ± 1.00"
+    assert row_of(table, "two")[-1] == "95.00, 90.50 ± 0.71"
+    assert "97.00 ± 1.00 %" in text

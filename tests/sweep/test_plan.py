@@ -93,6 +93,14 @@ MISTAKES = {
         {"set": {"SOLVER.LR": 1}, "overrides": {"SOLVER.LR": [1]}},
         "SOLVER.LR is in set and in overrides",
     ),
+    "twice in set": (
+        {"set": {"SOLVER": {"LR": 0.1}, "SOLVER.LR": 0.2}},
+        "s.yaml: set: the key SOLVER.LR is written twice; remove one of them",
+    ),
+    "twice in overrides": (
+        {"overrides": [{"SOLVER.LR": [0.1]}, {"SOLVER": {"LR": [1]}, "SOLVER.LR": [0.2]}]},
+        "s.yaml: overrides: the key SOLVER.LR is written twice; remove one of them",
+    ),
     "seed twice": ({"seeds": [1], "set": {"SOLVER.SEED": 1}}, "SOLVER.SEED is given beside seeds"),
     "no test figures": (
         {"set": {"DATASET.TEST.EVALUATE": False, "DATASET.VAL_SPLIT": 0.2}},
@@ -100,11 +108,17 @@ MISTAKES = {
     ),
     "one folder": (
         {"overrides": {"LOG.TENSORBOARD_FREQ": [1, 2]}},
-        "runs 1 and 2 would share the folder output/p/alone, .* tell LOG.TENSORBOARD_FREQ apart",
+        "runs 1 and 2 would share the folder output/p/alone, .* tell LOG.TENSORBOARD_FREQ apart; "
+        "give them different EXPERIMENT.TAGs",
     ),
     "one name": (
         {"seeds": [1, 2], "set": {"EXPERIMENT.NAME": "x"}},
-        "runs 1 and 2 would share the folder output/p/x",
+        "runs 1 and 2 would share the folder output/p/x, whose name does not tell SOLVER.SEED "
+        "apart; write {seed} into EXPERIMENT.NAME, as x,{seed}",
+    ),
+    "one name of all rates": (
+        {"seeds": [1], "overrides": {"SOLVER.LR": [1, 2]}, "set": {"EXPERIMENT.NAME": "x{seed}"}},
+        "tell SOLVER.LR apart; remove EXPERIMENT.NAME, which is the whole name, or give each run",
     ),
     "no seeds": ({"set": {"EXPERIMENT.TAG": "x{seed}"}}, "EXPERIMENT.TAG contains {seed}, but"),
     "no list": ({"seeds": 3}, "seeds must be a list of whole numbers, not 3"),
@@ -128,6 +142,24 @@ def test_mistakes(write, tool, tmp_path, mistake):
     assert_refused(tool("sweep", file), message)
     assert tree(tmp_path) == before
     assert not (tmp_path / "output").exists()
+
+
+def test_the_advice_on_names_is_right(write, tool):
+    """A NAME with {seed} makes the runs of a sweep different ones; it is the whole name."""
+    file = write(seeds=[1, 2], set={"EXPERIMENT.NAME": "x,{seed}"})
+    assert folders(tool("sweep", file, "--list")) == ["x,1", "x,2"]
+    file = write(seeds=[1], overrides={"SOLVER.LR": [1, 2]})
+    assert len(folders(tool("sweep", file, "--list"))) == 2
+
+
+def test_configurations_with_one_name_each(write, tool, tmp_path):
+    """Where a configuration has a NAME, a TAG changes nothing."""
+    config = yaml.safe_load((tmp_path / "alone.yaml").read_text())
+    config["EXPERIMENT"]["NAME"] = "x"
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(config))
+    done = tool("sweep", write(configs=["a.yaml", "b.yaml"]))
+    assert_refused(done, "tell .*a.yaml, .*b.yaml apart; give them different EXPERIMENT.NAMEs")
 
 
 def test_the_example_of_the_documentation(write, tool):

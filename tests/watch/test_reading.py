@@ -12,6 +12,7 @@ from edkd.engine.folder_lock import is_in_use, lock
 from edkd.watch.folders import find_folders
 from edkd.watch.reading import FRESH, SILENT, read_all, read_status
 from edkd.watch.status import ABANDONED, FAILED, FINISHED, RUNNING, STOPPED
+from edkd.watch.table import as_json, table
 from tests.watch.conftest import result
 
 NO_CODE = {"state": "stopped", "reason": "by a signal", "exit_code": 143}
@@ -37,6 +38,24 @@ def test_a_finished_run(run_at, tmp_path, has_status):
     assert (run.epochs_done, run.epochs) == (4, 4)
     assert (run.last_top1, run.best_top1, run.split) == (46.0, 49.0, "test")
     assert (run.seconds_left, run.resume) == (None, "")
+
+
+def test_a_finished_run_that_was_evaluated_on_held_out_images_only(run_at, tmp_path):
+    """As a trial of `edkd tune`, which never sees the test set."""
+    folder = run_at(tmp_path / "a", 4, 4, is_finished=True)
+    held_out = {"last_val_top1": 12.22, "best_val_top1": 13.5}
+    figures = {key: value for key, value in result(4).items() if not key.endswith("test_top1")}
+    (folder / "result.json").write_text(json.dumps(figures | held_out))
+
+    run = read_status(folder)
+    assert (run.state, run.split) == (FINISHED, "val")
+    assert (run.last_top1, run.best_top1) == (12.22, 13.5)
+    assert "12.22 val  13.50 val" in table([run])
+
+    # With figures of both, those of the test set count.
+    (folder / "result.json").write_text(json.dumps(result(4) | held_out))
+    run = read_status(folder)
+    assert (run.split, run.last_top1, run.best_top1) == ("test", 46.0, 49.0)
 
 
 @pytest.mark.parametrize("has_status", [True, False])
@@ -230,6 +249,60 @@ def test_a_damaged_file_raises_nothing(run_at, tmp_path, name, garbage):
     run = read_status(folder)
     assert run.folder == folder
     assert run.state in (FINISHED, STOPPED)
+
+
+HUGE = {"digits": 10**400, "negative": -(10**400), "past": -1e300, "inf": float("inf")}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize(
+    "key", ["last_sign", "epochs", "steps_per_epoch", "seconds_left", "written"]
+)
+def test_a_status_with_an_impossible_number_is_damaged(run_at, tmp_path, key, value):
+    folder = run_at(tmp_path / "a")
+    change(folder, **{key: value})
+    run = read_status(folder)
+    assert run.reason.endswith("damaged: status.json")
+    assert (run.state, run.epochs_done, run.epochs, run.last_top1) == (STOPPED, 2, 4, 48.0)
+    assert all(len(line) < 300 for line in table([run]).splitlines())
+    json.dumps(as_json(run))
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("key", ["epochs", "seed", "last_test_top1"])
+def test_a_result_with_an_impossible_number_is_damaged(run_at, tmp_path, key, value):
+    folder = run_at(tmp_path / "a", 4, 4, is_finished=True)
+    (folder / "result.json").write_text(json.dumps(result(4) | {key: value}))
+    run = read_status(folder)
+    assert run.reason.endswith("damaged: result.json")
+    assert (run.state, run.epochs_done, run.last_top1) == (STOPPED, 4, 46.0)
+    assert len(table([run])) < 1000
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("key", ["test_top1", "train_seconds", "eval_seconds"])
+def test_records_with_impossible_numbers_are_left_out(run_at, tmp_path, locked, key, value):
+    folder = run_at(tmp_path / "a", has_status=False)
+    record = {"epoch": 3, "test_top1": 40.0, "train_seconds": 1.0, key: value}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(record))
+    run = read_status(locked(folder))
+    assert (run.epochs_done, run.last_top1, run.seconds_left) == (2, 48.0, 20.0)
+    assert run.reason == "damaged: metrics.jsonl"
+
+
+IMPOSSIBLE = [str(10**400), "!!bool x", "!!int ''", "!!timestamp x", f"1{200 * ':00'}.5"]
+"""The last one is a number to the base of 60 that no float can hold."""
+
+
+@pytest.mark.parametrize("text", IMPOSSIBLE, ids=lambda text: text[:20])
+def test_configurations_with_impossible_values(run_at, tmp_path, locked, text):
+    folder = run_at(tmp_path / "a", has_status=False)
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("EPOCHS: 4", f"EPOCHS: {text}"))
+    run = read_status(locked(folder))
+    assert (run.epochs, run.seconds_left) == (None, None)
+    assert run.reason == "damaged: config.yaml"
 
 
 def test_damaged_files_are_named(run_at, tmp_path):

@@ -20,7 +20,7 @@ from edkd.report.blocks import (
 )
 from edkd.report.numbers import MISSING, counted, duration, numbers, percent, row_axis, spread
 from edkd.report.subject import Line, Subject
-from edkd.results.runs import Run
+from edkd.results.runs import Row, Run
 from edkd.results.table import count_of
 
 _LAST = "last top-1 (%)"
@@ -66,7 +66,7 @@ def _tiles(subject: Subject) -> Tiles:
     reached = spread(leader.row.accuracies("last"))
     tiles = [Tile("Highest top-1, last epoch", f"{reached} %", leader.name)]
 
-    teacher = _teacher_top1(leader.first)
+    teacher = _teacher_top1(leader.row)
     if teacher:
         tiles.append(Tile("Its teacher", f"{teacher} %", leader.first.teacher))
 
@@ -92,9 +92,26 @@ def _counts(subject: Subject) -> str:
     return f"{configurations}, {each} each"
 
 
-def _teacher_top1(run: Run) -> str:
-    """Top-1 of each teacher on the test set; "" where it was not measured."""
-    return ", ".join(f"{value:.2f}" for value in run.teacher_top1)
+def _teacher_top1(row: Row) -> str:
+    """Top-1 of each teacher on the test set, over the seeds; "" where it was not measured.
+
+    One value where all seeds have the same teacher.
+    """
+    seeds = [_teachers_of_seed(runs) for runs in row.seeds]
+    measured = filter(None, seeds)
+
+    parts = []
+    for values in zip(*measured, strict=False):
+        if len(set(values)) == 1:
+            values = values[:1]
+        parts.append(spread(values))
+    return ", ".join(parts)
+
+
+def _teachers_of_seed(runs: Sequence[Run]) -> list[float]:
+    """The mean of each teacher over the runs of a seed; [] where none measured it."""
+    measured = [run.teacher_top1 for run in runs if run.teacher_top1]
+    return [mean(values) for values in zip(*measured, strict=False)]
 
 
 def _seconds(run: Run) -> float:
@@ -125,7 +142,7 @@ def _table_row(line: Line) -> list[Cell]:
         Cell(count_of(row)),
         Cell(spread(row.accuracies("last"))),
         Cell(spread(row.accuracies("best"))),
-        Cell(_teacher_top1(line.first) or MISSING),
+        Cell(_teacher_top1(row) or MISSING),
     ]
 
 
