@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -512,6 +513,40 @@ def test_a_file(show, runs, tmp_path):
     assert (code, out) == (0, f"table: {file}\n")
     assert file.read_text().startswith("**cifar100, resnet56 -> resnet20**\n")
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_link_stays_and_its_target_is_replaced(show, runs, tmp_path):
+    target = tmp_path / "table.md"
+    target.write_text("before")
+    link = tmp_path / "link.md"
+    link.symlink_to(target)
+    assert show(runs, "--format", "markdown", "--output", link)[0] == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("**cifar100, resnet56 -> resnet20**\n")
+
+
+@pytest.mark.parametrize("output", ["", "."])
+def test_a_folder_is_no_file_to_write(show, runs, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = show(runs, "--output", output)
+    assert (code, out) == (2, "")
+    assert err == (
+        "edkd: error: cannot write .: it is a folder; give --output the name of a file\n"
+    )
+
+
+def test_a_name_that_is_no_text_is_escaped_in_a_file(show, write_run, tmp_path):
+    """CSV has the folders of the runs; a byte that is no UTF-8 was a UnicodeEncodeError."""
+    about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
+    name = os.fsdecode(b"a\xff")
+    try:
+        write_run(tmp_path / name, settings={"DISTILLER.TYPE": "NONE"}, **about)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    file = tmp_path / "table.csv"
+    code, _, err = show(tmp_path, "--format", "csv", "--output", file)
+    assert (code, err) == (0, "")
+    assert r"/a\udcff" in file.read_text()
 
 
 # Runs that are not as they should be.
