@@ -15,12 +15,15 @@ from edkd.whole_files import replace_file
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="for links, pipes and devices of POSIX")
 
 TO_STANDARD_OUTPUT = """\
+import sys
 from pathlib import Path
-from edkd.whole_files import replace_file
+from edkd import whole_files
+whole_files._OPEN[sys.argv[1]] = whole_files._OPEN["/dev/stdout"]
 print("before")
-replace_file(Path("/dev/stdout"), b"table\\n")
+whole_files.replace_file(Path(sys.argv[1]), b"table\\n")
 print("after")
 """
+"""With another name than /dev/stdout, which a fault would replace for the whole machine."""
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -100,8 +103,8 @@ def test_a_folder_is_an_error(tmp_path):
 
 
 @needs_posix
-def test_standard_output_is_a_pipe():
-    command = [sys.executable, "-c", TO_STANDARD_OUTPUT]
+def test_standard_output_is_a_pipe(tmp_path):
+    command = [sys.executable, "-c", TO_STANDARD_OUTPUT, tmp_path / "stdout"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "before\ntable\nafter\n"
 
@@ -111,8 +114,9 @@ def test_standard_output_is_a_file(tmp_path):
     """As with `>>`: what is in the file stays, and nothing overwrites the content."""
     file = tmp_path / "log.txt"
     file.write_text("old\n")
+    command = [sys.executable, "-c", TO_STANDARD_OUTPUT, tmp_path / "stdout"]
     with open(file, "a") as output:
-        subprocess.run([sys.executable, "-c", TO_STANDARD_OUTPUT], stdout=output, check=True)
+        subprocess.run(command, stdout=output, check=True)
     assert file.read_text() == "old\nbefore\ntable\nafter\n"
 
 
