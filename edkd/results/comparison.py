@@ -88,6 +88,22 @@ class Column(NamedTuple):
         return values if len(set(values)) > 1 else values[:1]
 
     @property
+    def teacher_remark(self) -> str:
+        """Behind the accuracy of several teachers, or their names: " (mean of 2)"; else ""."""
+        number = max(len(run.teacher_top1) for run in self.runs)
+        return f" (mean of {number})" if number > 1 else ""
+
+    @property
+    def teacher_figures(self) -> list[Figure]:
+        """Published accuracies of the teacher, those that fit the protocol of its runs first."""
+        return _by_fit(published(self.dataset, self.teacher, ALONE), self.code)
+
+    @property
+    def code(self) -> str:
+        """Of the published protocol of its first cell; "" for none."""
+        return self.cells[0].code
+
+    @property
     def alone(self) -> Cell | None:
         """The student alone; None where no cell or several are that."""
         found = [cell for cell in self.cells if cell.method == ALONE]
@@ -187,8 +203,12 @@ def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
     run = row.runs[0]
     code = code_of(run.protocol, run.architecture)
     figures = published(dataset, pair if run.teacher else run.student, label)
-    figures = sorted(figures, key=lambda figure: not figure.fits(code))
-    return Cell(label, row, code, figures)
+    return Cell(label, row, code, _by_fit(figures, code))
+
+
+def _by_fit(figures: Iterable[Figure], code: str) -> list[Figure]:
+    """Figures in their order, those first that fit the protocol with a code."""
+    return sorted(figures, key=lambda figure: not figure.fits(code))
 
 
 def _refuse_mixture(column: Column) -> None:

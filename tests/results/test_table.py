@@ -133,10 +133,15 @@ def test_one_seed_has_no_verdict(write_method, text):
     assert "no verdict: a test needs two seeds or more" in table
 
 
+def test_a_baseline_that_has_nothing_to_be_tested_with(write_method, text):
+    assert "no verdict" not in text(write_method("NONE", ALONE))
+
+
 def test_equal_seeds_have_no_verdict(write_method, text):
     write_method("NONE", [69.0] * 3)
     table = text(write_method("KD", [70.0] * 3))
     assert line_of(table, "KD")[2:6] == ["70.00 ± 0.00", "70.50 ± 0.00", "+1.00", "(no variance)"]
+    assert "no verdict" not in table, "the seeds are not too few"
 
 
 def test_several_runs_of_a_seed_count_once(write_method, text):
@@ -398,6 +403,15 @@ def test_a_teacher_for_each_seed(write_run, tmp_path, text):
     assert "differ in accuracy" not in table
 
 
+def test_several_teachers(write_run, tmp_path, text):
+    """The mean of their accuracies is not that of the ensemble."""
+    about = {"teacher": ["resnet20", "resnet14"], "student": ["resnet8"]}
+    folder = write_run(tmp_path / "r/kd", method="KD", teacher_top1=[98.0, 97.0], **about)
+    name = "teacher resnet20 + resnet14 (mean of 2)"
+    assert line_of(text(folder), name) == [name, "97.50"]
+    assert line_of(text(folder, "--layout", "wide"), "teacher")[1] == "97.50 (mean of 2)"
+
+
 def test_columns_without_content_are_left_out(write_run, tmp_path, text):
     """There are no published figures for digits, and one row has nothing to be tested against."""
     about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
@@ -418,6 +432,25 @@ def test_the_published_figure_follows_the_protocol(write_method, text):
     table = text(folder)
     assert line_of(table, "KD")[-1] == "71.74 PSKD"
     assert "protocol: PSKD" in table
+
+
+def test_the_published_figure_of_the_teacher_has_its_source(write_method, text):
+    """Also where it is the only one with another protocol than that of the runs."""
+    folder = write_method("KD", KD, settings={"SOLVER.LR": 0.1})
+    table = text(folder)
+    assert line_of(table, "teacher resnet56")[-1] == "72.34 P240†"
+    lines = " ".join(table.split())
+    assert "- published for teacher resnet56: 72.34 (P240, RepDistiller README) - published for KD" in lines
+    assert "- † another protocol than that of the runs; P240: 240 epochs" in lines
+
+    wide = text(folder, "--layout", "wide")
+    assert "†" not in wide, "it does not have the published figure of the teacher"
+
+
+def test_the_published_figure_of_the_teacher_follows_the_protocol(write_method, text):
+    """Of three, the one that was published under the protocol of the runs."""
+    folder = write_method("KD", KD, settings={"SOLVER.LR": 0.1}, teacher="resnet8x4")
+    assert line_of(text(folder), "teacher resnet8x4")[-1] == "72.48 PSKD"
 
 
 def test_a_published_figure_with_other_weights_is_explained(write_method, text):
