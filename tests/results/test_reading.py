@@ -311,6 +311,17 @@ def test_runs_with_other_settings_have_another_row():
     assert names == ["kd (SOLVER.LR=0.05)", "kd (SOLVER.LR=0.1)"]
 
 
+def test_seeds_with_initial_weights_of_their_own_share_a_row():
+    first = run_of("kd")
+    key = "DISTILLER.STUDENT_CKPT"
+    runs = [
+        first.__class__("kd", {key: value}, seed, first.result, first.history)
+        for seed, value in enumerate(("a/1", "a/2", ""), 1)
+    ]
+    names = {row.name: len(row.runs) for row in group_runs(runs)}
+    assert names == {f"kd ({key}=given)": 2, f"kd ({key}=)": 1}
+
+
 def test_of_many_differences_the_first_are_shown():
     first = run_of("kd")
     many = {f"KD.{letter}": 1 for letter in "ABCDE"}

@@ -277,6 +277,42 @@ def test_protocols_of_any_two_runs_are_compared(write_method, show):
     assert "different protocols (SOLVER.NEW 1 and 2)" in err
 
 
+@pytest.fixture
+def initialise():
+    """initialise(folder, "KD"): each seed of a method has initial weights of its own."""
+
+    def initialise(folder, method):
+        for run in folder.glob(f"{method},*"):
+            content = json.loads((run / "result.json").read_text())
+            content["settings"]["DISTILLER.STUDENT_CKPT"] = f"/weights/{content['seed']}"
+            (run / "result.json").write_text(json.dumps(content))
+
+    return initialise
+
+
+def test_initial_weights_of_each_seed_are_no_rows(write_method, initialise, text):
+    write_method("NONE", ALONE)
+    folder = write_method("KD", KD)
+    initialise(folder, "NONE")
+    initialise(folder, "KD")
+    table = text(folder)
+    assert line_of(table, "student alone")[1] == "3"
+    assert line_of(table, "KD")[1] == "3"
+    assert "weight decay 0.0005, DISTILLER.STUDENT_CKPT given" in " ".join(table.split())
+
+
+def test_initial_weights_are_another_protocol_than_new_ones(write_method, initialise, show, text):
+    write_method("KD", KD, name="new")
+    folder = write_method("KD", KD)
+    initialise(folder, "KD")
+    code, _, err = show(folder)
+    assert code == 2
+    assert "different protocols (DISTILLER.STUDENT_CKPT given and ''); give" in err
+
+    table = text(folder, "--mix-protocols", "--format", "markdown")
+    assert "| KD (DISTILLER.STUDENT_CKPT=given) | 3 |" in table
+
+
 def test_a_protocol_without_a_usual_setting_is_another_one(write_method, show):
     """Weight decay 0 is not its absence, which stands for the default."""
     write_method("KD", KD, settings={"SOLVER.WEIGHT_DECAY": 0.0})
@@ -440,7 +476,10 @@ def test_the_published_figure_of_the_teacher_has_its_source(write_method, text):
     table = text(folder)
     assert line_of(table, "teacher resnet56")[-1] == "72.34 P240†"
     lines = " ".join(table.split())
-    assert "- published for teacher resnet56: 72.34 (P240, RepDistiller README) - published for KD" in lines
+    assert (
+        "- published for teacher resnet56: 72.34 (P240, RepDistiller README) - published for KD"
+        in lines
+    )
     assert "- † another protocol than that of the runs; P240: 240 epochs" in lines
 
     wide = text(folder, "--layout", "wide")
