@@ -58,11 +58,13 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep: Path | None = None)
 def save_text(text: str, path: Path, patience: float | None = None) -> None:
     """Write a text file in the same way.
 
+    What UTF-8 does not have, as a byte of a file's name that is no text, is written as an escape.
+
     Args:
         patience: seconds in which a file that another program holds open is tried again; default:
             PATIENCE.
     """
-    save_bytes(text.encode(), path, patience)
+    save_bytes(text.encode(errors="backslashreplace"), path, patience)
 
 
 def save_bytes(content: bytes, path: Path, patience: float | None = None) -> None:

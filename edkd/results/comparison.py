@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from edkd.errors import UserError
 from edkd.results.names import ALONE, shown
-from edkd.results.protocol import PLAIN
+from edkd.results.protocol import PLAIN, comparable
 from edkd.results.published import Figure, code_of, published
 from edkd.results.runs import Row, Run, difference
 
@@ -88,6 +88,22 @@ class Column(NamedTuple):
         return values if len(set(values)) > 1 else values[:1]
 
     @property
+    def teacher_remark(self) -> str:
+        """Behind the accuracy of several teachers, or their names: " (mean of 2)"; else ""."""
+        number = max(len(run.teacher_top1) for run in self.runs)
+        return f" (mean of {number})" if number > 1 else ""
+
+    @property
+    def teacher_figures(self) -> list[Figure]:
+        """Published accuracies of the teacher, those that fit the protocol of its runs first."""
+        return _by_fit(published(self.dataset, self.teacher, ALONE), self.code)
+
+    @property
+    def code(self) -> str:
+        """Of the published protocol of its first cell; "" for none."""
+        return self.cells[0].code
+
+    @property
     def alone(self) -> Cell | None:
         """The student alone; None where no cell or several are that."""
         found = [cell for cell in self.cells if cell.method == ALONE]
@@ -157,13 +173,14 @@ def _rows(runs: Iterable[Run]) -> list[tuple[str, Row]]:
     """Rows with the labels of their methods; their names tell all rows apart."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        settings = json.dumps(_effective(run), sort_keys=True, default=str)
-        groups.setdefault((run.method, settings), []).append(run)
+        text = json.dumps(_effective(run), sort_keys=True, default=str)
+        groups.setdefault((run.method, text), []).append(run)
 
     rows = []
     for (label, _), group in groups.items():
         alike = [_effective(other[0]) for (name, _), other in groups.items() if name == label]
-        name = shown(label) + difference(group[0].settings, alike)
+        settings = comparable(group[0].settings)
+        name = shown(label) + difference(settings, alike)
         rows.append((label, Row(name, group)))
     return rows
 
@@ -173,7 +190,7 @@ def _effective(run: Run) -> dict[str, Any]:
     left_out = () if run.teacher else _OF_A_TEACHER
     return {
         key: value
-        for key, value in run.settings.items()
+        for key, value in comparable(run.settings).items()
         if not _is_absent(key, value) and not key.startswith(left_out)
     }
 
@@ -187,17 +204,28 @@ def _cell(dataset: str, pair: str, label: str, row: Row) -> Cell:
     run = row.runs[0]
     code = code_of(run.protocol, run.architecture)
     figures = published(dataset, pair if run.teacher else run.student, label)
-    figures = sorted(figures, key=lambda figure: not figure.fits(code))
-    return Cell(label, row, code, figures)
+    return Cell(label, row, code, _by_fit(figures, code))
+
+
+def _by_fit(figures: Iterable[Figure], code: str) -> list[Figure]:
+    """Figures in their order, those first that fit the protocol with a code."""
+    return sorted(figures, key=lambda figure: not figure.fits(code))
 
 
 def _refuse_mixture(column: Column) -> None:
     """Raise UserError where the protocols of a column differ."""
     for first, second, keys in column.mixtures:
         ours, others = first.protocol.values, second.protocol.values
-        parts = [f"{key} {ours[key]} and {others[key]}" for key in keys[:_SHOWN_DIFFERENCES]]
+        parts = [
+            f"{key} {_value_text(ours[key])} and {_value_text(others[key])}"
+            for key in keys[:_SHOWN_DIFFERENCES]
+        ]
         more = ", ..." if len(keys) > _SHOWN_DIFFERENCES else ""
         raise UserError(
             f"{column.pair}: {first.folder} and {second.folder} have different protocols "
             f"({', '.join(parts)}{more}); give them to tables of their own, or add --mix-protocols"
         )
+
+
+def _value_text(value: Any) -> str:
+    return "''" if value == "" else str(value)

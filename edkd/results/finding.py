@@ -3,15 +3,37 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from edkd.errors import UserError, warn
+from edkd.errors import UserError, reason_of, warn
 
 RESULT = "result.json"
 
 STUDY = "study.log"
 """In a folder of `edkd tune`, whose trials are no results: they left the test set out."""
+
+_OF_A_RUN = (RESULT, "config.yaml", STUDY)
+"""Files of folders in which no runs are searched."""
+
+_NOT_FINISHED = "holds no finished run"
+
+_NO_FOLDER = "is no folder of a run"
+
+_SHOWN = 3
+"""Paths that are left out which an error names at most."""
+
+
+class LeftOut(NamedTuple):
+    """A path that is left out, and why: "holds no finished run"."""
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}"
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -25,13 +47,15 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def search_runs(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Folders of finished runs, each once, and a line about each path that is left out.
 
-    Files and folders without a finished run are left out, so that `output/demo/*` works.
+    Files, folders without a finished run, and folders within the given ones that cannot be read
+    are left out, so that `output/demo/*` works.
 
     Args:
         paths: folders of runs, and folders that hold runs at any depth.
 
     Raises:
         UserError: a path does not exist, or no finished run was found.
+        PermissionError: one of the given folders cannot be read.
     """
     paths = list(paths)
     for path in paths:
@@ -39,30 +63,42 @@ def search_runs(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
             raise UserError(f"no file or folder at {path}; give folders of finished runs")
 
     found: dict[Path, None] = {}
-    skipped: list[str] = []
+    skipped: list[LeftOut] = []
     for path in paths:
         if not os.path.isdir(path):
-            skipped.append(f"{path} is no folder of a run")
+            skipped.append(LeftOut(path, _NO_FOLDER))
             continue
-        os.listdir(path)  # raises where the search would pass over a folder that it cannot read
-        finished, unfinished = _search(Path(os.path.realpath(path)))
+        os.listdir(path)  # raises where a folder that was asked for cannot be read
+        finished, left_out = _search(Path(os.path.realpath(path)))
         found.update(dict.fromkeys(finished))
-        skipped += [f"{folder} {_why_not(folder)}" for folder in unfinished]
+        skipped += left_out
 
     if not found:
-        names = ", ".join(map(str, paths))
-        raise UserError(f"no finished run at {names}; the folder of a finished run has a {RESULT}")
-    return list(found), [f"{line}; it is left out" for line in skipped]
+        raise UserError(_nothing_at(paths, skipped))
+    return list(found), [f"{each}; it is left out" for each in skipped]
 
 
-def _search(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Finished runs in a folder, and runs in it that are not finished.
+def _nothing_at(paths: Sequence[Path], skipped: Sequence[LeftOut]) -> str:
+    """The error where there is no finished run, with the reasons that it does not state itself."""
+    names = ", ".join(map(str, paths))
+    special = [each for each in skipped if each.why not in (_NOT_FINISHED, _NO_FOLDER)]
+    if not special:
+        return f"no finished run at {names}; the folder of a finished run has a {RESULT}"
+
+    reasons = ", ".join(map(str, special[:_SHOWN]))
+    number = len(special) - _SHOWN
+    more = f", and {number} more" if number > 0 else ""
+    return f"no finished run to use at {names}: {reasons}{more}; give folders of other runs"
+
+
+def _search(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """Finished runs in a folder, and what is left out: other runs, and what cannot be read.
 
     Args:
-        folder: without symbolic links; it counts as unfinished where there is no run in it.
+        folder: without symbolic links; it is left out itself where nothing else is found.
     """
     finished = []
-    unfinished = []
+    left_out = []
     seen: set[Path] = set()
     waiting = [folder]
 
@@ -72,25 +108,41 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         seen.add(found)
 
-        if _is_finished(found):
-            finished.append(found)
-        elif os.path.isfile(found / "config.yaml") or os.path.isfile(found / STUDY):
-            unfinished.append(found)
-        else:
-            waiting += reversed(_subfolders(found))
+        try:
+            if _is_finished(found):
+                finished.append(found)
+            elif any(_has(found, name) for name in _OF_A_RUN):
+                left_out.append(LeftOut(found, _why_not(found)))
+            else:
+                waiting += reversed(_subfolders(found))
+        except OSError as error:
+            left_out.append(LeftOut(found, f"cannot be read: {reason_of(error)}"))
 
-    return finished, unfinished if finished or unfinished else [folder]
+    if not finished and not left_out:
+        left_out.append(LeftOut(folder, _why_not(folder)))
+    return finished, left_out
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Folders that are not hidden, in the order of their names, with 9 before 10."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:  # no permission
-        return []
+    """Folders that are not hidden, in the order of their names, with 9 before 10.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _is_folder(entry)]
     shown = [name for name in names if not name.startswith(".")]
     return [Path(os.path.realpath(folder / name)) for name in sorted(shown, key=_in_order)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link to what cannot be read may be one."""
+    try:
+        return entry.is_dir()
+    except PermissionError:
+        return True
+    except OSError:  # a link to itself
+        return False
 
 
 def _in_order(name: str) -> list[tuple[float, str]]:
@@ -100,7 +152,20 @@ def _in_order(name: str) -> list[tuple[float, str]]:
 
 
 def _is_finished(folder: Path) -> bool:
-    return os.path.isfile(folder / RESULT) and not _leaves_test_set_out(folder)
+    return _has(folder, RESULT) and not _leaves_test_set_out(folder)
+
+
+def _has(folder: Path, name: str) -> bool:
+    """Whether a folder has a file.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    try:
+        mode = os.stat(folder / name).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(mode)
 
 
 def _leaves_test_set_out(folder: Path) -> bool:
@@ -114,8 +179,8 @@ def _leaves_test_set_out(folder: Path) -> bool:
 
 def _why_not(folder: Path) -> str:
     """Why a folder is left out."""
-    if os.path.isfile(folder / STUDY):
+    if _has(folder, STUDY):
         return "holds the trials of a study, which were not evaluated on the test set"
-    if os.path.isfile(folder / RESULT):
+    if _has(folder, RESULT):
         return "was not evaluated on the test set"
-    return "holds no finished run"
+    return _NOT_FINISHED

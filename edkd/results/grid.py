@@ -5,8 +5,8 @@ from statistics import mean
 from typing import NamedTuple
 
 from edkd.results.comparison import Cell, Column
-from edkd.results.names import ALONE, shown
-from edkd.results.published import Figure, published
+from edkd.results.names import shown
+from edkd.results.published import Figure
 from edkd.results.statistics import MOST_SEEDS
 from edkd.results.table import count_of, spread
 from edkd.results.verdicts import BEATS, INCONCLUSIVE, WORSE, Judged, Verdict
@@ -104,17 +104,20 @@ def _versus(baseline: Cell) -> str:
 
 def _teacher_row(column: Column, choice: Choice) -> Texts:
     accuracies = column.teacher_accuracies
-    figures = published(column.dataset, column.teacher, ALONE)
     texts = {
-        "method": f"teacher {column.teacher}",
+        "method": f"{_teacher_name(column)}{column.teacher_remark}",
         "last": spread(accuracies),
-        "published": _figure_text(figures, column.cells[0].code),
+        "published": _figure_text(column.teacher_figures, column.code),
     }
     if len(accuracies) > 1:
         texts["n"] = f"{len(accuracies)}"
     if column.alone:
         texts["vs alone"] = _signed(mean(accuracies) - column.alone.mean(choice.by))
     return texts
+
+
+def _teacher_name(column: Column) -> str:
+    return f"teacher {column.teacher}"
 
 
 def _row(one: Judged, cell: Cell, verdict: Verdict | None, choice: Choice) -> Texts:
@@ -171,12 +174,16 @@ def _figure_text(figures: Sequence[Figure], code: str) -> str:
 
 
 def published_lines(column: Column) -> list[str]:
-    """All published figures of a column with their sources: a line for each method."""
+    """All published figures of a column with their sources: a line for each row."""
+    rows = [(cell.name, cell.figures) for cell in column.cells]
+    if column.teacher_accuracies:
+        rows.insert(0, (_teacher_name(column), column.teacher_figures))
+
     lines = []
-    for cell in column.cells:
-        texts = [_sourced(figure) for figure in cell.figures]
+    for name, figures in rows:
+        texts = [_sourced(figure) for figure in figures]
         if texts:
-            lines.append(f"published for {cell.name}: {'; '.join(texts)}")
+            lines.append(f"published for {name}: {'; '.join(texts)}")
     return lines
 
 
@@ -216,7 +223,7 @@ def wide_grid(tables: Sequence[Judged], choice: Choice) -> Grid:
 
 def _teacher_text(column: Column) -> str:
     accuracies = column.teacher_accuracies
-    return spread(accuracies) if accuracies else ""
+    return f"{spread(accuracies)}{column.teacher_remark}" if accuracies else ""
 
 
 def _marked(one: Judged, name: str, choice: Choice) -> str:

@@ -7,10 +7,10 @@ from edkd.paths import short_path
 from edkd.results.comparison import Cell, Column
 from edkd.results.grid import MARKS, OTHER_PROTOCOL, Choice
 from edkd.results.names import shown
-from edkd.results.published import protocols
+from edkd.results.published import Figure, protocols
 from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
-from edkd.results.verdicts import Judged
+from edkd.results.verdicts import ONE_SEED, Judged
 
 _CHOSEN = {
     "test": "chosen on the test set (test), which makes it optimistic",
@@ -34,7 +34,7 @@ def notes_of(tables: Sequence[Judged], choice: Choice, is_wide: bool = False) ->
         _figures(columns),
         *_tests(tables, choice, is_wide),
         *_protocols(columns),
-        *_published(columns),
+        *_published(columns, is_wide),
         *_teachers(columns),
         *_folders(columns),
         *_outliers(columns),
@@ -65,15 +65,15 @@ def _figures(columns: Columns) -> str:
 
 def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]:
     """What was tested, and why nothing was elsewhere."""
-    words = [verdict.word for one in tables for verdict in one.verdicts if verdict]
-    number = len(list(filter(None, words)))
+    verdicts = [verdict for one in tables for verdict in one.verdicts if verdict]
+    number = sum(bool(verdict.word) for verdict in verdicts)
     baselines = {shown(one.baseline.method): None for one in tables if one.baseline}
     lines = []
 
     if number:
         names = " / ".join(baselines)
         lines.append(_legend(names, choice, is_wide))
-    elif baselines:
+    elif any(verdict.reason == ONE_SEED for verdict in verdicts):
         lines.append("no verdict: a test needs two seeds or more of a method and of the baseline")
     if number > 1:
         lines.append(_by_chance(number, choice))
@@ -133,9 +133,11 @@ def _protocol_text(cell: Cell) -> str:
     return cell.run.protocol.describe()
 
 
-def _published(columns: Columns) -> list[str]:
+def _published(columns: Columns, is_wide: bool) -> list[str]:
     """What published figures are, and those of their protocols that no run has the code of."""
     printed = [(cell.figures[0], cell.code) for cell in _cells(columns) if cell.figures]
+    if not is_wide:
+        printed += _published_teachers(columns)
     if not printed:
         return []
 
@@ -149,6 +151,13 @@ def _published(columns: Columns) -> list[str]:
         about = protocols()[protocol]["about"]
         lines.append(f"{start}; {protocol}: {about}")
     return lines
+
+
+def _published_teachers(columns: Columns) -> Iterator[tuple[Figure, str]]:
+    """The printed figures of teachers, each with the code of the protocol of the runs."""
+    for column in columns:
+        if column.teacher_accuracies and column.teacher_figures:
+            yield column.teacher_figures[0], column.code
 
 
 # What a reader must know.

@@ -42,6 +42,15 @@ PLAIN: Mapping[str, Any] = {
 These are the defaults of the configuration; only the data set has none.
 """
 
+INITIAL_WEIGHTS = "DISTILLER.STUDENT_CKPT"
+"""A student's initial weights: a file, which each seed may have of its own, or PRETRAINED."""
+
+PRETRAINED = "pretrained"
+"""The published weights, or the library's."""
+
+GIVEN = "given"
+"""Stands for all files."""
+
 NAMED = (
     "DATASET.TYPE",
     "SOLVER.BATCH_SIZE",
@@ -131,13 +140,22 @@ class Protocol(NamedTuple):
         return is_known and self.values[key] != other.values[key]
 
 
+def comparable(settings: Values) -> dict[str, Any]:
+    """Settings as they are compared: whether a file has the initial weights, not which."""
+    values = dict(settings)
+    files = values.get(INITIAL_WEIGHTS)
+    if files and files != PRETRAINED:
+        values[INITIAL_WEIGHTS] = GIVEN
+    return values
+
+
 def protocol_of(settings: Values) -> Protocol:
     """The protocol of a run with these settings.
 
     Keys without an effect are left out, such as the momentum of another optimizer.
     """
     values = dict(PLAIN)
-    for key, value in settings.items():
+    for key, value in comparable(settings).items():
         belongs = key in PLAIN or key.startswith(_PREFIXES)
         if belongs and not key.startswith((*_OF_THE_METHOD, *_TECHNICAL)):
             values[key] = value

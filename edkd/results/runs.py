@@ -13,7 +13,7 @@ from edkd.errors import UserError
 from edkd.results.finding import RESULT as RESULT
 from edkd.results.finding import find_runs as find_runs
 from edkd.results.names import joined, method_of, precision_of, students_of, teachers_of
-from edkd.results.protocol import Protocol, protocol_of
+from edkd.results.protocol import Protocol, comparable, protocol_of
 
 _SEED = re.compile(r"(^|,)(SOLVER\.)?(SEED|seed)[=:]\+?(0[box][\da-fA-F]+|[\d_]+)(?=,|$)")
 
@@ -111,7 +111,8 @@ class Run:
     @property
     def row(self) -> tuple[str, str]:
         """Name and settings as text; equal for runs that differ only in their seed."""
-        return self.name, json.dumps(self.settings, sort_keys=True, default=str)
+        settings = comparable(self.settings)
+        return self.name, json.dumps(settings, sort_keys=True, default=str)
 
     @property
     def split(self) -> str:
@@ -204,8 +205,10 @@ def group_runs(runs: Iterable[Run]) -> list[Row]:
 
     rows = []
     for (name, _), group in groups.items():
-        alike = [other[0].settings for (label, _), other in groups.items() if label == name]
-        rows.append(Row(name + difference(group[0].settings, alike), group))
+        others = [other[0] for (label, _), other in groups.items() if label == name]
+        alike = [comparable(other.settings) for other in others]
+        settings = comparable(group[0].settings)
+        rows.append(Row(name + difference(settings, alike), group))
     return rows
 
 

@@ -12,6 +12,9 @@ BEATS = "BEATS"
 WORSE = "WORSE"
 INCONCLUSIVE = "INCONCLUSIVE"
 
+ONE_SEED = "one seed"
+"""Why there is no test: a row or the baseline has a single one."""
+
 
 class Verdict(NamedTuple):
     """A cell against the baseline.
@@ -135,7 +138,7 @@ def _no_test(cell: Cell, baseline: Cell, by: str) -> str:
     if cell.run.protocol.differences(baseline.run.protocol):
         return "other protocol"
     if min(map(len, samples)) < 2:
-        return "one seed"
+        return ONE_SEED
     if all(len(set(sample)) == 1 for sample in samples):
         return "no variance"
     return ""

@@ -85,6 +85,20 @@ def test_what_belongs_to_the_method_or_the_computer_does_not_count():
     assert protocol_of(P240 | own).differences(protocol_of(P240)) == []
 
 
+def test_initial_weights_count_and_their_file_does_not():
+    """Each seed may have a file of its own; new, pretrained and given weights are different."""
+    key = "DISTILLER.STUDENT_CKPT"
+    values = [{}, {key: "pretrained"}, {key: "a/1"}, {key: "a/2"}, {key: ["a/3", "a/4"]}]
+    new, pretrained, first, second, both = (protocol_of(P240 | each) for each in values)
+    assert protocol_of(P240 | {key: ""}).differences(new) == []
+    assert first.differences(second) == first.differences(both) == []
+    for other in (pretrained, first):
+        assert other.differences(new) == [key]
+        assert code_of(other, "resnet20") == ""
+    assert first.differences(pretrained) == [key]
+    assert first.describe().endswith("DISTILLER.STUDENT_CKPT given")
+
+
 def test_what_has_no_effect_does_not_count():
     idle = {
         "SOLVER.BETAS": [0.5, 0.5],

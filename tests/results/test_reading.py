@@ -1,12 +1,16 @@
 """Reading runs, and the rows that they form."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from edkd.errors import UserError
+from edkd.results import finding
 from edkd.results.runs import Run, find_runs, group_runs, read_run
 
 
@@ -96,6 +100,99 @@ def test_no_run_is_an_error(tmp_path):
             find_runs([path])
     with pytest.raises(UserError, match="no file or folder at nowhere"):
         find_runs([tmp_path, tmp_path.relative_to(tmp_path) / "nowhere"])
+
+
+@pytest.fixture
+def close(monkeypatch):
+    """close(folder, os.scandir, ...): as if its user may not call these functions in a folder."""
+
+    def close(folder, *calls):
+        def refusing(call):
+            def refuse(path=".", *args, **kwargs):
+                if folder in (Path(path), *Path(path).parents):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return call(path, *args, **kwargs)
+
+            return refuse
+
+        for call in calls:
+            monkeypatch.setattr(os, call.__name__, refusing(call))
+
+    return close
+
+
+@pytest.mark.parametrize("calls", [[os.scandir], [os.scandir, os.stat], [os.stat]])
+def test_folders_that_cannot_be_read_are_left_out_with_a_warning(
+    tmp_path, write_run, close, capsys, calls
+):
+    """os.stat alone: the names in a folder can be read, and its files cannot."""
+    run = write_run(tmp_path / "a")
+    closed = tmp_path / "b" / "closed"
+    write_run(closed / "c")
+    if os.stat in calls:
+        closed = closed / "c"
+    close(closed, *calls)
+
+    assert find_runs([tmp_path]) == [run]
+    expected = f"edkd: warning: {closed} cannot be read: Permission denied; it is left out\n"
+    assert capsys.readouterr().err == expected
+
+    expected = f"no finished run to use at {closed.parent}: {closed} cannot be read: Permission"
+    with pytest.raises(UserError, match=expected):
+        find_runs([closed.parent])
+
+
+def test_a_link_to_a_folder_that_cannot_be_read_hides_no_others(tmp_path, write_run, capsys):
+    """os.DirEntry.is_dir raises for such a link, and for one to itself."""
+
+    class Link:
+        def __init__(self, error):
+            self.error = error
+
+        def is_dir(self):
+            raise OSError(self.error, os.strerror(self.error))
+
+    assert finding._is_folder(Link(errno.EACCES))
+    assert not finding._is_folder(Link(errno.ELOOP))
+
+    run = write_run(tmp_path / "a")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert find_runs([tmp_path]) == [run]
+    assert capsys.readouterr().err == ""
+
+
+def leave_test_set_out(folder):
+    """Turn a finished run into one of DATASET.TEST.EVALUATE False."""
+    result = json.loads((folder / "result.json").read_text())
+    result["last_val_top1"] = result.pop("last_test_top1")
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_the_error_has_the_reasons_of_runs_with_a_result(tmp_path, write_run):
+    """It stated that a finished run has a result.json, of a run that has one."""
+    runs = [write_run(tmp_path / "p" / name) for name in "abcde"]
+    for run in runs:
+        leave_test_set_out(run)
+    with pytest.raises(UserError) as caught:
+        find_runs([runs[0]])
+    assert str(caught.value) == (
+        f"no finished run to use at {runs[0]}: {runs[0]} was not evaluated on the test set; give "
+        "folders of other runs"
+    )
+
+    (tmp_path / "p" / "unfinished").mkdir()
+    (tmp_path / "p" / "unfinished" / "config.yaml").touch()
+    with pytest.raises(UserError) as caught:
+        find_runs([tmp_path])
+    assert f"{runs[2]} was not evaluated on the test set, and 2 more; give" in str(caught.value)
+    assert "result.json" not in str(caught.value)
+
+
+def test_the_error_names_the_trials_of_a_study(tmp_path):
+    (tmp_path / "study.log").touch()
+    expected = f"{tmp_path} holds the trials of a study, which were not evaluated on the test set"
+    with pytest.raises(UserError, match=f"no finished run to use at {tmp_path}: {expected}; give"):
+        find_runs([tmp_path])
 
 
 # Reading.
@@ -212,6 +309,17 @@ def test_runs_with_other_settings_have_another_row():
     fast = slow.__class__("kd", {"SOLVER.LR": 0.1}, 2, slow.result, slow.history)
     names = [row.name for row in group_runs([slow, fast])]
     assert names == ["kd (SOLVER.LR=0.05)", "kd (SOLVER.LR=0.1)"]
+
+
+def test_seeds_with_initial_weights_of_their_own_share_a_row():
+    first = run_of("kd")
+    key = "DISTILLER.STUDENT_CKPT"
+    runs = [
+        first.__class__("kd", {key: value}, seed, first.result, first.history)
+        for seed, value in enumerate(("a/1", "a/2", ""), 1)
+    ]
+    names = {row.name: len(row.runs) for row in group_runs(runs)}
+    assert names == {f"kd ({key}=given)": 2, f"kd ({key}=)": 1}
 
 
 def test_of_many_differences_the_first_are_shown():

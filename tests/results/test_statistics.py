@@ -111,6 +111,46 @@ def test_the_power_is_that_of_a_simulation(difference, variances, number, of_stu
         assert (p < 0.05).mean() == pytest.approx(share, abs=0.012)
 
 
+@pytest.mark.parametrize("number", [2, 3, 6, 30])
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 0.001])
+def test_the_power_is_the_integral_over_the_deviations(number, alpha):
+    """For all differences from none to a certain one: the mean over 300 x 300 deviations."""
+    numpy = pytest.importorskip("numpy")
+    stats = pytest.importorskip("scipy.stats")
+    quantiles = (numpy.arange(300) + 0.5) / 300
+    ratios = stats.chi2.ppf(quantiles, number - 1) / (number - 1)
+
+    for variances in [(1.0, 1.0), (1.0, 0.04), (1.0, 0.0)]:
+        # The squares of the standard errors, and the limit of the difference of the means.
+        first, second = numpy.meshgrid(*(ratios * each / number for each in variances))
+        df = (number - 1) * (first + second) ** 2 / (first**2 + second**2)
+        limit = stats.t.ppf(1 - alpha / 2, df) * (first + second) ** 0.5
+
+        error = (sum(variances) / number) ** 0.5
+        for difference in (0.01, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 100.0, 1000.0):
+            higher = stats.norm.sf((limit - difference) / error)
+            lower = stats.norm.cdf((-limit - difference) / error)
+            expected = (higher + lower).mean()
+            assert power(difference, variances, number, alpha) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_large_difference_of_few_seeds():
+    """Differences at which scipy does not compute the lower tail."""
+    alone = [70.0, 70.5, 69.5]
+    assert seeds_needed([73.9, 74.4, 73.4], alone, 0.05) == 3
+    assert seeds_needed([75.0, 75.5, 74.5], alone, 0.05) == 3
+    assert seeds_needed([73.9, 74.4, 73.4], alone, 0.001) == 4
+    assert seeds_needed([75.0, 75.5, 74.5], alone, 0.001) == 4
+
+
+def test_the_differences_of_the_document():
+    """docs/tables.md: what two, three and six seeds find, at a deviation of 0.25."""
+    variances = (0.0625, 0.0625)
+    for number, difference in ((2, 2.6), (3, 0.9), (6, 0.5)):
+        assert power(difference, variances, number, 0.05) >= 0.8
+        assert power(difference - 0.1, variances, number, 0.05) < 0.8
+
+
 def test_outliers():
     assert outliers([77.1, 77.2, 60.03]) == [2]
     assert outliers([77.0, 77.1, 60.0]) == [2]

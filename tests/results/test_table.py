@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -132,10 +133,15 @@ def test_one_seed_has_no_verdict(write_method, text):
     assert "no verdict: a test needs two seeds or more" in table
 
 
+def test_a_baseline_that_has_nothing_to_be_tested_with(write_method, text):
+    assert "no verdict" not in text(write_method("NONE", ALONE))
+
+
 def test_equal_seeds_have_no_verdict(write_method, text):
     write_method("NONE", [69.0] * 3)
     table = text(write_method("KD", [70.0] * 3))
     assert line_of(table, "KD")[2:6] == ["70.00 ± 0.00", "70.50 ± 0.00", "+1.00", "(no variance)"]
+    assert "no verdict" not in table, "the seeds are not too few"
 
 
 def test_several_runs_of_a_seed_count_once(write_method, text):
@@ -271,6 +277,42 @@ def test_protocols_of_any_two_runs_are_compared(write_method, show):
     assert "different protocols (SOLVER.NEW 1 and 2)" in err
 
 
+@pytest.fixture
+def initialise():
+    """initialise(folder, "KD"): each seed of a method has initial weights of its own."""
+
+    def initialise(folder, method):
+        for run in folder.glob(f"{method},*"):
+            content = json.loads((run / "result.json").read_text())
+            content["settings"]["DISTILLER.STUDENT_CKPT"] = f"/weights/{content['seed']}"
+            (run / "result.json").write_text(json.dumps(content))
+
+    return initialise
+
+
+def test_initial_weights_of_each_seed_are_no_rows(write_method, initialise, text):
+    write_method("NONE", ALONE)
+    folder = write_method("KD", KD)
+    initialise(folder, "NONE")
+    initialise(folder, "KD")
+    table = text(folder)
+    assert line_of(table, "student alone")[1] == "3"
+    assert line_of(table, "KD")[1] == "3"
+    assert "weight decay 0.0005, DISTILLER.STUDENT_CKPT given" in " ".join(table.split())
+
+
+def test_initial_weights_are_another_protocol_than_new_ones(write_method, initialise, show, text):
+    write_method("KD", KD, name="new")
+    folder = write_method("KD", KD)
+    initialise(folder, "KD")
+    code, _, err = show(folder)
+    assert code == 2
+    assert "different protocols (DISTILLER.STUDENT_CKPT given and ''); give" in err
+
+    table = text(folder, "--mix-protocols", "--format", "markdown")
+    assert "| KD (DISTILLER.STUDENT_CKPT=given) | 3 |" in table
+
+
 def test_a_protocol_without_a_usual_setting_is_another_one(write_method, show):
     """Weight decay 0 is not its absence, which stands for the default."""
     write_method("KD", KD, settings={"SOLVER.WEIGHT_DECAY": 0.0})
@@ -397,6 +439,15 @@ def test_a_teacher_for_each_seed(write_run, tmp_path, text):
     assert "differ in accuracy" not in table
 
 
+def test_several_teachers(write_run, tmp_path, text):
+    """The mean of their accuracies is not that of the ensemble."""
+    about = {"teacher": ["resnet20", "resnet14"], "student": ["resnet8"]}
+    folder = write_run(tmp_path / "r/kd", method="KD", teacher_top1=[98.0, 97.0], **about)
+    name = "teacher resnet20 + resnet14 (mean of 2)"
+    assert line_of(text(folder), name) == [name, "97.50"]
+    assert line_of(text(folder, "--layout", "wide"), "teacher")[1] == "97.50 (mean of 2)"
+
+
 def test_columns_without_content_are_left_out(write_run, tmp_path, text):
     """There are no published figures for digits, and one row has nothing to be tested against."""
     about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
@@ -417,6 +468,28 @@ def test_the_published_figure_follows_the_protocol(write_method, text):
     table = text(folder)
     assert line_of(table, "KD")[-1] == "71.74 PSKD"
     assert "protocol: PSKD" in table
+
+
+def test_the_published_figure_of_the_teacher_has_its_source(write_method, text):
+    """Also where it is the only one with another protocol than that of the runs."""
+    folder = write_method("KD", KD, settings={"SOLVER.LR": 0.1})
+    table = text(folder)
+    assert line_of(table, "teacher resnet56")[-1] == "72.34 P240†"
+    lines = " ".join(table.split())
+    assert (
+        "- published for teacher resnet56: 72.34 (P240, RepDistiller README) - published for KD"
+        in lines
+    )
+    assert "- † another protocol than that of the runs; P240: 240 epochs" in lines
+
+    wide = text(folder, "--layout", "wide")
+    assert "†" not in wide, "it does not have the published figure of the teacher"
+
+
+def test_the_published_figure_of_the_teacher_follows_the_protocol(write_method, text):
+    """Of three, the one that was published under the protocol of the runs."""
+    folder = write_method("KD", KD, settings={"SOLVER.LR": 0.1}, teacher="resnet8x4")
+    assert line_of(text(folder), "teacher resnet8x4")[-1] == "72.48 PSKD"
 
 
 def test_a_published_figure_with_other_weights_is_explained(write_method, text):
@@ -512,6 +585,40 @@ def test_a_file(show, runs, tmp_path):
     assert (code, out) == (0, f"table: {file}\n")
     assert file.read_text().startswith("**cifar100, resnet56 -> resnet20**\n")
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_link_stays_and_its_target_is_replaced(show, runs, tmp_path):
+    target = tmp_path / "table.md"
+    target.write_text("before")
+    link = tmp_path / "link.md"
+    link.symlink_to(target)
+    assert show(runs, "--format", "markdown", "--output", link)[0] == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("**cifar100, resnet56 -> resnet20**\n")
+
+
+@pytest.mark.parametrize("output", ["", "."])
+def test_a_folder_is_no_file_to_write(show, runs, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = show(runs, "--output", output)
+    assert (code, out) == (2, "")
+    assert err == (
+        "edkd: error: cannot write .: it is a folder; give --output the name of a file\n"
+    )
+
+
+def test_a_name_that_is_no_text_is_escaped_in_a_file(show, write_run, tmp_path):
+    """CSV has the folders of the runs; a byte that is no UTF-8 was a UnicodeEncodeError."""
+    about = {"method": "NONE", "teacher": "", "student": ["resnet8"]}
+    name = os.fsdecode(b"a\xff")
+    try:
+        write_run(tmp_path / name, settings={"DISTILLER.TYPE": "NONE"}, **about)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    file = tmp_path / "table.csv"
+    code, _, err = show(tmp_path, "--format", "csv", "--output", file)
+    assert (code, err) == (0, "")
+    assert r"/a\udcff" in file.read_text()
 
 
 # Runs that are not as they should be.
