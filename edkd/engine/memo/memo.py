@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from edkd import world
 from edkd.dataset import NumberedLoader
-from edkd.engine.config.scalars import as_list
 from edkd.engine.device import autocast
 from edkd.engine.memo.description import MADE_OF, describe, unlike
 from edkd.engine.memo.exchange import exchange_rows
@@ -59,9 +58,11 @@ def memo_settings(cfg: Any, number: int = 0) -> MemoSettings:
     """Settings from TEACHER_MEMO, DATASET.TYPE and an entry of DISTILLER.TEACHER.
 
     Args:
+        cfg: one name in DISTILLER.TEACHER is that of all teachers.
         number: of the teacher, from 0.
     """
-    name = as_list(cfg.DISTILLER.TEACHER)[number]
+    names = cfg.DISTILLER.TEACHER
+    name = names if isinstance(names, str) else names[number]
     return MemoSettings(
         folder=memo_folder(cfg),
         max_bytes=cfg.TEACHER_MEMO.MAX_GB * 1e9,
