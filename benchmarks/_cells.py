@@ -252,8 +252,11 @@ def check_student_file(folder: Path, place: Place) -> None:
 
 
 def served_by_cache(folder: Path) -> str:
-    """What the log of a run says of the teacher cache."""
-    lines = (folder / "worklog.txt").read_text(encoding="utf-8").splitlines()
+    """What the log of a run says of the teacher cache; "" where there is no log."""
+    log = folder / "worklog.txt"
+    if not log.is_file():
+        return ""
+    lines = log.read_text(encoding="utf-8").splitlines()
     about = [line.partition("teacher cache: ")[2] for line in lines if "teacher cache: " in line]
     if not about:
         return "no teacher"

@@ -6,7 +6,8 @@ python benchmarks/methods.py [METHOD ...] [--table] [--dataset NAME] [--pair FIL
 
 The methods are trained one after the other, each in a folder of its own below output/methods/. One
 that has a result is not trained again, one that was stopped continues. Each method is configured by
-configs/<data set>/<method>/<pair>.yaml, else by the file of KD with the method's defaults; learning
+configs/<data set>/<method>/<pair>.yaml, else by the file of KD with the method's defaults; a switch
+or an update rule by its own file for the pair, as lskd/kd_<pair>.yaml, if there is one. Learning
 rate stages are at 3/5 and 4/5 of the epochs, and warm-ups of the method last one epoch.
 
 The times of a step are ratios to the student alone: both are measured in turn, right after the
@@ -132,11 +133,7 @@ def config_of(variant: str, protocol: Protocol, student: str = "") -> Any:
         student: instead of the one of the pair.
     """
     method, *own = variant.split()
-    folder = CONFIGS / protocol.dataset
-    file = folder / method.lower() / f"{protocol.pair}.yaml"
-    if not file.is_file():
-        file = folder / "kd" / f"{protocol.pair}.yaml"
-
+    file = file_of(method, own, protocol)
     words = [
         f"DISTILLER.TYPE={method}",
         "EXPERIMENT.PROJECT=methods",
@@ -150,6 +147,19 @@ def config_of(variant: str, protocol: Protocol, student: str = "") -> Any:
     words += own
     shorter = [f"{key}=1" for key in warmups(load_config(str(file), words))]
     return load_config(str(file), [*words, *shorter, *protocol.words])
+
+
+def file_of(method: str, own: Sequence[str], protocol: Protocol) -> Path:
+    """The file of a switch or an update rule for the pair, else of the method, else of KD."""
+    folder = CONFIGS / protocol.dataset
+    files = []
+    for word in own:  # as DISTILLER.LSKD=True, SOLVER.TRAINER=dot
+        key, _, value = word.partition("=")
+        name = key.rpartition(".")[2] if value == "True" else value
+        files.append(folder / name.lower() / f"{method.lower()}_{protocol.pair}.yaml")
+
+    files += [folder / name / f"{protocol.pair}.yaml" for name in (method.lower(), "kd")]
+    return next(file for file in files if file.is_file())
 
 
 def stages(epochs: int) -> list[int]:

@@ -688,7 +688,8 @@ def test_a_table_of_single_seeds_needs_no_scipy(show, write_method, monkeypatch)
 
 
 def test_the_runs_of_this_repository(text):
-    table = text(CHECKOUT / "results" / "2026-11-26_methods")
+    folder = CHECKOUT / "results" / "2026-11-27_methods"
+    table = text(*(folder / name for name in ("NONE", "KD", "DKD")))
     assert line_of(table, "DKD")[:4] == ["DKD", "1", "47.52", "47.52"]
     assert "5 epochs, batch 64, SGD, lr 0.05 x0.1 after 3, 4" in table
 
