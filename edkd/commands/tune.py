@@ -90,6 +90,8 @@ def _finish(
     plan: "Plan", study: Any, device: str, is_final: bool, say: Callable[[str], None]
 ) -> None:
     """Write the best configuration; train the final runs where they are wanted."""
+    from edkd.sweep.plan import plan as plan_sweep
+    from edkd.sweep.running import run_here, run_sweep
     from edkd.tune.final import refuse_other_values, write_best, write_final
     from edkd.tune.outcome import RESULTS
 
@@ -102,7 +104,4 @@ def _finish(
         return
 
     refuse_other_values(plan)
-    from edkd.sweep.plan import plan as plan_sweep
-    from edkd.sweep.running import run_here, run_sweep
-
     run_sweep(plan_sweep(str(final)), device, say, run_here)

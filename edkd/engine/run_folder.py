@@ -82,7 +82,7 @@ def _refuse_obstacle(folder: Path) -> None:
 
 
 def _way_out(config: Path, cfg: CfgNode | None) -> str:
-    saved = _saved(config)
+    saved = saved_values(config)
     if cfg is None or saved is None:
         return "; continue it with --resume, or give this run another EXPERIMENT.NAME"
 
@@ -143,7 +143,7 @@ def find_run(cfg: CfgNode, folder: Path, opts: Sequence[str] = ()) -> Path:
     if not config.stat().st_size and not has_checkpoint:  # it died right after `claim`
         return folder
 
-    saved = _saved(config)
+    saved = saved_values(config)
     if saved is None:
         raise UserError(
             f"--resume: {config} cannot be read; restore it, or start a run with another "
@@ -201,7 +201,7 @@ def _runs_of_name(cfg: CfgNode, folder: Path) -> Iterator[tuple[Path, dict[str, 
     """The runs of this NAME and TAG beside a folder, with their configurations."""
     for parent in dict.fromkeys([folder.parent, *_projects(cfg)]):
         for config in sorted(parent.glob(f"*/{CONFIG}")):
-            saved = _saved(config)
+            saved = saved_values(config)
             if saved is not None and _has_name(saved, cfg):
                 yield config.parent, saved
 
@@ -225,7 +225,7 @@ def _old_names(saved: dict[str, Any], opts: Sequence[str]) -> list[str]:
     return list(old_names(str(name), opts))
 
 
-def _saved(config: Path) -> dict[str, Any] | None:
+def saved_values(config: Path) -> dict[str, Any] | None:
     """The values of a saved configuration; None where it cannot be read."""
     try:
         return saved_config(config.read_text(encoding="utf-8"))

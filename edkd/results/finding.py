@@ -68,7 +68,7 @@ def search_runs(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
         if not os.path.isdir(path):
             skipped.append(LeftOut(path, _NO_FOLDER))
             continue
-        os.listdir(path)  # raises where a folder that was asked for cannot be read
+        os.listdir(path)  # raises if a given folder cannot be read
         finished, left_out = _search(Path(os.path.realpath(path)))
         found.update(dict.fromkeys(finished))
         skipped += left_out

@@ -1,7 +1,7 @@
 """The configuration that a study has found, and its final runs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import yaml
 from yacs.config import CfgNode
 
 from edkd.engine.checkpoint import save_text
-from edkd.engine.config.compare import changed_keys, flatten, saved_config
+from edkd.engine.config.compare import changed_keys, flatten
 from edkd.engine.config.load import load_config
 from edkd.engine.config.strict_yaml import BASE
 from edkd.engine.config.table import as_node
-from edkd.engine.run_folder import CONFIG, run_folder
+from edkd.engine.run_folder import CONFIG, run_folder, saved_values
 from edkd.errors import SweepError, UserError
 from edkd.sweep.options import SEED, words_of
 from edkd.tune.outcome import Row, budget_text, complete, is_start
@@ -36,15 +36,12 @@ def refuse_final_runs_of_others(plan: Plan) -> None:
     if (plan.folder / FINAL).is_file():
         return
 
-    shared = words_of({**plan.source.fixed, **_label(plan, plan.cfg.EXPERIMENT.TAG)})
-    for seed in plan.source.seeds:
-        own = words_of({SEED: str(seed)})
-        folder = run_folder(load_config(plan.source.config, [*shared, *own]), own)
-        if (folder / CONFIG).is_file():
-            raise UserError(
-                f"{folder} holds a final run of another study; give those of this one another "
-                f"name, as set: {{EXPERIMENT.NAME: {plan.source.name}}} in {plan.source.path}"
-            )
+    words = words_of({**plan.source.fixed, **_label(plan, plan.cfg.EXPERIMENT.TAG)})
+    for folder, _ in _runs_that_exist(plan, plan.source.config, words):
+        raise UserError(
+            f"{folder} holds a final run of another study; give those of this one another "
+            f"name, as set: {{EXPERIMENT.NAME: {plan.source.name}}} in {plan.source.path}"
+        )
 
 
 def write_best(plan: Plan, study: Any) -> Path:
@@ -88,19 +85,32 @@ def write_final(plan: Plan) -> Path:
 
 def refuse_other_values(plan: Plan) -> None:
     """Raise UserError where final runs were trained with values that are not the best any more."""
-    for seed in plan.source.seeds:
-        own = words_of({SEED: str(seed)})
-        cfg = load_config(str(plan.folder / BEST), own)
-        config = run_folder(cfg, own) / CONFIG
-        if not config.is_file():
-            continue
-
-        changes = changed_keys(saved_config(config.read_text(encoding="utf-8")), cfg)
+    for folder, cfg in _runs_that_exist(plan, str(plan.folder / BEST)):
+        saved = saved_values(folder / CONFIG)
+        changes = changed_keys(saved, cfg) if saved else []  # the sweep tells of a damaged file
         if changes:
             raise UserError(
-                f"{config.parent} was trained with other values than those that are the best now "
+                f"{folder} was trained with other values than those that are the best now "
                 f"({'; '.join(changes)}); rename or remove it, and repeat the command"
             )
+
+
+def _runs_that_exist(
+    plan: Plan, config: str, words: Sequence[str] = ()
+) -> Iterator[tuple[Path, CfgNode]]:
+    """The folders of final runs that are there, with the configuration that each would have now.
+
+    Args:
+        plan: of the study.
+        config: a YAML file.
+        words: its options, as on a command line.
+    """
+    for seed in plan.source.seeds:
+        own = words_of({SEED: str(seed)})
+        cfg = load_config(config, [*words, *own])
+        folder = run_folder(cfg, own)
+        if (folder / CONFIG).is_file():
+            yield folder, cfg
 
 
 def _values(cfg: CfgNode, keys: Iterable[str]) -> dict[str, Any]:

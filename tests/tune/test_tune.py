@@ -285,6 +285,9 @@ def test_final_runs_with_values_that_are_not_the_best_any_more_are_named(
     done = tool("tune", file, "--final")
     assert_refused(done, "SEED=2 was trained with other values .*SOLVER.LR was 0.06.*remove it")
 
+    config.write_text("damaged: [")
+    assert_refused(tool("tune", file, "--final"), "config.yaml")
+
 
 def test_final_runs_are_named_after_the_best_method(write, tune, study):
     methods = ["NONE", "USKD"]
