@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edkd import __version__
 from edkd.commands._command_line import run_command
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 
 COMMANDS = {
     "train": "train a student, alone or with a teacher",
@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(f"edkd {__version__}\n")
         return
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        raise UserError(f"unknown command {name!r}{hint(name, COMMANDS)} (known: {known})")
+        raise UserError(unknown("command", name, COMMANDS))
 
     if name not in TOGETHER and int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UserError(

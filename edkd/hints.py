@@ -51,6 +51,26 @@ def hint(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{best}'?" if best else ""
 
 
+def unknown(what: str, word: str, known: Iterable[str], note: str = "") -> str:
+    """Return "unknown command 'trian', did you mean 'train'? (known: train, eval)".
+
+    Args:
+        note: about this word, instead of the closest known one.
+    """
+    names = list(known)
+    return f"unknown {what} {word!r}{note or hint(word, names)} (known: {', '.join(names)})"
+
+
+def not_one_of(name: str, value: str, known: Iterable[str], note: str = "") -> str:
+    """Return "form is 'papr', not one of paper, reference, did you mean 'paper'?".
+
+    Args:
+        note: about this value, instead of the closest known one.
+    """
+    names = list(known)
+    return f"{name} is {value!r}, not one of {', '.join(names)}{note or hint(value, names)}"
+
+
 def distance(first: str, second: str) -> int:
     """The edits that turn one word into another; a swap of two neighbours counts as one.
 

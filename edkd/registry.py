@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
 from edkd.errors import UserError, warn
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.known_elsewhere import method_note
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -123,8 +123,7 @@ class Registry:
         for file, reason in self.unavailable.items():
             if file.lower() == name.lower():
                 raise UserError(f"{what} {name!r} is unavailable: {reason}")
-        about = self.note(name) or hint(name, known)
-        raise UserError(f"unknown {what} {name!r}{about} (known: {', '.join(known)})")
+        raise UserError(unknown(what, name, known, self.note(name)))
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the order of registration."""

@@ -24,6 +24,7 @@ from PIL import Image
 from edkd import signals
 from tests import processes
 from tests.digits_runs import train_all
+from tests.runs import outcome
 from tests.small import TinyNet
 
 TESTS = Path(__file__).resolve().parent
@@ -264,6 +265,20 @@ def train_tiny(tool, tiny) -> Callable[..., Outcome]:
 def tiny_folder(tmp_path) -> Path:
     """The folder of the runs of `train_tiny`."""
     return tmp_path / "distill"
+
+
+@pytest.fixture
+def assert_resumes(train_tiny, tiny_folder) -> Callable[..., None]:
+    """assert_resumes(KEY, VALUE, ...): `whole`, and `parts` with a stop between, are the same."""
+
+    def check(*opts):
+        words = [*opts, "SOLVER.SCHEDULE", "step"]
+        assert train_tiny("whole", *words, "SOLVER.EPOCHS", 2).code == 0
+        assert train_tiny("parts", *words, "SOLVER.EPOCHS", 1).code == 0
+        assert train_tiny("parts", *words, "SOLVER.EPOCHS", 2, "--resume").code == 0
+        assert outcome(tiny_folder / "whole") == outcome(tiny_folder / "parts")
+
+    return check
 
 
 @pytest.fixture

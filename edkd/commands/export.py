@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from edkd.commands._command_line import ArgumentParser, Once
 from edkd.commands._options import add_input, add_network, completion
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -107,8 +107,7 @@ def _parser() -> ArgumentParser:
 def _check(args: argparse.Namespace) -> None:
     """Raise UserError for options that do not fit together."""
     if args.to not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise UserError(f"--to {args.to}: no such format{hint(args.to, FORMATS)} (known: {known})")
+        raise UserError(f"--to: {unknown('format', args.to, FORMATS)}")
     if args.int8 and args.to != "onnx":
         raise UserError(f"--int8 writes an ONNX file; use --to onnx, not --to {args.to}")
     if args.calibrate < 1:

@@ -9,7 +9,7 @@ from edkd.commands._options import add_device, add_which, positive
 from edkd.errors import UserError
 from edkd.figures import FIGURES, Figure
 from edkd.figures.drawing import FORMATS, WIDTHS, Options, style
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -263,10 +263,7 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
     for name in formats:
         if name not in FORMATS:
-            known = ", ".join(FORMATS)
-            raise UserError(
-                f"--format {name}: no such format{hint(name, FORMATS)} (known: {known})"
-            )
+            raise UserError(f"--format: {unknown('format', name, FORMATS)}")
 
     # Where they go.
     if args.output and not output.parent.is_dir():

@@ -12,7 +12,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._math import log_softmax, reduced
 from edkd.distillers.kd import kd_loss
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import not_one_of
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -54,9 +54,7 @@ def deit_loss(
         1.0986
     """
     if form not in FORMS:
-        raise UserError(
-            f"deit_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
-        )
+        raise UserError(f"deit_loss: {not_one_of('form', form, FORMS)}")
     if form == "soft":
         return kd_loss(logits_dist, logits_teacher, temperature, reduction)
 

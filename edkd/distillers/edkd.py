@@ -14,7 +14,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._math import decoupled_kl, reduced, warmup_factor
 from edkd.distillers._split import Parts, split_terms
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import not_one_of
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -86,9 +86,7 @@ def edkd_parts(
         UserError: another value of `form`.
     """
     if form not in FORMS:
-        raise UserError(
-            f"edkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
-        )
+        raise UserError(f"edkd_loss: {not_one_of('form', form, FORMS)}")
 
     tckd, nckd, margin_t = decoupled_kl(logits_student, logits_teacher, target, temperature, kept)
     if form == "reference":

@@ -12,7 +12,7 @@ from edkd.distillers._base import Distiller, Views
 from edkd.distillers._math import kl_divergence, log_softmax, reduced
 from edkd.distillers._split import split_terms
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import not_one_of
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch
@@ -179,9 +179,7 @@ def mask_factor(mask: Tensor, form: str) -> Tensor:
         UserError: another value of `form`.
     """
     if form not in FORMS:
-        raise UserError(
-            f"mlkd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
-        )
+        raise UserError(f"mlkd_loss: {not_one_of('form', form, FORMS)}")
     return mask.mean() if form == "reference" else mask
 
 

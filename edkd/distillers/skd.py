@@ -11,7 +11,7 @@ from edkd.distillers._base import Distiller
 from edkd.distillers._math import at_least_float32, full_precision, reduced
 from edkd.distillers.kd import kd_loss
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import not_one_of
 from edkd.keys import Key
 from edkd.registry import METHODS
 from edkd.types import Batch, Output
@@ -67,9 +67,7 @@ def skd_loss(
         0.0
     """
     if form not in FORMS:
-        raise UserError(
-            f"skd_loss: form is {form!r}, not one of {', '.join(FORMS)}{hint(form, FORMS)}"
-        )
+        raise UserError(f"skd_loss: {not_one_of('form', form, FORMS)}")
 
     instance = kd_loss(logits_student, logits_teacher, temperature, reduction="none")
     scale = 1.0 / logits_student.shape[1]

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from edkd.errors import UserError
-from edkd.hints import closest, hint
+from edkd.hints import closest, unknown
 from edkd.keys import Key
 from edkd.models import _timm, _torchvision  # noqa: F401  they add their libraries
 from edkd.models._fixed_size import Resize
@@ -57,9 +57,7 @@ def model_names(family: str) -> list[str]:
         return LIBRARIES[family].names()
     known = [scope for scope in MODELS.scopes() if scope]
     if family not in known:
-        raise UserError(
-            f"unknown model family {family!r}{hint(family, known)} (known: {', '.join(known)})"
-        )
+        raise UserError(unknown("model family", family, known))
     return MODELS.names(family)
 
 
@@ -197,10 +195,7 @@ def _check_home(word: str) -> None:
     homes = [scope for scope in MODELS.scopes() if scope]
     known = [*homes, *LIBRARIES]
     if word not in homes:
-        raise UserError(
-            f"unknown library or family of models {word!r}{hint(word, known)} (known: "
-            f"{', '.join(known)})"
-        )
+        raise UserError(unknown("library or family of models", word, known))
 
 
 def _has(library: Library, name: str) -> bool:

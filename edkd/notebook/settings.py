@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import hint, not_one_of
 
 NETWORKS = ("ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110")
 
@@ -94,8 +94,7 @@ def _check_networks(config: dict[str, Any]) -> None:
     names = network_names(config)
     for model in names:
         if model not in NETWORKS:
-            known = ", ".join(NETWORKS)
-            raise UserError(f"model is {model!r}, not one of {known}{hint(model, NETWORKS)}")
+            raise UserError(not_one_of("model", model, NETWORKS))
     if isinstance(config["model"], list) and len(names) != config["model_num"]:
         raise UserError(
             f"model has {len(names)} networks, but model_num is {config['model_num']}; leave "

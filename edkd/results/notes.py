@@ -1,6 +1,7 @@
 """The lines below a table: how to read it, and what it must not hide."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import mean
 
 from edkd.paths import short_path
@@ -66,7 +67,7 @@ def _figures(columns: Columns) -> str:
 def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]:
     """What was tested, and why nothing was elsewhere."""
     verdicts = [verdict for one in tables for verdict in one.verdicts if verdict]
-    number = sum(bool(verdict.word) for verdict in verdicts)
+    number = len(set(_tested(tables)))
     baselines = {shown(one.baseline.method): None for one in tables if one.baseline}
     lines = []
 
@@ -83,6 +84,17 @@ def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]
         names = "; ".join(without)
         lines.append(f"no baseline, so no test: {names} (--baseline names one)")
     return lines
+
+
+def _tested(tables: Sequence[Judged]) -> Iterator[tuple[Path, Path]]:
+    """The first runs of each two rows that a test compares.
+
+    Rows without a teacher stand in each column of their student, so a test may be there twice.
+    """
+    for one in tables:
+        for cell, verdict in one.rows:
+            if one.baseline and verdict and verdict.word:
+                yield cell.run.folder, one.baseline.run.folder
 
 
 def _by_chance(number: int, choice: Choice) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from edkd.engine.config.scalars import Scalar, plain
 from edkd.engine.config.strict_yaml import read_file
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.paths import CONFIGS, expanded, shipped
 from edkd.sweep.options import Options, options_of, variants_of, wrong
 
@@ -77,10 +77,8 @@ def content_of(file: str, keys: Sequence[str], groups: str) -> tuple[Path, Mappi
     content = read_file(path, str(path))
     for key in content:
         if key not in keys:
-            known = ", ".join(keys)
             raise UserError(
-                f"{path}: unknown key {key!r}{hint(key, keys)} (known: {known}); configuration "
-                f"keys belong into {groups}"
+                f"{path}: {unknown('key', key, keys)}; configuration keys belong into {groups}"
             )
     return path, content
 
@@ -163,8 +161,7 @@ def _resources(path: Path, value: Any) -> Resources:
         raise wrong(path, "resources", "as {gpus: 0.5, cpus: 2}", value)
     for name, number in numbers.items():
         if name not in Resources._fields:
-            near = hint(name, Resources._fields)
-            raise UserError(f"{path}: resources: unknown key {name!r}{near} (known: gpus, cpus)")
+            raise UserError(f"{path}: resources: {unknown('key', name, Resources._fields)}")
         _check_amount(path, name, number)
     return Resources(**numbers)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.scalars import Scalar, plain
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.sweep.file import content_of, files_of
 from edkd.sweep.options import Options, options_of, wrong
 from edkd.tune.space import Space, space_of
@@ -130,9 +130,7 @@ def _halving(path: Path, content: Mapping[str, Any]) -> Halving | None:
 
     for name in value:
         if name not in Halving._fields:
-            near = hint(name, Halving._fields)
-            known = ", ".join(Halving._fields)
-            raise UserError(f"{path}: halving: unknown key {name!r}{near} (known: {known})")
+            raise UserError(f"{path}: halving: {unknown('key', name, Halving._fields)}")
     place = "halving: "
     min_epochs = _whole(path, "min_epochs", value, 0, place=place) or None
     return Halving(min_epochs, _whole(path, "reduction", value, 3, low=2, place=place))

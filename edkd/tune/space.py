@@ -10,7 +10,7 @@ from edkd.engine.config.scalars import Scalar, plain
 from edkd.engine.config.table import table
 from edkd.engine.config.unknown_key import unknown_key
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.sweep.options import text_of, wrong
 
 _WORDS = ("low", "high", "log", "step")
@@ -172,10 +172,7 @@ def _interval(path: Path, where: str, value: Mapping[str, Any], default: Any) ->
     """A range for a key with this default."""
     for word in value:
         if word not in _WORDS:
-            known = ", ".join(_WORDS)
-            raise UserError(
-                f"{path}: {where}: unknown {word!r}{hint(word, _WORDS)} (known: {known})"
-            )
+            raise UserError(f"{path}: {where}: {unknown('word', word, _WORDS)}")
     if type(default) not in (int, float):
         raise UserError(
             f"{path}: {where} is not a number; give a list of values instead of a range"

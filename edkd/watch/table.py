@@ -8,7 +8,7 @@ from typing import Any
 from edkd.columns import aligned
 from edkd.engine.log.time_left import shown_duration
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import unknown
 from edkd.watch.status import STATES, Status
 from edkd.watch.wording import UNKNOWN, epoch_of, notes, top1_of
 
@@ -47,8 +47,7 @@ def chosen(runs: Sequence[Status], states: Sequence[str], words: Sequence[str]) 
     """
     for state in states:
         if state not in STATES:
-            known = ", ".join(STATES)
-            raise UserError(f"no state {state!r}{hint(state, STATES)} (known: {known})")
+            raise UserError(unknown("state", state, STATES))
 
     wanted = states or list(STATES)
     return [run for run in runs if run.state in wanted and _has_words(run, words)]

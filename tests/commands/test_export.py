@@ -274,7 +274,7 @@ def test_files_that_exist_are_kept(tool, run):
 
 def test_mistakes_are_one_line(tool, student, run, tmp_path):
     cases = [
-        ((student, "--to", "onxx"), "--to onxx: no such format, did you mean 'onnx'"),
+        ((student, "--to", "onxx"), "--to: unknown format 'onxx', did you mean 'onnx'"),
         ((student, "--to", "safetensors", "--int8"), "--int8 writes an ONNX file"),
         ((student, "--to", "onnx", "--out", tmp_path / "x.pt"), "must end in .onnx"),
         ((student, "--to", "onnx", "--out", tmp_path / "no" / "x.onnx"), "there is no folder"),

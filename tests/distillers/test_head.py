@@ -11,7 +11,7 @@ from edkd.distillers._head import head_layers
 from edkd.engine.checkpoint import load_checkpoint
 from edkd.errors import UserError
 from edkd.models import as_network, get_model
-from tests.runs import assert_refused, outcome, plain
+from tests.runs import assert_refused, plain
 from tests.small import TinyNet, make_distiller, make_trainer, tiny_images
 
 ONLY_HEAD = ("SOLVER.TRAIN_ONLY", "head")
@@ -90,17 +90,14 @@ def test_parameters_of_the_method_learn_all_the_same():
 
 
 @pytest.mark.parametrize("opts", [ONLY_HEAD, ("SOLVER.HEAD_LR_FACTOR", "4")])
-def test_a_run_that_is_resumed_is_the_same(train_tiny, tmp_path, opts):
-    steps = ["SOLVER.EPOCHS", "2", "SOLVER.SCHEDULE", "step", "DISTILLER.TYPE", "DML"]
-    assert train_tiny("whole", *opts, *steps).code == 0
-    assert train_tiny("parts", *opts, *steps, "SOLVER.EPOCHS", "1").code == 0
-    assert train_tiny("parts", *opts, *steps, "--resume").code == 0
-    runs = tmp_path / "distill"
-    assert outcome(runs / "whole") == outcome(runs / "parts")
+def test_a_run_that_is_resumed_is_the_same(assert_resumes, train_tiny, tiny_folder, opts):
+    words = ["DISTILLER.TYPE", "DML", *opts]
+    assert_resumes(*words)
 
-    start = train_tiny("still", *opts, *steps, "SOLVER.EPOCHS", "1", "SOLVER.LR", "0").code
-    assert start == 0
-    states = [load_checkpoint(runs / name / "latest")["model"] for name in ("still", "whole")]
+    still = ["SOLVER.EPOCHS", 1, "SOLVER.SCHEDULE", "step", "SOLVER.LR", 0]
+    assert train_tiny("still", *words, *still).code == 0
+    folders = [tiny_folder / name for name in ("still", "whole")]
+    states = [load_checkpoint(folder / "latest")["model"] for folder in folders]
     changed = {key for key in states[0] if not torch.equal(states[0][key], states[1][key])}
     own = {key for key in changed if not key.endswith(tuple(HEAD))}
     assert bool(own) == (opts != ONLY_HEAD)

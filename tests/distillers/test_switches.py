@@ -18,7 +18,7 @@ from edkd.errors import UserError
 from edkd.registry import METHODS
 from edkd.types import LazyFeatures, Output
 from tests.distillers.reference import switches
-from tests.runs import assert_refused, outcome
+from tests.runs import assert_refused
 from tests.small import TinyNet, batch, config, info, make_distiller
 
 LSKD = ("DISTILLER.LSKD", "True")
@@ -332,10 +332,5 @@ def test_the_command_refuses_in_one_line(train_tiny):
     ],
     ids=" ".join,
 )
-def test_a_run_that_is_resumed_is_the_same(train_tiny, tmp_path, opts):
-    steps = ["SOLVER.EPOCHS", "2", "SOLVER.SCHEDULE", "step", "DISTILLER.TYPE", *opts]
-    assert train_tiny("whole", *steps).code == 0
-    assert train_tiny("parts", *steps, "SOLVER.EPOCHS", "1").code == 0
-    assert train_tiny("parts", *steps, "--resume").code == 0
-    runs = tmp_path / "distill"
-    assert outcome(runs / "whole") == outcome(runs / "parts")
+def test_a_run_that_is_resumed_is_the_same(assert_resumes, opts):
+    assert_resumes("DISTILLER.TYPE", *opts)

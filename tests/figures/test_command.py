@@ -114,7 +114,7 @@ def test_students_of_an_online_method(draw, table, digits_runs):
 def test_an_unknown_kind_or_format(refused, digits_runs):
     assert "invalid choice: 'tnse'" in refused("tnse", digits_runs["kd1"])
     error = refused("curves", digits_runs["kd1"], "--format", "pgn")
-    assert "--format pgn: no such format, did you mean 'png'?" in error
+    assert "--format: unknown format 'pgn', did you mean 'png'?" in error
     assert "there is no folder" in refused("curves", digits_runs["kd1"], "--output", "a/b.png")
     assert "there is no folder" in refused("cka", digits_runs["kd1"], "--output", "a/b.png")
 

@@ -157,6 +157,18 @@ def test_many_tests_are_pointed_out(text, runs):
     assert "0.15 of them would be BEATS or WORSE on average" in notes
 
 
+def test_a_test_in_two_columns_is_one_test(write_method, text):
+    """Runs without a teacher stand in the column of each teacher."""
+    write_method("NONE", ALONE)
+    write_method("USKD", KD, teacher="")
+    write_method("KD", KD)
+    folder = write_method("KD", KD, name="other", teacher="resnet110")
+
+    notes = " ".join(text(folder).split())
+    assert notes.count("USKD") == 2
+    assert "the 3 tests are not corrected for their number" in notes
+
+
 # Rows and columns.
 
 

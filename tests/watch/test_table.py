@@ -48,7 +48,7 @@ def test_runs_are_chosen_by_state_and_words():
     assert names(chosen(RUNS, ["running", "failed"], [])) == "bd"
     assert names(chosen(RUNS, [], ["dkd", "DIGITS"])) == "c"
     assert names(chosen(RUNS, ["running"], ["dkd"])) == ""
-    with pytest.raises(UserError, match="no state 'runing', did you mean 'running'"):
+    with pytest.raises(UserError, match="unknown state 'runing', did you mean 'running'"):
         chosen(RUNS, ["runing"], [])
 
 

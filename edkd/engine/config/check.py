@@ -16,7 +16,7 @@ from edkd.engine.config.scalars import Scalar, as_list, plain, shown
 from edkd.engine.config.table import Keys
 from edkd.engine.update import PUBLISHED_NAMES
 from edkd.errors import UserError
-from edkd.hints import hint
+from edkd.hints import hint, not_one_of
 from edkd.keys import INF, Key
 from edkd.models import check_model, elsewhere, is_qualified, model_names
 from edkd.paths import expanded
@@ -272,5 +272,4 @@ def _find_name(key: str, name: str, registry: Registry) -> None:
 def _check_choice(key: str, value: str, known: Iterable[str], note: str = "") -> None:
     names = list(known)
     if value not in names:
-        about = note or hint(value, names)
-        raise UserError(f"{key} is {value!r}, not one of {', '.join(names)}{about}")
+        raise UserError(not_one_of(key, value, names, note))
