@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from edkd.results.files import write_text
 
     write_text(f"{text}\n", args.output)
-    print(f"table: {args.output}")
+    if args.output.parts[:2] != ("/", "dev"):  # /dev/stdout has the table alone
+        print(f"table: {args.output}")
 
 
 def _parser() -> ArgumentParser:

@@ -9,7 +9,7 @@ from edkd.results.names import shown
 from edkd.results.published import Figure
 from edkd.results.statistics import MOST_SEEDS
 from edkd.results.table import count_of, spread
-from edkd.results.verdicts import BEATS, INCONCLUSIVE, WORSE, Judged, Verdict
+from edkd.results.verdicts import BASELINE, BEATS, INCONCLUSIVE, WORSE, Judged, Verdict
 
 MARKS = {
     BEATS: "↑",
@@ -145,7 +145,7 @@ def _row(one: Judged, cell: Cell, verdict: Verdict | None, choice: Choice) -> Te
 def _verdict_texts(baseline: Cell, verdict: Verdict) -> Texts:
     """The test against the baseline."""
     texts = {"verdict": verdict.word or f"({verdict.reason})"}
-    if verdict.reason != "baseline":
+    if verdict.reason != BASELINE:
         texts.setdefault(_versus(baseline), _signed(verdict.difference))
 
     if verdict.test:

@@ -11,7 +11,7 @@ from edkd.results.names import shown
 from edkd.results.published import Figure, protocols
 from edkd.results.runs import Run
 from edkd.results.statistics import POWER, outliers
-from edkd.results.verdicts import ONE_SEED, Judged
+from edkd.results.verdicts import BASELINE, ONE_SEED, Judged, Verdict
 
 _CHOSEN = {
     "test": "chosen on the test set (test), which makes it optimistic",
@@ -73,7 +73,7 @@ def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]
 
     if number:
         names = " / ".join(baselines)
-        lines.append(_legend(names, choice, is_wide))
+        lines.append(_legend(names, choice, is_wide) + (_unmarked(verdicts) if is_wide else ""))
     elif any(verdict.reason == ONE_SEED for verdict in verdicts):
         lines.append("no verdict: a test needs two seeds or more of a method and of the baseline")
     if number > 1:
@@ -120,6 +120,13 @@ def _legend(baseline: str, choice: Choice, is_wide: bool) -> str:
         f"verdict: {test}; needed: seeds of each method with which that test finds a difference "
         f"of the observed size with a probability of {100 * POWER:.0f} %"
     )
+
+
+def _unmarked(verdicts: Sequence[Verdict]) -> str:
+    """Why figures have no mark: "; no mark: one seed, no variance"; "" where all have one."""
+    reasons = dict.fromkeys(verdict.reason for verdict in verdicts)
+    named = [reason for reason in reasons if reason not in ("", BASELINE)]
+    return f"; no mark: {', '.join(named)}" if named else ""
 
 
 # Protocols and published figures.

@@ -15,6 +15,9 @@ INCONCLUSIVE = "INCONCLUSIVE"
 ONE_SEED = "one seed"
 """Why there is no test: a row or the baseline has a single one."""
 
+BASELINE = "baseline"
+"""Why there is no test: the row is the baseline itself."""
+
 
 class Verdict(NamedTuple):
     """A cell against the baseline.
@@ -134,7 +137,7 @@ def _no_test(cell: Cell, baseline: Cell, by: str) -> str:
     """Why two cells have no test; "" where they have one."""
     samples = [cell.accuracies(by), baseline.accuracies(by)]
     if cell is baseline:
-        return "baseline"
+        return BASELINE
     if cell.run.protocol.differences(baseline.run.protocol):
         return "other protocol"
     if min(map(len, samples)) < 2:

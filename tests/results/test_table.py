@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -522,6 +523,14 @@ def test_wide(write_method, runs, text):
     assert line_of(table, "KD") == ["KD", "70.73 ± 0.15 ↑", "70.73 ± 0.15 ↑"]
     assert line_of(table, "RKD") == ["RKD", "66.10 ± 0.10 ↓"]
     assert "↑ BEATS, ↓ WORSE, ~ INCONCLUSIVE: Welch's t-test of the last epoch" in table
+    assert "no mark" not in table
+
+
+def test_wide_says_why_a_figure_has_no_mark(write_method, runs, text):
+    write_method("AT", [70.0])
+    table = text(runs, "--layout", "wide")
+    assert line_of(table, "AT") == ["AT", "70.00"]
+    assert "no mark: one seed" in " ".join(table.split())
 
 
 def test_csv_has_full_precision(records, runs):
@@ -597,6 +606,12 @@ def test_a_file(show, runs, tmp_path):
     assert (code, out) == (0, f"table: {file}\n")
     assert file.read_text().startswith("**cifar100, resnet56 -> resnet20**\n")
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_device_gets_the_table_alone(show, runs):
+    """With --output /dev/stdout, a note would end in the table; here, in what is printed."""
+    assert show(runs, "--format", "csv", "--output", "/dev/null") == (0, "", "")
+    assert Path("/dev/null").is_char_device()
 
 
 def test_a_link_stays_and_its_target_is_replaced(show, runs, tmp_path):
