@@ -38,7 +38,7 @@ MISTAKES = [
     (dict(search={"SOLVER.LR": {"low": 1, "high": 1}}), "low is 1, but must be below high, 1"),
     (dict(search={"SOLVER.LR": {"low": 1}}), "SOLVER.LR: high must be a number, not None"),
     (dict(search={"SOLVER.LR": {"low": 0, "high": 1, "log": True}}), "must be above 0 where log"),
-    (dict(search={"SOLVER.LR": {"low": 0, "hihg": 1}}), "unknown 'hihg', did you mean 'high'"),
+    (dict(search={"SOLVER.LR": {"low": 0, "hihg": 1}}), "unknown word 'hihg', did you mean 'high'"),
     (dict(search={"SOLVER.LR": {"low": 0, "high": 1, "step": 0}}), "step must be above 0"),
     (
         dict(search={"SOLVER.LR": {"low": 0.01, "high": 0.1, "step": 0.5}}),
