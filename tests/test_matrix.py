@@ -19,7 +19,7 @@ from tests.short_forms import slow_but
 
 SMALL = ("resnet14", "resnet8")
 UNLIKE = ("resnet14", "MobileNetV2")
-SHORT = ("KD", "EDKD", "DML", "CRD", "SIMKD", "OFD", "KDSVD", "MLKD", "DEIT")
+SHORT = ("EDKD", "DML", "CRD", "SIMKD", "OFD", "DEIT")
 """Methods of the short form."""
 REFUSING = {"DEIT": "a distillation token"}
 """Methods that need other students, and what those have."""

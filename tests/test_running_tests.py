@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import CHECKOUT, TESTS
 
 FILE = """\
@@ -25,6 +27,7 @@ def test_golden(golden):
 """
 
 
+@pytest.mark.slow
 def test_a_checkout_of_its_own(tmp_path, monkeypatch):
     """Its own data/ counts, golden values are in tests/, and pytest says what it skipped and why.
 

@@ -73,7 +73,9 @@ def _tests(tables: Sequence[Judged], choice: Choice, is_wide: bool) -> list[str]
 
     if number:
         names = " / ".join(baselines)
-        lines.append(_legend(names, choice, is_wide) + (_unmarked(verdicts) if is_wide else ""))
+        lines.append(_legend(names, choice, is_wide))
+        if is_wide:
+            lines += _unmarked(verdicts)
     elif any(verdict.reason == ONE_SEED for verdict in verdicts):
         lines.append("no verdict: a test needs two seeds or more of a method and of the baseline")
     if number > 1:
@@ -92,9 +94,13 @@ def _tested(tables: Sequence[Judged]) -> Iterator[tuple[Path, Path]]:
     Rows without a teacher stand in each column of their student, so a test may be there twice.
     """
     for one in tables:
+        if one.baseline is None:
+            continue
+        baseline = one.baseline.run.folder
+
         for cell, verdict in one.rows:
-            if one.baseline and verdict and verdict.word:
-                yield cell.run.folder, one.baseline.run.folder
+            if verdict and verdict.word:
+                yield cell.run.folder, baseline
 
 
 def _by_chance(number: int, choice: Choice) -> str:
@@ -122,11 +128,16 @@ def _legend(baseline: str, choice: Choice, is_wide: bool) -> str:
     )
 
 
-def _unmarked(verdicts: Sequence[Verdict]) -> str:
-    """Why figures have no mark: "; no mark: one seed, no variance"; "" where all have one."""
+def _unmarked(verdicts: Sequence[Verdict]) -> list[str]:
+    """Why figures have no mark: "no mark: one seed, no variance"."""
     reasons = dict.fromkeys(verdict.reason for verdict in verdicts)
-    named = [reason for reason in reasons if reason not in ("", BASELINE)]
-    return f"; no mark: {', '.join(named)}" if named else ""
+    for usual in ("", BASELINE):
+        reasons.pop(usual, None)
+
+    if not reasons:
+        return []
+    names = ", ".join(reasons)
+    return [f"no mark: {names}"]
 
 
 # Protocols and published figures.

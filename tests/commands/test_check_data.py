@@ -146,6 +146,7 @@ def wait_for_workers(running, count):
     time.sleep(1)  # they import what they need
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it(server, tmp_path):
     """At once, in one line, and without processes that are left."""
     large = Image.effect_noise((3000, 3000), 90)

@@ -152,14 +152,8 @@ def test_torch_export_agrees_with_the_checkpoint(tool, student):
     assert facts["architecture"] == "resnet8"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "my_squeezenet",
-        pytest.param("my_mobilenet", marks=pytest.mark.slow),
-        pytest.param("my_vit", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["my_squeezenet", "my_mobilenet", "my_vit"])
 def test_networks_of_libraries_agree(tool, library_student, name):
     """They are wrapped here, and exported without the wrapper and its features."""
     network, path, plugin = library_student(name)
@@ -230,7 +224,7 @@ def test_the_card_has_the_figures_of_the_run(run, teacher_run):
 
 @pytest.mark.parametrize(
     ("form", "resize"),
-    [("onnx", 40), ("safetensors", 0), ("torch-export", 40)],
+    [("onnx", 40), ("safetensors", 0), pytest.param("torch-export", 40, marks=pytest.mark.slow)],
 )
 def test_the_program_on_the_card_runs(tool, run, tmp_path, monkeypatch, capsys, form, resize):
     """On a photograph that is neither square nor of the right size, with the result of predict."""

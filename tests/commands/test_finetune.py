@@ -138,6 +138,7 @@ def lite0(tmp_path):
     return tmp_path / "lite0.pth"
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_of_timm_on_a_folder(tool, lite0, tmp_path):
     """The default configuration, then the printed command as it stands."""
     generator = torch.Generator().manual_seed(0)

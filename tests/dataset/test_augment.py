@@ -69,6 +69,7 @@ def test_identity_tells_parameters_apart():
     assert fingerprint(CropFlip(), Shift(2)) == prints[1]
 
 
+@pytest.mark.slow
 def test_identity_is_the_same_in_another_process():
     code = "from tests.dataset.shift import Shift, fingerprint; print(fingerprint(Shift(1)))"
     command = [sys.executable, "-c", code]

@@ -335,6 +335,7 @@ def test_digits_as_a_folder_are_the_same_tensors(tmp_path):
     assert_equal_data(ours, digits)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("data/cifar-100-python")
 def test_cifar100_as_a_folder_is_the_same_tensors(tmp_path, real_data):
     words = ["DATASET.TYPE", "cifar100", "DATASET.ROOT", str(real_data / "data")]

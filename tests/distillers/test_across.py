@@ -14,6 +14,7 @@ from edkd.errors import UserError
 from edkd.models import as_network, get_model
 from edkd.types import Batch, DataInfo
 from tests.distillers.reference import ofakd as reference
+from tests.short_forms import slow_but
 from tests.small import StagedNet, TokenNet, batch, config, info, make_distiller
 
 LOSSES = {
@@ -251,7 +252,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("method", "make_student", "make_teacher"), PAIRS)
-@pytest.mark.parametrize("amp", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("amp", slow_but([torch.bfloat16], [torch.float32, torch.bfloat16]))
 def test_three_steps_of_a_pair(method, make_student, make_teacher, amp):
     words = [
         "DATASET.TYPE",

@@ -24,7 +24,7 @@ Rounding differs between processors, and training amplifies it: initial weights 
 change the loss of DKD by 4e-11 at step 8, 2e-6 at step 12 and 4e-3 at step 20.
 """
 
-SHORT = ("KD", "DKD", "EDKD", "DML", "CRD", "REVIEWKD")
+SHORT = ("KD", "EDKD", "CRD")
 """Methods of the short form."""
 
 

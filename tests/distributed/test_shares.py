@@ -21,7 +21,7 @@ TOLERANCE = 1e-6
 OF_FIGURES = 1e-5
 """Means of an epoch are added up in float32."""
 
-SHORT = ("KD", "RKD", "CRD", "KDCL_linear", "ND", "SIMKD", "DML_alternating")
+SHORT = ("KD", "RKD", "CRD", "DML_alternating")
 """The short tests run these alone, in two processes."""
 
 

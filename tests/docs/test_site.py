@@ -9,6 +9,8 @@ import pytest
 import edkd
 from tests.docs.pages import CHECKOUT, DOCS
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")
 pytest.importorskip("mkdocstrings")

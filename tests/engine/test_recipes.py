@@ -34,6 +34,7 @@ from edkd.types import Batch
 from tests.conftest import TESTS
 from tests.processes import wait_for
 from tests.runs import CHECKOUT, assert_refused, outcome, plain, records
+from tests.short_forms import slow_but
 from tests.small import (
     CPU,
     IMAGE_SHAPE,
@@ -504,6 +505,7 @@ def test_methods_that_need_the_whole_batch_are_refused(tmp_path, method, opts, r
 # Whole runs.
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_resumes_bit_for_bit(server, tmp_path):
     """On digits, killed within an epoch."""
     torch.manual_seed(0)
@@ -541,7 +543,7 @@ def test_a_run_with_everything_resumes_bit_for_bit(server, tmp_path):
 
 
 @pytest.mark.needs("data/tiny-imagenet-40")
-@pytest.mark.parametrize("recipe", ["funmatch", "a2"])
+@pytest.mark.parametrize("recipe", slow_but(["funmatch"], ["funmatch", "a2"]))
 def test_each_recipe_runs_in_its_small_form(tool, real_data, tmp_path, recipe):
     """Two classes of the photographs; the networks are smaller than those of the recipe."""
     source = real_data / "data" / "tiny-imagenet-40"

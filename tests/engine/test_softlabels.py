@@ -442,6 +442,7 @@ def test_progress_without_a_terminal(monkeypatch):
 # Real photographs.
 
 
+@pytest.mark.slow
 @pytest.mark.needs("data/tiny-imagenet-40")
 def test_real_jpeg_files(tool, real_data, tmp_path):
     """Three classes of tiny-imagenet: train a teacher, store the top of its outputs, replay."""

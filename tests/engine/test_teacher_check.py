@@ -89,6 +89,7 @@ def test_the_line_has_the_figure_of_eval_and_the_claim_of_the_file(train, tool, 
     assert "teacher_top1" not in done.out
 
 
+@pytest.mark.slow
 def test_held_out_images_are_used_where_there_are_some(train):
     done, _ = train("a", "DATASET.VAL_SPLIT", "0.5")
     assert re.search(r"teacher wide: top-1 [\d.]+ % on the \d+ val images", done.out)
@@ -263,6 +264,7 @@ def part_of_cifar(real_data):
     DATASETS.remove("part")
 
 
+@pytest.mark.slow
 @pytest.mark.needs(CIFAR, TEACHER)
 def test_the_published_teacher_with_its_own_and_another_normalisation(
     part_of_cifar, real_data, tool, tmp_path

@@ -9,6 +9,7 @@ import pytest
 
 from edkd.figures import FIGURES
 from edkd.figures.subjects import names_of
+from tests.short_forms import slow_but
 
 QUICK = {
     "curves": [],
@@ -19,7 +20,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize("kind", slow_but(["curves", "cka"], FIGURES))
 def test_each_figure_of_two_runs(draw, picture, table, digits_runs, tmp_path, kind):
     runs = [digits_runs["kd1"], digits_runs["alone"]]
     done = draw(kind, *runs, *QUICK[kind], "--data")
@@ -56,6 +57,7 @@ def assert_fonts_are_truetype(path):
     assert b"/Type3" not in text
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(draw, digits_runs, tmp_path):
     words = [digits_runs["kd1"], "--images", "20", "--format", "png", "pdf", "svg"]
     found = []

@@ -158,6 +158,7 @@ def test_logits_of_a_distillation_token():
     torch.testing.assert_close(network(X)[0], mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision/vit_b_32", "timm/deit_tiny_distilled_patch16_224"])
 def test_a_network_of_one_size_resizes_its_images(name):
     if name.startswith("timm"):

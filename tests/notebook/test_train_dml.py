@@ -125,6 +125,7 @@ def test_the_documented_results_and_files(config, images, tmp_path, capsys):
     assert together["loss"] == pytest.approx(F.nll_loss(mean.log(), targets).item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_was_not_stopped(config, images, tmp_path):
     """Also where it continues from an earlier file, in another folder, with fewer files."""
     whole = train_dml(config, *images)

@@ -21,6 +21,7 @@ from edkd.engine.run_files import RunFiles
 from edkd.signals import Stopped, exit_code, hold, listening
 from tests.reliability.faults import PLACES, STEPS, kill_at
 from tests.runs import CHECKOUT, NEED_STAGES, TINY_OPTIONS, outcome
+from tests.short_forms import slow_but
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREQUENT = ["SOLVER.CHECKPOINT_MINUTES", "0.000001"]  # a checkpoint after each step
@@ -54,7 +55,11 @@ METHODS = {name: TINY_OPTIONS.get(name, []) for name in method_names() if name n
 METHODS |= {"ODD": [], "KD+DKD": [], "KD by DOT": ["SOLVER.TRAINER", "dot"]}
 
 
-@pytest.mark.parametrize("method", METHODS)
+SHORT = ("KD", "EDKD", "CTKD", "CRD", "REVIEWKD", "MLKD", "DML", "ODD", "KD+DKD", "KD by DOT")
+"""Methods of the short form: with state of their own, several views, several students."""
+
+
+@pytest.mark.parametrize("method", slow_but(SHORT, METHODS))
 def test_a_stopped_run_resumes_bit_for_bit(train, tmp_path, monkeypatch, extent, figure, method):
     """Stopped once, and in the longer forms the resumed run once more."""
     if method == "ODD":

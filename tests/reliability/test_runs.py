@@ -23,10 +23,13 @@ from edkd.engine.trainer import Trainer
 from tests.conftest import FORM
 from tests.reliability.faults import STEPS
 from tests.runs import NEED_STAGES, TINY_OPTIONS, outcome
+from tests.short_forms import slow_but
 
 NEEDS_TEACHER = [
     name for name, cls in distiller_dict.items() if cls.needs_teacher and name not in NEED_STAGES
 ]
+SHORT = ("EDKD", "RKD", "CRD", "REVIEWKD", "SIMKD", "MLKD")
+"""Methods of the short form: with each kind of output of the teacher."""
 
 BATCH_SIZE = 100 if FORM == "full" else 8
 """Of the fixture `words`."""
@@ -352,7 +355,7 @@ def test_a_worker_that_dies_during_a_step_costs_nothing(server, image_folder, tm
 # R14: the teacher.
 
 
-@pytest.mark.parametrize("method", NEEDS_TEACHER)
+@pytest.mark.parametrize("method", slow_but(SHORT, NEEDS_TEACHER))
 def test_a_teacher_is_never_changed(train, words, monkeypatch, figure, method):
     """Weights and statistics in memory, and the file; with cached logits and without."""
     file = Path(words[words.index("DISTILLER.TEACHER_CKPT") + 1])

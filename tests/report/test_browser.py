@@ -9,6 +9,7 @@ from PIL import Image
 
 from edkd.report.page import page
 from edkd.results.runs import read_run
+from tests.short_forms import slow_but
 
 
 def wait_for(browser, script, *arguments, seconds=20):
@@ -134,7 +135,7 @@ CONTRASTS = """
 """
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", slow_but(["dark"], ["light", "dark"]))
 def test_texts_have_contrast_in_both_themes(show, page_file, theme):
     browser = show(page_file, theme=theme)
     draw_all(browser)
@@ -143,6 +144,7 @@ def test_texts_have_contrast_in_both_themes(show, page_file, theme):
     assert [pair for pair in contrasts if pair[0] < 4.5] == []
 
 
+@pytest.mark.slow
 def test_the_button_changes_the_theme(show, page_file):
     browser = show(page_file)
     wait_for(browser, "return document.querySelector('.plot .main-svg')")
@@ -172,6 +174,7 @@ def test_a_dark_system_starts_dark(show, page_file):
     assert pressed == "true"
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_everything(show, page_file):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -201,6 +204,7 @@ def test_the_keyboard_reaches_everything(show, page_file):
     assert browser.find_element(By.ID, "theme").get_attribute("aria-pressed") == "true"
 
 
+@pytest.mark.slow
 def test_screen_readers_get_names_and_headings(show, page_file):
     browser = show(page_file)
     draw_all(browser)
@@ -241,7 +245,7 @@ def test_screen_readers_get_names_and_headings(show, page_file):
     assert problems == []
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", slow_but([360], [360, 1280]))
 def test_the_page_has_no_horizontal_scrolling(show, page_file, width):
     browser = show(page_file, width=width, height=740)
     draw_all(browser)
@@ -281,6 +285,7 @@ def test_fifty_rows_with_long_names_stay_readable(show, tmp_path, write_run):
     assert len(set(looks)) == 50
 
 
+@pytest.mark.slow
 def test_scripts_in_names_do_not_run(show, tmp_path, write_run):
     evil = "<img src=x onerror='window.bad=1'><script>window.bad=1</script>"
     folder = write_run(tmp_path / "<b>kd", dataset=evil, settings={evil: evil}, method=evil)
@@ -299,7 +304,7 @@ def screenshot(browser):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (360, 740)])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", slow_but(["light"], ["light", "dark"]))
 def test_charts_have_lines_on_the_screen(show, page_file, width, height, theme):
     """A screenshot of the first chart of the curves has the colours of its rows."""
     browser = show(page_file, width, height, theme)
@@ -331,6 +336,7 @@ def test_charts_have_lines_on_the_screen(show, page_file, width, height, theme):
         assert sum(near) > 8, color  # of the row with one epoch, a marker alone
 
 
+@pytest.mark.slow
 def test_classes_of_the_same_name_stay_apart(show, findings, runs, tmp_path):
     """ImageNet has two cranes."""
     from edkd.report.predictions import prediction_sections

@@ -74,6 +74,7 @@ def test_a_teacher_for_other_classes_names_the_way_out(tool, tmp_path, lite0):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_with_another_normalisation(tool, tmp_path, tiny):
     """The teacher gets its own; the student and the log see those of the data."""
     size = {"image_shape": [3, 8, 8], "mean": [0.4] * 3, "std": [0.3] * 3}

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import edkd
 from edkd.errors import UserError
 from edkd.notebook import evaluate_dml_models, load_dml_models, train_dml
+from tests.short_forms import slow_but
 from tests.small import TinyNet
 
 
@@ -83,7 +84,7 @@ def test_the_documented_example(config, tmp_path):
     assert found["lr"] == [1, 2]
 
 
-@pytest.mark.parametrize("which", ["folder", "summary"])
+@pytest.mark.parametrize("which", slow_but(["summary"], ["folder", "summary"]))
 def test_an_experiment_is_loaded_by_its_folder_or_summary(which, config, tmp_path):
     train_dml(config | {"epochs": 1}, *DATA)
     folder = tmp_path / "checkpoints"
@@ -100,6 +101,7 @@ def test_an_experiment_is_loaded_by_its_folder_or_summary(which, config, tmp_pat
         load_dml_models(tmp_path / "logs", "cpu")
 
 
+@pytest.mark.slow
 def test_any_checkpoint_can_be_resumed_from(config, tmp_path, capsys):
     """Its README: "Training can be resumed from any checkpoint"; `_best` was refused.
 
@@ -125,6 +127,7 @@ def test_any_checkpoint_can_be_resumed_from(config, tmp_path, capsys):
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_files_numbered_from_0_still_load_and_resume(config, tmp_path):
     """Earlier versions of this project numbered them so. Right: a resumed experiment keeps that."""
     train_dml(config | {"epochs": 1}, *DATA)

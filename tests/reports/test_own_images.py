@@ -52,6 +52,7 @@ def test_the_command_of_a_hint_takes_keys(photos, tmp_path, monkeypatch):
     assert (tmp_path / "output/folder/hint/student_best").is_file()
 
 
+@pytest.mark.slow
 def test_a_share_for_a_test_set_that_is_there(tmp_path, capsys):
     """DATASET.TEST_SPLIT was accepted without a word beside `val`, where it changes nothing."""
     for part in ("train", "val"):

@@ -190,6 +190,7 @@ TrainStep.__call__ = limited
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True], ids=["in the loader", "in the step"])
 def test_a_run_that_has_no_open_file_left_is_saved(server, image_folder, tmp_path, kill):
     """The workers are ended first; otherwise the checkpoint could not be opened either."""

@@ -111,6 +111,7 @@ def test_the_power_is_that_of_a_simulation(difference, variances, number, of_stu
         assert (p < 0.05).mean() == pytest.approx(share, abs=0.012)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 3, 6, 30])
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.001])
 def test_the_power_is_the_integral_over_the_deviations(number, alpha):

@@ -87,6 +87,7 @@ def test_failures_and_stops(write, server, runs, tmp_path):
     assert [line["state"] for line in read_results(tmp_path)] == ["failed", "started"]
 
 
+@pytest.mark.slow
 def test_addresses_where_no_ray_is(write, tool, tmp_path, monkeypatch):
     """One that refuses connections, one that accepts them and is silent, and none at all."""
     file = write()

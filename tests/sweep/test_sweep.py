@@ -68,6 +68,7 @@ def test_a_run_that_dies_is_resumed_and_one_that_diverges_is_not(
     assert outcome(first) == undisturbed("SOLVER.LR=0.05")
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_run_with_a_checkpoint(write, server, runs, tmp_path, undisturbed):
     """The same command then continues, to the bits of a run that was not stopped."""
     file = write()

@@ -111,6 +111,7 @@ def test_bad_trials_end_early_and_diverging_ones_fail(write, tune, study, tmp_pa
     assert f"8 trials ({counts}), {epochs} epochs in" in done.out
 
 
+@pytest.mark.slow
 def test_a_study_in_which_all_fail_names_the_file_with_the_errors(write, tool, study):
     done = tool("tune", write(search={"SOLVER.LR": ["1e30", "1e31"]}, trials=2))
     assert_refused(done, "no trial of .* is complete; trials.csv there has the errors", code=6)
@@ -118,6 +119,7 @@ def test_a_study_in_which_all_fail_names_the_file_with_the_errors(write, tool, s
     assert not (study / "best.yaml").exists()
 
 
+@pytest.mark.slow
 def test_more_trials_continue_a_study_and_another_search_is_refused(write, tool, tune, study):
     tune(write(trials=2))
     first = trials(study)
@@ -135,6 +137,7 @@ def test_more_trials_continue_a_study_and_another_search_is_refused(write, tool,
     assert len(trials(study)) == 3
 
 
+@pytest.mark.slow
 def test_the_list_shows_the_trials_and_runs_none(write, tune, study):
     file = write(trials=2)
     assert tune(file, "--list").out.startswith("no trial yet: output/tune/s")
@@ -252,6 +255,7 @@ def test_the_final_runs_use_all_training_images_and_are_named_tuned(write, tune,
     assert "output/tune/s holds the trials of a study, which were not evaluated" in line
 
 
+@pytest.mark.slow
 def test_a_study_whose_final_runs_another_one_has_trained_is_refused_before_its_search(
     write, tool, tune, study
 ):
@@ -275,6 +279,7 @@ def test_final_runs_have_the_epochs_and_the_project_of_the_file_not_those_of_a_t
     assert cfg.EXPERIMENT.PROJECT == "mine"
 
 
+@pytest.mark.slow
 def test_final_runs_with_values_that_are_not_the_best_any_more_are_named(
     write, tool, tune, tmp_path
 ):
@@ -298,6 +303,7 @@ def test_final_runs_are_named_after_the_best_method(write, tune, study):
     assert (method, others) == (cfg.DISTILLER.TYPE.lower(), ["tuned", "narrow"])
 
 
+@pytest.mark.slow
 def test_equal_trials_are_trained_once(write, tune, study):
     done = tune(write(trials=4, epochs=1, search={"SOLVER.LR": [0.05, 0.1]}))
     rows = trials(study)

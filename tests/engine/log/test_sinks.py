@@ -200,15 +200,14 @@ with Logger(folder, cfg, [{"epoch": 1, "lr": 0.1}], 1, 0) as logger:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
         ({"WANDB_MODE": "offline"}, "WANDB_MODE is offline"),
-        pytest.param({}, "there are no credentials", marks=pytest.mark.slow),
-        pytest.param({"WANDB_MODE": "online"}, "there are no credentials", marks=pytest.mark.slow),
-        pytest.param(
-            {"WANDB_API_KEY": 40 * "0"}, "the server cannot be reached", marks=pytest.mark.slow
-        ),
+        ({}, "there are no credentials"),
+        ({"WANDB_MODE": "online"}, "there are no credentials"),
+        ({"WANDB_API_KEY": 40 * "0"}, "the server cannot be reached"),
     ],
 )
 def test_the_real_wandb_records_offline(tmp_path, env, reason):
