@@ -5,10 +5,13 @@ python benchmarks/methods.py [METHOD ...] [--table] [--dataset NAME] [--pair FIL
                              [--set KEY=VALUE ...]
 
 The methods are trained one after the other, each in a folder of its own below output/methods/. One
-that has a result is not trained again, one that was stopped continues. Each method is configured by
-configs/<data set>/<method>/<pair>.yaml, else by the file of KD with the method's defaults; a switch
-or an update rule by its own file for the pair, as lskd/kd_<pair>.yaml, if there is one. Learning
-rate stages are at 3/5 and 4/5 of the epochs, and warm-ups of the method last one epoch.
+that has a result is not trained again, one that was stopped continues.
+
+Each method is configured by configs/<data set>/<method>/<pair>.yaml, else by the file of controls/
+for the student, else by the file of KD with the method's defaults; a switch or an update rule by
+its own file for the pair, as lskd/kd_<pair>.yaml, if there is one. Learning rate stages are at 3/5
+and 4/5 of the epochs. Warm-ups of the method last one epoch, so terms that grow in each epoch have
+their full weight at once.
 
 The times of a step are ratios to the student alone: both are measured in turn, right after the
 training, with the cache that it has filled.
@@ -150,7 +153,10 @@ def config_of(variant: str, protocol: Protocol, student: str = "") -> Any:
 
 
 def file_of(method: str, own: Sequence[str], protocol: Protocol) -> Path:
-    """The file of a switch or an update rule for the pair, else of the method, else of KD."""
+    """The file of a switch or an update rule for the pair, else of the method, else of KD.
+
+    A method without a teacher may be among the controls, as uskd_res20.yaml.
+    """
     folder = CONFIGS / protocol.dataset
     files = []
     for word in own:  # as DISTILLER.LSKD=True, SOLVER.TRAINER=dot
@@ -158,7 +164,12 @@ def file_of(method: str, own: Sequence[str], protocol: Protocol) -> Path:
         name = key.rpartition(".")[2] if value == "True" else value
         files.append(folder / name.lower() / f"{method.lower()}_{protocol.pair}.yaml")
 
-    files += [folder / name / f"{protocol.pair}.yaml" for name in (method.lower(), "kd")]
+    student = protocol.pair.rpartition("_")[2]
+    files += [
+        folder / method.lower() / f"{protocol.pair}.yaml",
+        folder / "controls" / f"{method.lower()}_{student}.yaml",
+        folder / "kd" / f"{protocol.pair}.yaml",
+    ]
     return next(file for file in files if file.is_file())
 
 

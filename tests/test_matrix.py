@@ -1,6 +1,7 @@
 """Every method trains, stops, resumes bit for bit, and leaves a student that can be evaluated.
 
-The short form of benchmarks/matrix.py, for all that is registered; and benchmarks/methods.py.
+The short form of benchmarks/matrix.py, for all that is registered; and benchmarks/methods.py and
+gradients.py.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.config.compare import long_warmups
 from tests.conftest import CHECKOUT, FORM
 from tests.short_forms import slow_but
+from tests.small import make_trainer
 
 SMALL = ("resnet14", "resnet8")
 UNLIKE = ("resnet14", "MobileNetV2")
@@ -41,6 +43,7 @@ def reads_maps(method):
 CELLS = module("_cells")
 FEW_DIGITS = module("_few_digits")
 METHODS = module("methods")
+GRADIENTS = module("gradients")
 VARIANTS = CELLS.variants()
 READ_MAPS = [name for name in method_names() if reads_maps(find_method(name))]
 """Methods whose loss depends on the shapes of feature maps."""
@@ -105,6 +108,22 @@ def test_the_short_protocol_has_a_configuration(variant, tmp_path):
     solver = cfg.SOLVER
     assert (solver.EPOCHS, solver.LR_DECAY_STAGES, solver.SEED) == (5, [3, 4], 1)
     assert long_warmups(cfg) == []
+
+
+def test_a_method_without_a_teacher_has_the_file_of_the_controls(tmp_path):
+    protocol = METHODS.Protocol("cifar100", "res56_res20", 5, str(tmp_path), [])
+    assert METHODS.config_of("USKD", protocol).USKD.ALPHA == 0.1  # not the default, 1
+
+
+def test_gradients_are_relative_to_the_cross_entropy_with_weight_1(tmp_path):
+    def ratio(method, *opts):
+        trainer = make_trainer(method, tmp_path, *opts, cached=False)
+        return GRADIENTS.ratio(trainer, steps=2)
+
+    kd = ratio("KD")
+    assert ratio("KD", "KD.LOSS.KD_WEIGHT", 1.8) == pytest.approx(2 * kd)
+    assert ratio("KD", "KD.LOSS.CE_WEIGHT", 5) == pytest.approx(kd)
+    assert ratio("NONE") == 0.0
 
 
 @pytest.mark.slow
