@@ -60,7 +60,7 @@ def unpack(
         with (
             _opened(archive) as (needed, extract),
             room(folder, needed, free),
-            tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary,
+            tempfile.TemporaryDirectory(prefix=_prefix(archive), dir=folder) as temporary,
         ):
             extract(temporary)
             if arrange:
@@ -73,6 +73,22 @@ def unpack(
             f"it again with '{command('download')}'"
         ) from error
     archive.unlink()
+
+
+def remove_remains(archive: Path, folder: Path) -> None:
+    """Remove what processes that were killed while they unpacked an archive have left.
+
+    No other process may unpack that archive there.
+    """
+    start = _prefix(archive)
+    for path in folder.iterdir():
+        if path.name.startswith(start):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _prefix(archive: Path) -> str:
+    """How the names of the temporary folders of an archive begin."""
+    return f".unpacking-{archive.name}-"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
@@ -17,6 +18,7 @@ from edkd.archive import (
     is_archive_to_its_end,
     is_whole,
     megabytes,
+    remove_remains,
     room,
     set_aside,
     unpack,
@@ -24,6 +26,7 @@ from edkd.archive import (
 )
 from edkd.catalogue import CATALOGUE, Source
 from edkd.errors import UserError
+from edkd.folder_lock import lock
 from edkd.invocation import command
 from edkd.paths import free_bytes
 from edkd.streams import Guard
@@ -99,8 +102,30 @@ def _fetch_source(
         say(f"{name}: {path.name} is already in place and complete in {folder}")
         return
 
-    # An archive may have been placed by hand, whole or in part, or its unpacking was interrupted.
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        _bring(name, source, folder, say, options)
+    say(f"{name}: {path.name} is in place in {folder}")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from the same download: all would append to one partial file."""
+    name = f".{path.name}.lock"
+    with lock(path.parent, name):
+        try:
+            yield
+        finally:
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _bring(
+    name: str, source: Source, folder: Path, say: Callable[[str], None], options: Options
+) -> None:
+    """Download and unpack what is not in place."""
+    path = folder / source.url.rsplit("/", 1)[1]
+
+    # An archive may have been placed by hand, whole or in part, or its unpacking was interrupted.
     is_archive = path.name not in source.files
     is_placed = is_archive and path.is_file() and _seems_whole(path, source.check)
     if not is_placed:
@@ -108,8 +133,8 @@ def _fetch_source(
         download(source.url, path, source.check, say, options)
 
     if is_archive:
+        remove_remains(path, folder)
         unpack(path, folder, source.files, options.free, source.arrange)
-    say(f"{name}: {path.name} is in place in {folder}")
 
 
 def _seems_whole(path: Path, check: str) -> bool:

@@ -21,6 +21,7 @@ from edkd.archive import TORCH, is_whole, unpack
 from edkd.commands._command_line import run_command
 from edkd.commands.download import main
 from edkd.errors import StorageError, UserError
+from edkd.folder_lock import lock
 
 BODY = bytes(range(256)) * 4000  # about 1 MB: many chunks
 CHUNK = 1 << 16
@@ -442,6 +443,34 @@ def test_an_archive_is_fetched_once(server, toy, tmp_path):
     fetch(toy, root, lines.append)
     assert len(server.requests) == 1
     assert "already in place" in lines[-1]
+
+
+def test_a_second_process_is_refused(server, toy, tmp_path):
+    """Both would append to the same partial file."""
+    folder = tmp_path / "root" / "download_ckpts"
+    folder.mkdir(parents=True)
+    with (
+        lock(folder, ".toy.tar.lock"),
+        pytest.raises(UserError, match=f"{folder} is in use by this process"),
+    ):
+        fetch(toy, tmp_path / "root")
+    assert server.requests == []
+
+    fetch(toy, tmp_path / "root")
+    assert tree(folder) == set(MEMBERS)
+
+
+def test_what_a_killed_process_has_unpacked_is_removed(toy, tmp_path):
+    folder = tmp_path / "root" / "download_ckpts"
+    remains = folder / ".unpacking-toy.tar-abc"
+    of_another = folder / ".unpacking-other.tar-abc"
+    for path in (remains, of_another):
+        path.mkdir(parents=True)
+        (path / "half.bin").write_bytes(b"x")
+
+    fetch(toy, tmp_path / "root")
+    assert not remains.exists()
+    assert of_another.exists()
 
 
 def test_existing_files_are_kept_and_damaged_ones_replaced(toy, tmp_path):

@@ -28,7 +28,7 @@ NO_TORCH = [
     "engine/memo/admin.py",
     "engine/config/shared.py",
     "engine/abandoned.py",
-    "engine/folder_lock.py",
+    "folder_lock.py",
     "engine/log/background.py",
     "engine/log/status_file.py",
     "engine/log/time_left.py",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
 from edkd.errors import EXPECTED, ProcessError, StorageError, UserError, warn
@@ -111,6 +112,11 @@ class Once(argparse.Action):
         if before not in (self.default, values):
             raise UserError(f"{option_string} is given twice, {before} and {values}; give one")
         setattr(namespace, self.dest, values)
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line; a shell does not replace the ~ of `--into=~/data`."""
+    return Path(os.path.expanduser(text))
 
 
 class HelpWithKeys(argparse.Action):

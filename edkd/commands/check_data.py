@@ -1,9 +1,8 @@
 """The command check-data."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
@@ -15,7 +14,7 @@ The folder is ROOT/{{train,val,test}}/<class>/*, or ROOT/<class>/*. Listed are
 - files that cannot be read, each with the reason
 - classes without images, and classes that one part lacks
 - in a folder without parts, classes with a single image, which cannot be in both sets
-- identical image files in two parts, or under two classes of the training images
+- identical image files in two parts, or under two classes of a part
 - for each part: numbers of classes and images, image sizes and modes, skipped files
 
 The exit code is 0 if nothing is wrong, else 2.
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and check the folder."""
     name = command("check-data")
     parser = ArgumentParser(prog=name, description=DESCRIPTION.format(check_data=name))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the images")
+    parser.add_argument("root", type=given_path, metavar="ROOT", help="folder of the images")
     parser.add_argument(
         "--workers",
         type=int,

@@ -3,10 +3,9 @@
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from edkd import download
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.hints import hint
 from edkd.invocation import command
 from edkd.paths import DATA_ROOT
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=", ".join(download.CATALOGUE),
     )
     parser.add_argument(
-        "--into", type=Path, default=DATA_ROOT, metavar="DIR", help=f"(default: {DATA_ROOT})"
+        "--into", type=given_path, default=DATA_ROOT, metavar="DIR", help=f"(default: {DATA_ROOT})"
     )
     args = parser.parse_args(argv)
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edkd.commands._command_line import ArgumentParser, Once
+from edkd.commands._command_line import ArgumentParser, Once, given_path
 from edkd.commands._options import add_device, add_which, positive
 from edkd.errors import UserError
 from edkd.figures import FIGURES, Figure
@@ -95,7 +95,7 @@ def _add_kind(subparsers: argparse._SubParsersAction, name: str, figure: Figure)
     parser = subparsers.add_parser(
         name, help=figure.help, description=OF_KIND.format(help=text, source=source)
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN")
     _add_output(parser, name)
     if name != "curves":
         _add_networks(parser)
@@ -106,7 +106,7 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--output",
         action=Once,
-        type=Path,
+        type=given_path,
         default=None,
         metavar="FILE",
         help=f"where to write; a suffix is the format (default: {FOLDER}/{name}.png and .pdf)",

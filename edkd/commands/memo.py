@@ -1,9 +1,10 @@
 """The command memo."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.engine.memo.admin import delete_memo, find_memos, survey
 from edkd.engine.memo.files import stored_files
 from edkd.errors import UserError
@@ -23,11 +24,15 @@ examples:
 """
 
 
+FOLDER = Path("output/teacher_memo")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line; list, verify or delete."""
     parser = ArgumentParser(
         prog=command("memo"), description=DESCRIPTION.format(memo=command("memo"))
     )
+
     parser.add_argument("action", choices=("list", "verify", "delete"))
     parser.add_argument(
         "memos", nargs="*", metavar="MEMO", help="names, as printed by list (default: all)"
@@ -35,19 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="delete all")
     parser.add_argument(
         "--folder",
-        type=Path,
-        default=Path("output/teacher_memo"),
+        type=given_path,
+        default=FOLDER,
         help="folder of the caches (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-
-    if args.action == "delete" and not args.memos and not args.all:
-        raise UserError(
-            f"delete: give the names of caches, as printed by '{command('memo')} list', or --all"
-        )
-
-    if args.folder.exists() and not args.folder.is_dir():
-        raise UserError(f"{args.folder} is a file; give the folder that holds the caches")
+    _check(args)
 
     memos = find_memos(args.folder, args.memos)
     if not memos:
@@ -56,6 +54,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         _delete(memos)
     else:
         _list(memos, verify=args.action == "verify")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError for options that do not fit together, or a folder that is none."""
+
+    # Which caches.
+    if args.all and args.action != "delete":
+        raise UserError(f"{args.action} has no --all: without names, it takes all caches")
+    if args.all and args.memos:
+        raise UserError(f"delete: give either {' '.join(args.memos)} or --all")
+    if args.action == "delete" and not args.memos and not args.all:
+        raise UserError(
+            f"delete: give the names of caches, as printed by '{command('memo')} list', or --all"
+        )
+
+    # Where they are.
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UserError(f"{args.folder} is a file; give the folder that holds the caches")
+    if args.folder != FOLDER and not args.folder.exists():
+        raise UserError(f"no folder {args.folder}; correct --folder")
 
 
 def _delete(memos: Sequence[Path]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.commands._options import add_device, add_runs
 from edkd.errors import warn
 from edkd.invocation import command
@@ -45,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_runs(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help=f"the page (default: {_DEFAULT}); an earlier report is replaced",
     )
     parser.add_argument(
         "--picture",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="draw the curves to it (.png, .svg, .pdf); without --output, no page is written",
     )

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.watch.folders import find_folders, is_run
@@ -65,7 +65,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "folders",
         nargs="*",
-        type=Path,
+        type=given_path,
         metavar="FOLDER",
         help=f"a run, or a folder that holds runs at any depth (default: {DEFAULT})",
     )

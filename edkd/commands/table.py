@@ -2,9 +2,8 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from edkd.commands._command_line import ArgumentParser
+from edkd.commands._command_line import ArgumentParser, given_path
 from edkd.commands._options import add_runs
 from edkd.invocation import command
 
@@ -84,7 +83,7 @@ def _parser() -> ArgumentParser:
         help="long: a table for each pair, with all figures; wide: one table with a column for "
         "each pair (default: long, but wide for LaTeX with several pairs)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write to it instead")
+    parser.add_argument("--output", type=given_path, metavar="FILE", help="write to it instead")
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,17 +126,20 @@ def _spread(values: Sequence[int]) -> str:
 
 
 def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
-    train, *others = parts
     shared: list[str] = []
-    for other in others:
-        shared += _shared(train, other)
+    for one, other in itertools.combinations(parts, 2):
+        shared += _shared(one, other)
+
+    ambiguous: list[str] = []
+    for part in parts:
+        ambiguous += _under_two_classes(part)
 
     found = {
         "unreadable images": list(_unreadable(parts)),
         "empty classes": list(_without_images(parts)),
         "classes with a single image": list(_single_images(parts)),
         "classes that differ": list(_other_classes(parts)),
-        "images under two classes": _under_two_classes(train),
+        "images under two classes": ambiguous,
         "images in two parts": shared,
     }
     return {noun: lines for noun, lines in found.items() if lines}
@@ -190,10 +194,10 @@ def _under_two_classes(part: Part) -> list[str]:
     return found
 
 
-def _shared(train: Part, other: Part) -> Iterator[str]:
-    """Lines about training images that are in another part, too."""
+def _shared(one: Part, other: Part) -> Iterator[str]:
+    """Lines about images of a part that are in another one, too."""
     path_of = {}
-    for image in train.images:
+    for image in one.images:
         if image.bad is None:
             path_of[image.digest] = image.path
 

@@ -23,12 +23,12 @@ from edkd.engine.config.compare import saved_text
 from edkd.engine.device import amp_dtype, autocast, deterministic, pick_device
 from edkd.engine.evaluate import evaluate
 from edkd.engine.finished import load_network
-from edkd.engine.folder_lock import lock
 from edkd.engine.inputs import with_input_of_networks
 from edkd.engine.log.background import Record
 from edkd.engine.processes import check_agreement, check_shared, join
 from edkd.engine.run_folder import CONFIG, claim, find_run, refuse_used, run_folder, take_over
 from edkd.errors import NonFiniteError
+from edkd.folder_lock import lock
 from edkd.signals import deferred
 from edkd.streams import fill_missing_descriptors
 

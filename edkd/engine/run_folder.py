@@ -10,9 +10,9 @@ from yacs.config import CfgNode
 from edkd.engine.abandoned import clear_abandoned, is_abandoned
 from edkd.engine.config.compare import changed_keys, differences, saved_config
 from edkd.engine.config.tags import is_same_tag
-from edkd.engine.folder_lock import is_in_use
 from edkd.engine.run_name import old_names, portable, run_name
 from edkd.errors import StorageError, UserError
+from edkd.folder_lock import is_in_use
 from edkd.hints import hint
 
 CONFIG = "config.yaml"

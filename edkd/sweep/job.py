@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from edkd.engine.folder_lock import is_in_use
 from edkd.errors import NonFiniteError, StorageError, UserError, reason_of
+from edkd.folder_lock import is_in_use
 
 CONFIG = "config.yaml"
 

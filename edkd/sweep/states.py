@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edkd.engine.checkpoint import save_text
-from edkd.engine.folder_lock import is_in_use
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import StorageError, UserError
+from edkd.folder_lock import is_in_use
 from edkd.results.runs import RESULT, Run, read_run
 from edkd.sweep.plan import Planned, Sweep
 

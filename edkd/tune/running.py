@@ -16,12 +16,12 @@ import torch
 
 from edkd.engine.best import top1_key
 from edkd.engine.config.load import load_config
-from edkd.engine.folder_lock import lock
 from edkd.engine.log.background import Record
 from edkd.engine.log.status_file import STOPPED
 from edkd.engine.run import train
 from edkd.engine.run_folder import CONFIG, run_folder
 from edkd.errors import NonFiniteError, UserError, reason_of
+from edkd.folder_lock import lock
 from edkd.signals import Stopped, hold
 from edkd.sweep.options import words_of
 from edkd.sweep.states import make_folder

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edkd.engine.abandoned import is_abandoned
-from edkd.engine.folder_lock import is_in_use
 from edkd.engine.log.status_file import STATUS
 from edkd.engine.log.time_left import shown_duration
+from edkd.folder_lock import is_in_use
 from edkd.watch.files import Content, Files
 from edkd.watch.older import METRICS, facts_of_files, facts_of_records, failure_of
 from edkd.watch.resume import command_to_resume

@@ -85,6 +85,16 @@ def test_images_that_are_there_twice(tool, images):
     assert_refused(done, "images under two classes .1., images in two parts .1.; the lines above")
 
 
+def test_the_parts_beside_the_training_images(tool, images):
+    """val chooses the epoch and test reports: an image in both is chosen by what is reported."""
+    shutil.copytree(images / "val", images / "test")
+    shutil.copy(images / "val/cat/0.png", images / "val/dog/copy.png")
+
+    done = check(tool, images)
+    assert f"two classes: {images}/val/cat/0.png, {images}/val/dog/copy.png" in done.out
+    assert f"two parts: {images}/val/cat/1.png, {images}/test/cat/1.png" in done.out
+
+
 def test_many_images_that_are_there_twice(tool, images):
     shutil.rmtree(images / "val")
     shutil.copytree(images / "train", images / "val")

@@ -4,11 +4,12 @@ import importlib
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from edkd.__main__ import COMMANDS
-from edkd.commands._command_line import parser_of
+from edkd.commands._command_line import given_path, parser_of
 from edkd.errors import UserError
 from tests.runs import CHECKOUT
 
@@ -59,3 +60,9 @@ def test_parsers_are_built_without_torch():
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_a_path_whose_home_the_shell_left(monkeypatch):
+    """As in `--into=~/data`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert given_path("~/data") == Path("/home/me/data")

@@ -16,10 +16,10 @@ from tensorboardX import event_file_writer
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.checkpoint import fingerprint, load_checkpoint
-from edkd.engine.folder_lock import fcntl
 from edkd.engine.log.background import Background
 from edkd.engine.train_step import TrainStep
 from edkd.engine.trainer import Trainer
+from edkd.folder_lock import fcntl
 from tests.conftest import FORM
 from tests.reliability.faults import STEPS
 from tests.runs import NEED_STAGES, TINY_OPTIONS, outcome

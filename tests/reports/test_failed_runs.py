@@ -10,11 +10,11 @@ import torch.nn.functional as F
 
 from edkd.distillers import Distiller, distiller_dict
 from edkd.engine.abandoned import is_abandoned
-from edkd.engine.folder_lock import is_in_use, lock
 from edkd.engine.log.logger import Logger
 from edkd.engine.run_folder import claim, refuse_used, take_over
 from edkd.engine.train_step import TrainStep
 from edkd.errors import NonFiniteError, UserError
+from edkd.folder_lock import is_in_use, lock
 from tests.runs import assert_refused, records
 from tests.small import make_trainer
 

@@ -224,7 +224,7 @@ def test_an_interrupted_study_continues(write, server, tune, study, tmp_path, nu
 
 
 def test_a_second_process_is_refused(write, tool, tune, study):
-    from edkd.engine.folder_lock import lock
+    from edkd.folder_lock import lock
 
     tune(write(trials=1))
     with lock(study):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from edkd.engine import folder_lock
-from edkd.engine.folder_lock import is_in_use, lock
+from edkd import folder_lock
+from edkd.folder_lock import is_in_use, lock
 from edkd.watch.folders import find_folders
 from edkd.watch.reading import FRESH, SILENT, read_all, read_status
 from edkd.watch.status import ABANDONED, FAILED, FINISHED, RUNNING, STOPPED

@@ -155,6 +155,20 @@ def test_command_delete(tmp_path, memo):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("list", "--all"), "list has no --all: without names"),
+        (("delete", ONE, "--all"), f"give either {ONE} or --all"),
+        (("list", "--folder", "absent"), "no folder absent; correct --folder"),
+    ],
+)
+def test_options_that_would_do_nothing(tmp_path, memo, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        memo(*words)
+
+
 def test_command_delete_leaves_what_is_no_cache(tmp_path, memo):
     mine = tmp_path / "web"
     mine.mkdir()

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one process at a time may use it."""
+"""The lock of a folder, of a run or of downloads: one process at a time may use it."""
 
 import errno
 import os
@@ -26,31 +26,35 @@ _FLOCK = "hhqqi" if _IS_LINUX else "qqihh"
 """Type, whence, start, length and process of a lock; on Linux in this order."""
 
 _held: set[Path] = set()
-"""Folders that this process has locked: a second lock of its own would not fail."""
+"""Files that this process has locked: a second lock of its own would not fail."""
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run. Raises UserError where another process has locked it.
+def lock(folder: Path, name: str = _FILE) -> Iterator[None]:
+    """Lock a folder. Raises UserError where another process has locked it.
 
     The system releases the lock when the process ends, however it ends; child processes do not
     inherit it.
+
+    Args:
+        name: of the file that is locked; locks of other names do not exclude one another.
     """
-    if folder.resolve() in _held:  # to open and close the file would end that lock
-        raise UserError(f"{folder} is in use by this process; wait for that run")
+    path = folder.resolve() / name
+    if path in _held:  # to open and close the file would end that lock
+        raise UserError(f"{folder} is in use by this process; wait for its end")
     try:
-        file = open(folder / _FILE, "w")  # noqa: SIM115  closed, and so unlocked, below
+        file = open(path, "w")  # noqa: SIM115  closed, and so unlocked, below
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error.strerror}") from None
 
     with file:
         if fcntl:
             _lock_file(file, folder)
-        _held.add(folder.resolve())
+        _held.add(path)
         try:
             yield
         finally:
-            _held.discard(folder.resolve())
+            _held.discard(path)
 
 
 def _lock_file(file: TextIO, folder: Path) -> None:
@@ -72,7 +76,7 @@ def is_in_use(folder: Path) -> bool | None:
 
     No lock is taken, so that this cannot disturb a run that starts.
     """
-    if folder.resolve() in _held:
+    if folder.resolve() / _FILE in _held:
         return True
     if fcntl is None:
         return None
