@@ -45,7 +45,7 @@ def find_memos(root: Path, names: Sequence[str] = ()) -> list[Path]:
     Raises:
         UserError: there is none of such a name.
     """
-    folders = [path for path in memo_folders(root) if (path / ABOUT).is_file()]
+    folders = [path for path in memo_folders(root) if memo_files(path)]
     found = {path.name: path for path in [*folders, *accuracy_files(root)]}
     for name in names:
         if name not in found:

@@ -107,12 +107,21 @@ def test_an_unreadable_file_is_a_storage_error(tmp_path):
 def test_find(tmp_path):
     one, two = make_memo(tmp_path), make_memo(tmp_path, TWO)
     (tmp_path / "web").mkdir()
-    (tmp_path / "web_0123456789abcdef").mkdir()  # without about.json
+    (tmp_path / "web_0123456789abcdef").mkdir()  # without a file of a cache
     assert find_memos(tmp_path) == [one, two]
     assert find_memos(tmp_path, [TWO]) == [two]
     assert find_memos(tmp_path / "absent") == []
     with pytest.raises(UserError, match=f"did you mean '{ONE}'"):
         find_memos(tmp_path, [ONE[:-1]])
+
+
+def test_a_cache_without_its_description_is_named_and_deleted(tmp_path, memo):
+    """Its segments count for TEACHER_MEMO.MAX_GB."""
+    folder = make_memo(tmp_path)
+    (folder / ABOUT).unlink()
+    with pytest.raises(UserError, match=f"{folder}/about.json is damaged; delete the folder"):
+        memo("list", "--folder", tmp_path)
+    assert memo("delete", "--all", "--folder", tmp_path) == f"deleted {folder}\n"
 
 
 def test_delete_leaves_other_files(tmp_path):
