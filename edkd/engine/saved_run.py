@@ -284,7 +284,7 @@ def _kept_options(run: SavedRun, dataset: str) -> list[str]:
         is_kept = name.startswith(_KEPT if is_same else "MODEL.")
         if is_kept and name in keys:
             is_path = keys[name].is_path and isinstance(value, str)
-            words += [name, path_from_here(value, run.cwd) if is_path else _as_option(value)]
+            words += [name, path_from_here(value, run.cwd) if is_path else as_option(value)]
     return words
 
 
@@ -296,7 +296,7 @@ def path_from_here(path: str, cwd: str) -> str:
     return there if os.path.exists(there) else path
 
 
-def _as_option(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value as the command line has it."""
     if isinstance(value, str):
         return value
