@@ -19,6 +19,7 @@ _VALUES = (
     "mean",
     "std",
     "resize",
+    "padded_from",
     "accuracy",
 )
 """Facts that are written as JSON."""

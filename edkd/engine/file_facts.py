@@ -94,6 +94,8 @@ def as_content(facts: Facts) -> dict[str, Any]:
         content["std"] = list(own.std)
         content["resize"] = own.resize
         content["interpolation"] = own.interpolation
+        if own.padded_from:
+            content["padded_from"] = list(own.padded_from)
     return content
 
 
@@ -126,13 +128,31 @@ def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
         return None
 
     channels, height, width = map(int, shape)
+    padded_from = None
+    if "padded_from" in content:
+        padded_from = _size_within(content["padded_from"], height, width)
+        if padded_from is None:
+            return None
+
     return InputSpec(
         image_shape=(channels, height, width),
         mean=mean,
         std=std,
         resize=resize,
         interpolation=interpolation,
+        padded_from=padded_from,
     )
+
+
+def _size_within(value: Any, height: int, width: int) -> tuple[int, int] | None:
+    """A height and width that are not above others; None for anything else."""
+    numbers = _numbers(value)
+    if len(numbers) != 2:
+        return None
+
+    own_height, own_width = numbers
+    is_within = 1 <= own_height <= height and 1 <= own_width <= width
+    return (int(own_height), int(own_width)) if is_within else None
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from edkd.engine.checkpoint import save_checkpoint
 from edkd.engine.file_facts import Facts, as_content
 from edkd.engine.log.background import Record
 from edkd.keys import Key
-from edkd.types import DataInfo, InputSpec
+from edkd.types import DataInfo
 
 KEYS = {
     "LOG.SAVE_CHECKPOINT_FREQ": Key(
@@ -99,7 +99,7 @@ class StudentFiles:
             dataset=self.dataset,
             num_classes=data.num_classes,
             class_names=data.class_names,
-            input=InputSpec(data.image_shape, data.mean, data.std, data.resize, data.interpolation),
+            input=data.preparation,
         )
         return {"model": {key: _on_cpu(value) for key, value in state.items()}} | as_content(facts)
 

@@ -193,11 +193,12 @@ def _input(source: Source) -> str:
     spec = source.input
     channels, height, width = spec.image_shape
 
-    preparation = f"resized to {height} x {width} pixels"
+    size = " x ".join(map(str, spec.size))
+    preparation = f"resized to {size} pixels"
     if spec.resize:
-        preparation = (
-            f"shorter side resized to {spec.resize} pixels, centre cropped to {height} x {width}"
-        )
+        preparation = f"shorter side resized to {spec.resize} pixels, centre cropped to {size}"
+    if spec.padded_from:
+        preparation += f", padded with black to {height} x {width}"
 
     text = _INPUT.format(
         channels=channels,

@@ -26,7 +26,7 @@ def how_to_load(source: Source, path: Path, form: str) -> str:
 
 def _pixels(spec: InputSpec) -> list[str]:
     """Lines that make `x`, (1,3,H,W), from an image."""
-    _, height, width = spec.image_shape
+    height, width = spec.size
     mode = f"Image.{_FILTERS[spec.interpolation]}"
     lines = ['image = Image.open("photo.jpg").convert("RGB")']
 
@@ -39,6 +39,11 @@ def _pixels(spec: InputSpec) -> list[str]:
             f"image = image.resize(sides, {mode})",
             f"image = image.crop((left, top, left + {width}, top + {height}))",
         ]
+
+    if spec.padded_from:
+        left, top, right, below = spec.padding
+        box = (-left, -top, width + right, height + below)
+        lines.append(f"image = image.crop({box})  # with black pixels on all sides")
 
     mean, std = list(spec.mean), list(spec.std)
     lines.append(f"x = ((np.asarray(image) / 255 - {mean}) / {std}).astype(np.float32)")

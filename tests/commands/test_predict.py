@@ -11,11 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+from edkd.commands._options import completion
+from edkd.commands.predict import _parser
 from edkd.dataset import get_dataset
+from edkd.dataset.augment import CropFlip
 from edkd.dataset.images import read_image
 from edkd.dataset.preparing import evaluation_transform
+from edkd.dataset.resident import Images, resident_dataset
 from edkd.engine.config.load import load_config
+from edkd.engine.facts_text import from_text, to_text
+from edkd.engine.file_facts import Facts, as_content, facts_of
 from edkd.export.images import image_files, prepared, spread
+from edkd.export.loading import _pixels
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -131,6 +138,31 @@ def test_files_are_prepared_as_by_torchvision(tmp_path, interpolation, resize):
         assert torch.equal(evaluation_transform(spec)(read_image(file)), uint8)
         mean, std = (torch.tensor(each)[:, None, None] for each in (spec.mean, spec.std))
         assert torch.equal(image, (uint8.float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 30)])
+def test_files_are_padded_as_the_gray_images_of_a_data_set(tmp_path, monkeypatch, size):
+    """Those of MNIST; by the facts in a file, and by the program on the card of an export."""
+    torch.manual_seed(0)
+    gray = torch.randint(256, (2, *size), dtype=torch.uint8)
+    images = Images.from_gray(gray, torch.tensor([0, 1]), size=32)
+    cfg = load_config(opts=["DATASET.TYPE", "digits"])
+    data = resident_dataset(cfg, exported.CPU, images, images, CropFlip(), (0.4,) * 3, (0.3,) * 3)
+
+    saved = from_text(to_text(as_content(Facts(input=data.info.preparation))))
+    spec = facts_of(saved).input
+    assert spec == data.info.input
+    Image.fromarray(gray[0].numpy()).save(tmp_path / "photo.png")
+    [batch] = prepared([str(tmp_path / "photo.png")], spec, 8)
+    wanted = data.test.batch(torch.arange(1)).image
+    assert torch.equal(batch.image, wanted)
+    assert completion(_parser().parse_args(["m", "i"]))(spec) == spec
+
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(["import numpy as np", "from PIL import Image", *_pixels(spec)])
+    found = {}
+    exec(code.replace("photo.jpg", "photo.png"), found)
+    assert torch.allclose(torch.from_numpy(found["x"]), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["folder", "tiny_imagenet", "imagenet"])
