@@ -95,6 +95,13 @@ def registered_name(name: str) -> str:
     return own.rpartition(SEPARATOR)[2] if is_qualified(own) else own
 
 
+def own_keys(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own keys among those of a configuration, as {"MODEL.SmallNet.WIDTH": 8}."""
+    own = registered_name(name)
+    group = f"{MODELS.node}.{own}."
+    return {key: value for key, value in values.items() if own and key.startswith(group)}
+
+
 def elsewhere(family: str, name: str) -> str:
     """What to write for a plain name that is not in a family but elsewhere, as a hint, or ""."""
     if is_qualified(name):
@@ -269,6 +276,7 @@ __all__ = [
     "library_of",
     "library_weights",
     "model_names",
+    "own_keys",
     "preparation",
     "prepared_alike",
     "published_weights",

@@ -18,12 +18,12 @@ from edkd.export.training_facts import (
 def write(tmp_path):
     """Write the folder of a run that has finished."""
 
-    def run(name, root="photos", **result):
+    def run(name, root="photos", more="", **result):
         folder = tmp_path / name
         folder.mkdir()
         config = f"DATASET:\n  TYPE: folder\n  ROOT: {root}\nDISTILLER:\n  STUDENT: ResNet18\n"
         config += "  TYPE: KD\n  TEACHER: ResNet34\n  TEACHER_CKPT: pretrained\n"
-        (folder / "config.yaml").write_text(config)
+        (folder / "config.yaml").write_text(f"{config}{more}")
         content = {"student": ["ResNet18"], "dataset": "folder", "epochs": 3} | result
         (folder / "result.json").write_text(json.dumps(content))
         return run_at(folder)
@@ -36,6 +36,26 @@ def test_the_student_alone_has_seen_the_same_images(write):
     write("alone", method="NONE", best_test_top1=70.0)
     write("elsewhere", "paintings", method="NONE", best_test_top1=10.0)
     assert alone(run, "best") == [70.0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "  STUDENT_CKPT: pretrained\n",
+        "SOLVER:\n  TRAIN_ONLY: head\n",
+        "SOLVER:\n  LR: 0.001\n",
+        "SOLVER:\n  LABEL_SMOOTHING: 0.1\n",
+        "MODEL:\n  ResNet18:\n    WIDTH: 8\n",
+    ],
+)
+def test_the_student_alone_was_trained_in_the_same_way(write, other):
+    """A run of `finetune` is none, nor is one with another rate."""
+    write("other", more=other, method="NONE", best_test_top1=10.0)
+    unused = "SOLVER:\n  SEED: 2\n  BETAS: [0.8, 0.9]\n"
+    write("alone", more=unused, method="NONE", best_test_top1=70.0)
+
+    assert alone(write("kd", method="KD"), "best") == [70.0]
+    assert alone(write("same", more=other, method="KD"), "best") == [10.0]
 
 
 def test_the_test_figure_is_that_of_the_file(write):
