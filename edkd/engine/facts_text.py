@@ -14,6 +14,7 @@ _WORDS = (
 
 _VALUES = (
     "num_classes",
+    "model_keys",
     "class_names",
     "image_shape",
     "mean",

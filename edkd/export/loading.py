@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from edkd.dataset import dataset_dict
+from edkd.engine.saved_run import as_option
 from edkd.export.source import Source
+from edkd.models import is_of_plugin
 from edkd.types import InputSpec
 
 _FILTERS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
@@ -72,6 +74,7 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
     facts = source.facts
     family = dataset_dict[facts.dataset].family
     name, number = facts.architecture, facts.num_classes
+    with_config, cfg = _config(source, family)
 
     imports = [
         "import json, numpy as np, torch",
@@ -81,10 +84,34 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
         "from edkd.models import get_model",
     ]
     return imports, [
-        f'model = get_model("{family}", "{name}", num_classes={number}).eval()',
+        *with_config,
+        f'model = get_model("{family}", "{name}", {number}{cfg}).eval()',
         f'model.load_state_dict(load_file("{path.name}"))',
         "logits = model(torch.from_numpy(x))[0][0].detach().numpy()",
     ]
+
+
+def _config(source: Source, family: str) -> tuple[list[str], str]:
+    """Lines that import the plugin of a model and set its keys, and the argument that follows.
+
+    Both are empty where the model needs neither.
+    """
+    facts = source.facts
+    plugins = []
+    if is_of_plugin(family, facts.architecture):
+        plugins = [Path(plugin).name for plugin in source.plugins]
+    if not plugins and not facts.model_keys:
+        return [], ""
+
+    words = []
+    for key, value in facts.model_keys.items():
+        words += [key, as_option(value)]
+    note = f"  # needs {', '.join(plugins)}" if plugins else ""
+    lines = [
+        "from edkd import load_config",
+        f"cfg = load_config(opts={words}, plugins={plugins}){note}",
+    ]
+    return lines, ", cfg"
 
 
 def _answer(source: Source, path: Path, form: str) -> list[str]:
