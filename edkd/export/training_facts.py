@@ -80,7 +80,7 @@ def teacher_accuracy(run: SavedRun, number: int) -> Measured:
 
 
 def student_accuracy(run: SavedRun, file: str) -> Measured:
-    """The accuracy of a student's file on the test set, where held-out images chose its epoch.
+    """The accuracy of a student's file on the test set, where other images chose its epoch.
 
     Args:
         file: its name, as student_best; the students of a cohort have numbers, as student1_best.

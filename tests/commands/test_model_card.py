@@ -1,10 +1,14 @@
 """What the card of a student says of its run and of the runs beside it."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from edkd.engine.file_facts import Facts
 from edkd.engine.saved_run import run_at
+from edkd.export.card import _accuracies
 from edkd.export.training_facts import (
     UNKNOWN,
     Measured,
@@ -67,6 +71,16 @@ def test_the_test_figure_is_that_of_the_file(write):
     run = write("dml", method="DML", best_student="student2 (a)", best_test_top1=72.0, **several)
     names = ("student_best", "student1_best", "student_latest")
     assert [student_accuracy(run, name).top1 for name in names] == [73.0, 71.0, None]
+
+
+@pytest.mark.parametrize(
+    ("split", "images"), [("val", "images that chose the best epoch"), ("test", "test images")]
+)
+def test_validation_images_need_not_be_training_images(split, images):
+    """The folder val/ beside test/ is none of them."""
+    facts = Facts(accuracy=70.0)
+    source = SimpleNamespace(run=None, file=Path("student_best"), split=split, facts=facts)
+    assert _accuracies(source) == [["this student, `student_best`", "70.00", images]]
 
 
 def test_published_weights_are_no_file(write):
