@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from edkd.commands._options import completion
-from edkd.commands.predict import _parser
+from edkd.commands.predict import _Csv, _parser
 from edkd.dataset import get_dataset
 from edkd.dataset.augment import CropFlip
 from edkd.dataset.images import read_image
@@ -21,8 +22,10 @@ from edkd.dataset.resident import Images, resident_dataset
 from edkd.engine.config.load import load_config
 from edkd.engine.facts_text import from_text, to_text
 from edkd.engine.file_facts import Facts, as_content, facts_of
+from edkd.errors import StorageError
 from edkd.export.images import image_files, prepared, spread
 from edkd.export.loading import _pixels
+from edkd.export.predicting import Prediction
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -109,6 +112,26 @@ def test_single_images_get_five_classes(tool, graph, photos, tmp_path):
     rows = list(csv.DictReader(out.open()))
     assert [int(row["rank"]) for row in rows] == list(range(1, 11))
     assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_two_processes_may_write_one_table(tmp_path, monkeypatch):
+    """The other one writes it between the two steps of this one."""
+    path = tmp_path / "o.csv"
+    first, second = _Csv(str(path)), _Csv(str(path))
+    first.add(Prediction("a", ["cat"], [1.0]))
+    rename = os.replace
+
+    def replace(*files):
+        monkeypatch.setattr(os, "replace", rename)
+        second.end()
+        rename(*files)
+
+    monkeypatch.setattr(os, "replace", replace)
+    first.end()
+    assert path.read_text() == "path,rank,class,probability\na,1,cat,1.000000\n"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(StorageError, match="cannot write --csv .*no/o.csv"):
+        _Csv(str(tmp_path / "no" / "o.csv")).end()
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
