@@ -126,6 +126,22 @@ class InputSpec:
     whole image is resized to height and width."""
     interpolation: str = "bilinear"
     """Of that resize, one of INTERPOLATIONS."""
+    padded_from: tuple[int, int] | None = field(default=None, repr=False)
+    """(height, width) to which the image is brought, before black pixels on all sides make it as
+    large as `image_shape`; None: there are none. Not in the text, by which caches are found."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) without the black pixels."""
+        return self.padded_from or self.image_shape[1:]
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Black pixels on the left, above, on the right and below; odd ones on the last two."""
+        height, width = self.image_shape[1:]
+        below = height - self.size[0]
+        right = width - self.size[1]
+        return right // 2, below // 2, right - right // 2, below - below // 2
 
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -150,6 +166,8 @@ class DataInfo:
     """As `InputSpec.resize`."""
     interpolation: str = "bilinear"
     """As `InputSpec.interpolation`."""
+    padded_from: tuple[int, int] | None = None
+    """As `InputSpec.padded_from`."""
     class_names: tuple[str, ...] = ()
     """By class number; empty where they are not known."""
     identity: Mapping[str, str] = field(default_factory=dict)
@@ -160,4 +178,16 @@ class DataInfo:
         """How the images of the batches were prepared; None where the normalisation is unknown."""
         if not self.mean or not self.std:
             return None
-        return InputSpec(self.image_shape, self.mean, self.std, self.resize, self.interpolation)
+        return self.preparation
+
+    @property
+    def preparation(self) -> InputSpec:
+        """How they were prepared; mean and std are empty where they are not known."""
+        return InputSpec(
+            self.image_shape,
+            self.mean,
+            self.std,
+            self.resize,
+            self.interpolation,
+            self.padded_from,
+        )

@@ -59,6 +59,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def is_first_launched() -> bool:
+    """As `is_first`, also before `start` and after `end`."""
+    return launched() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
 def restarts() -> int:
     """How often torchrun has started this process again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)

@@ -31,6 +31,15 @@ def test_a_launcher_of_several_processes_is_refused(monkeypatch):
     world.check_single_process("an evaluation")
 
 
+def test_the_first_process_is_known_after_the_end(monkeypatch):
+    assert world.is_first_launched()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert world.is_first_launched()
+    monkeypatch.setenv("RANK", "1")
+    assert not world.is_first_launched()
+
+
 def one_of_two(rank: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     tensor = torch.tensor([float(rank)])

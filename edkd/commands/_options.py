@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,8 +122,9 @@ def completion(args: argparse.Namespace) -> "Callable[[InputSpec | None], InputS
         std = args.std or (known and known.std)
         if not shape or not mean or not std:
             return None
-        resize = known.resize if known and not args.size else 0
-        return InputSpec(shape, mean, std, resize, known.interpolation if known else "bilinear")
+        if known and not args.size:
+            return replace(known, mean=mean, std=std)
+        return InputSpec(shape, mean, std, 0, known.interpolation if known else "bilinear")
 
     return complete
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edkd.commands._command_line import ArgumentParser, HelpWithKeys, Once
 from edkd.commands._next_step import typed
@@ -15,6 +15,9 @@ from edkd.invocation import command
 from edkd.paths import CONFIGS, short_path
 from edkd.signals import hold
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 DEFAULT = CONFIGS / "folder" / "finetune.yaml"
 
 WORDS = {"DISTILLER.STUDENT_CKPT": "--from", "DISTILLER.STUDENT": "MODEL"}
@@ -22,6 +25,9 @@ WORDS = {"DISTILLER.STUDENT_CKPT": "--from", "DISTILLER.STUDENT": "MODEL"}
 
 COMMAND_LINE = re.compile(r"('[^']* --cfg [^']*')")
 """A command in a message, to be typed as it stands."""
+
+_KEPT = ("DATASET.", "MODEL.")
+"""Groups of keys that decide the images and the network of a run."""
 
 PRETRAINED = "pretrained"
 """DISTILLER.STUDENT_CKPT: the weights that come with the model."""
@@ -50,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from edkd.engine.inputs import with_input_of_networks
         from edkd.engine.run import train
         from edkd.engine.run_folder import find_run, run_folder
+        from edkd.world import is_first_launched
 
     given = dict(pairs(args.opts))
     own = _own_keys(args)
@@ -60,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = load_config(str(args.cfg), [*words, *args.opts], args.plugin)
         folder = run_folder(cfg, args.opts)
         if args.resume:  # it may have another name
-            cfg = with_input_of_networks(cfg)
-            folder = find_run(cfg, folder, args.opts)
+            folder = find_run(with_input_of_networks(cfg), folder, args.opts)
         train(cfg, args.opts, args.device, args.resume)
 
-    command_line = _next_command(args, given, cfg.DATASET.TYPE, folder / "student_best")
-    print(f"to distil from it:\n  {command_line}")
+    if is_first_launched():
+        command_line = _next_command(args, cfg, folder / "student_best")
+        print(f"to distil from it:\n  {command_line}")
 
 
 def _parser() -> ArgumentParser:
@@ -152,22 +159,33 @@ def _words_named() -> Iterator[None]:
         raise UserError("".join(pieces)) from error
 
 
-def _next_command(args: argparse.Namespace, given: dict[str, Any], dataset: str, file: Path) -> str:
-    """The command that distils from the network.
+def _next_command(args: argparse.Namespace, cfg: "CfgNode", file: Path) -> str:
+    """The command that distils from the network, on the same images.
 
     Args:
-        given: the keys of the command line; those of the data set are kept.
-        dataset: DATASET.TYPE.
+        cfg: of the run; what it says of the images and of the model is kept.
         file: of the weights.
     """
-    config = CONFIGS / dataset / "kd.yaml"
+    config = CONFIGS / cfg.DATASET.TYPE / "kd.yaml"
     has_config = config.is_file()
-    words = ["--cfg", short_path(config) if has_config else short_path(Path(args.cfg))]
+    shown = short_path(config if has_config else Path(args.cfg))
+    words = ["--cfg", shown]
     for plugin in args.plugin:
         words += ["--plugin", plugin]
 
-    keys = {key: value for key, value in given.items() if key.startswith("DATASET.")}
+    keys = _kept_keys(cfg, str(shown))
     if not has_config:
         keys |= {"DISTILLER.TYPE": "KD", "DISTILLER.STUDENT": "MODEL"}
     keys |= {"DISTILLER.TEACHER": args.model, "DISTILLER.TEACHER_CKPT": str(file)}
     return typed("train", *words, *(word for pair in keys.items() for word in pair))
+
+
+def _kept_keys(cfg: "CfgNode", file: str) -> dict[str, str]:
+    """The keys of the images and of the model that a YAML file does not have as a configuration."""
+    from edkd.engine.config.compare import differences, flatten
+    from edkd.engine.config.load import file_values
+    from edkd.engine.saved_run import as_option
+
+    values = dict(flatten(cfg))
+    names = [name for name in differences(file_values(file), cfg) if name.startswith(_KEPT)]
+    return {name: as_option(values[name]) for name in names}

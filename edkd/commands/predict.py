@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from edkd.commands._command_line import ArgumentParser, Once
 from edkd.commands._options import add_device, add_input, add_network, class_names, completion
-from edkd.errors import UserError, warn
+from edkd.errors import StorageError, UserError, reason_of, warn
 from edkd.invocation import command
 from edkd.signals import hold
+from edkd.whole_files import replace_file
 
 if TYPE_CHECKING:
     from edkd.export.predicting import Prediction, Predictor
@@ -185,13 +186,17 @@ class _Csv:
             self.writer.writerow([found.path, rank, name, f"{value:.6f}"])
 
     def end(self) -> None:
-        """Replace the file as a whole."""
-        from edkd.engine.checkpoint import save_text
+        """Replace the file as a whole; another process may write the same one."""
+        if self.path == "-":
+            return
 
-        if self.path != "-":
-            path = Path(self.path).expanduser()
-            save_text(self.buffer.getvalue(), path)
-            print(f"written to {path}")
+        path = Path(self.path).expanduser()
+        content = self.buffer.getvalue().encode(errors="backslashreplace")
+        try:
+            replace_file(path, content)
+        except OSError as error:
+            raise StorageError(f"cannot write --csv {path}: {reason_of(error)}") from error
+        print(f"written to {path}")
 
 
 class _Labelled:

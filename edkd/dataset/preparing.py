@@ -13,15 +13,18 @@ def evaluation_transform(spec: InputSpec) -> Callable[[Any], Tensor]:
 
     With `spec.resize`, the shorter side is resized to that many pixels and the centre is
     cropped. Without it, the whole image is resized to height and width. Resizing is
-    antialiased, as PIL does it.
+    antialiased, as PIL does it. With `spec.padded_from`, the result of these has that size, and
+    black pixels are added on all sides.
     """
     from torchvision.transforms import v2
 
-    _, height, width = spec.image_shape
+    height, width = spec.size
     mode = v2.InterpolationMode(spec.interpolation)
 
     if spec.resize:
         steps = [v2.Resize(spec.resize, mode), v2.CenterCrop((height, width))]
     else:
         steps = [v2.Resize((height, width), mode)]
+    if spec.padded_from:
+        steps.append(v2.Pad(spec.padding))
     return v2.Compose([*steps, v2.PILToTensor()])

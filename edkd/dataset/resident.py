@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class Images:
     `from_gray`. Other numbers of channels need a network of your own."""
     target: Tensor
     """(N,), class numbers, int64."""
+    padded_from: tuple[int, int] | None = None
+    """(height, width) before black pixels were added on all sides; None: there are none."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.image.shape)
@@ -80,11 +82,15 @@ class Images:
                 f"gray images are {image.dtype} of shape {tuple(image.shape)}; they must be "
                 "torch.uint8 of shape (N,H,W) or (N,1,H,W)"
             )
-        return cls(_padded(image, size).expand(-1, 3, -1, -1).contiguous(), target)
+
+        padded = _padded(image, size)
+        height, width = image.shape[2:]
+        padded_from = (height, width) if padded.shape != image.shape else None
+        return cls(padded.expand(-1, 3, -1, -1).contiguous(), target, padded_from)
 
     def to(self, device: torch.device) -> "Images":
         """A copy on a device."""
-        return Images(self.image.to(device), self.target.to(device))
+        return replace(self, image=self.image.to(device), target=self.target.to(device))
 
 
 def _padded(image: Tensor, size: int) -> Tensor:
@@ -288,6 +294,7 @@ def resident_dataset(
         image_shape=_image_shape(parts, mean),
         mean=tuple(mean),
         std=tuple(std),
+        padded_from=test.padded_from,
         class_names=tuple(class_names),
         identity={name: _hash(part) for name, part in parts.items()},
     )

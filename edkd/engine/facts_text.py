@@ -14,11 +14,13 @@ _WORDS = (
 
 _VALUES = (
     "num_classes",
+    "model_keys",
     "class_names",
     "image_shape",
     "mean",
     "std",
     "resize",
+    "padded_from",
     "accuracy",
 )
 """Facts that are written as JSON."""

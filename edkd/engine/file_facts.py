@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,8 @@ class Facts(NamedTuple):
     """Top-1 in percent."""
     input: InputSpec | None = None
     """How the images were prepared that it was trained on."""
+    model_keys: Mapping[str, Any] = MappingProxyType({})
+    """The keys of its model, as {"MODEL.SmallNet.WIDTH": 8}."""
 
 
 _of_networks: "WeakKeyDictionary[nn.Module, Facts]" = WeakKeyDictionary()
@@ -73,6 +76,7 @@ def facts_of(content: Mapping[str, Any]) -> Facts:
         class_names=tuple(names) if names and are_names else (),
         accuracy=_percent(content),
         input=_input_of(content),
+        model_keys=_model_keys(content),
     )
 
 
@@ -84,6 +88,8 @@ def as_content(facts: Facts) -> dict[str, Any]:
         "num_classes": facts.num_classes,
         "class_names": list(facts.class_names),
     }
+    if facts.model_keys:
+        content["model_keys"] = dict(facts.model_keys)
     if facts.accuracy is not None:
         content["accuracy"] = facts.accuracy
 
@@ -94,6 +100,8 @@ def as_content(facts: Facts) -> dict[str, Any]:
         content["std"] = list(own.std)
         content["resize"] = own.resize
         content["interpolation"] = own.interpolation
+        if own.padded_from:
+            content["padded_from"] = list(own.padded_from)
     return content
 
 
@@ -108,6 +116,20 @@ def _percent(content: Mapping[str, Any]) -> float | None:
 
     is_own = "split" in content
     return 100.0 * number if number <= 1 and not is_own else float(number)
+
+
+def _model_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a model; other entries are left out."""
+    found = content.get("model_keys")
+    if not isinstance(found, dict):
+        return {}
+
+    keys = {}
+    for key, value in found.items():
+        is_key = isinstance(key, str) and key.startswith("MODEL.")
+        if is_key and isinstance(value, (str, int, float, list)):
+            keys[key] = value
+    return keys
 
 
 def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
@@ -126,13 +148,31 @@ def _input_of(content: Mapping[str, Any]) -> InputSpec | None:
         return None
 
     channels, height, width = map(int, shape)
+    padded_from = None
+    if "padded_from" in content:
+        padded_from = _size_within(content["padded_from"], height, width)
+        if padded_from is None:
+            return None
+
     return InputSpec(
         image_shape=(channels, height, width),
         mean=mean,
         std=std,
         resize=resize,
         interpolation=interpolation,
+        padded_from=padded_from,
     )
+
+
+def _size_within(value: Any, height: int, width: int) -> tuple[int, int] | None:
+    """A height and width that are not above others; None for anything else."""
+    numbers = _numbers(value)
+    if len(numbers) != 2:
+        return None
+
+    own_height, own_width = numbers
+    is_within = 1 <= own_height <= height and 1 <= own_width <= width
+    return (int(own_height), int(own_width)) if is_within else None
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -44,7 +44,7 @@ class RunFiles:
             trainer.distiller.architectures(trainer.cfg),
             trainer.data.info,
             trainer.split,
-            trainer.cfg.DATASET.TYPE,
+            trainer.cfg,
         )
 
     def is_save_due(self) -> bool:

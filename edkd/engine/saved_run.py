@@ -22,7 +22,7 @@ from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import UserError
 from edkd.hints import hint
-from edkd.models import check_model, is_qualified, model_names
+from edkd.models import check_model, is_qualified, model_names, own_keys
 from edkd.paths import expanded
 
 ENVIRONMENT = "environment.json"
@@ -87,7 +87,6 @@ def find_trained(request: Request) -> Trained:
     """
     file = _file_of(request)
     run = _run_of(request, file)
-    is_complete = bool(request.model and request.dataset)
 
     # Plugins register models and data sets, so they come first.
     plugins = list(request.plugins) or list(run.plugins if run else ())
@@ -97,7 +96,7 @@ def find_trained(request: Request) -> Trained:
 
     # The model and the data set.
     content = None
-    if file is not None and os.path.isfile(file) and not is_complete:
+    if file is not None and os.path.isfile(file):
         content = load_checkpoint(file)
     facts = facts_of(content or {})
     dataset = request.dataset or _dataset_of(request, facts, run)
@@ -105,7 +104,8 @@ def find_trained(request: Request) -> Trained:
 
     words = ["DATASET.TYPE", dataset, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", model]
     kept = _kept_options(run, dataset) if run else []
-    cfg = load_config(opts=[*kept, *words, *request.opts])
+    own = _own_options(facts, model)
+    cfg = load_config(opts=[*kept, *own, *words, *request.opts])
     return Trained(file, cfg, run, content)
 
 
@@ -284,7 +284,17 @@ def _kept_options(run: SavedRun, dataset: str) -> list[str]:
         is_kept = name.startswith(_KEPT if is_same else "MODEL.")
         if is_kept and name in keys:
             is_path = keys[name].is_path and isinstance(value, str)
-            words += [name, path_from_here(value, run.cwd) if is_path else _as_option(value)]
+            words += [name, path_from_here(value, run.cwd) if is_path else as_option(value)]
+    return words
+
+
+def _own_options(facts: Facts, model: str) -> list[str]:
+    """The keys of a model that its file names."""
+    keys = table()
+    words = []
+    for name, value in own_keys(model, facts.model_keys).items():
+        if name in keys:
+            words += [name, as_option(value)]
     return words
 
 
@@ -296,7 +306,7 @@ def path_from_here(path: str, cwd: str) -> str:
     return there if os.path.exists(there) else path
 
 
-def _as_option(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value as the command line has it."""
     if isinstance(value, str):
         return value

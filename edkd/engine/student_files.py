@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from edkd.engine.best import is_best, is_new_record_of_all, top1_key
 from edkd.engine.checkpoint import save_checkpoint
+from edkd.engine.config.compare import flatten
 from edkd.engine.file_facts import Facts, as_content
 from edkd.engine.log.background import Record
 from edkd.keys import Key
-from edkd.types import DataInfo, InputSpec
+from edkd.models import own_keys
+from edkd.types import DataInfo
 
 KEYS = {
     "LOG.SAVE_CHECKPOINT_FREQ": Key(
@@ -44,7 +47,7 @@ class StudentFiles:
         architectures: what each student is, in the same order.
         data: facts about the images, kept in each file.
         split: by which the best epoch is chosen, "val" or "test".
-        dataset: DATASET.TYPE, kept in each file.
+        cfg: DATASET.TYPE and the keys of the students' models are kept in each file.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class StudentFiles:
         architectures: Sequence[str],
         data: DataInfo,
         split: str,
-        dataset: str,
+        cfg: CfgNode,
     ) -> None:
         self.folder = folder
         self.students = students
@@ -62,7 +65,8 @@ class StudentFiles:
         self.split = split
         self.keys = {name: top1_key(split, name) for name in students}
         self.data = data
-        self.dataset = dataset
+        self.dataset = cfg.DATASET.TYPE
+        self.values = dict(flatten(cfg))
 
     def save(self, history: Sequence[Record], tags: Sequence[str]) -> None:
         """Write the files of the last epoch of a history.
@@ -94,12 +98,14 @@ class StudentFiles:
         """A student's weights, and the facts needed to use them."""
         state = self.students[name].state_dict()
         data = self.data
+        architecture = self.architectures[name]
         facts = Facts(
-            architecture=self.architectures[name],
+            architecture=architecture,
             dataset=self.dataset,
             num_classes=data.num_classes,
             class_names=data.class_names,
-            input=InputSpec(data.image_shape, data.mean, data.std, data.resize, data.interpolation),
+            input=data.preparation,
+            model_keys=own_keys(architecture, self.values),
         )
         return {"model": {key: _on_cpu(value) for key, value in state.items()}} | as_content(facts)
 

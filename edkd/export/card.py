@@ -29,7 +29,8 @@ from edkd.results.names import ALONE
 
 _SHOWN_CLASSES = 20
 
-_SPLITS = {"val": "held-out training images", "test": "test images"}
+_SPLITS = {"val": "images that chose the best epoch", "test": "test images"}
+"""What an accuracy was measured on; "val": held-out training images, or a folder of their own."""
 
 _PAGE = """# {file}: {model} for {dataset}
 
@@ -135,7 +136,7 @@ def _accuracies(source: Source) -> list[list[str]]:
     which = "best" if file.endswith("_best") else "last"
     rows = _other_accuracies(run, which) if run else []
 
-    # This student; held-out images chose the epoch where there are some.
+    # This student; where other images chose the epoch, the test images come after them.
     split = _SPLITS.get(source.split, UNKNOWN.where)
     rows.append(_row(f"this student, `{file}`", Measured(source.facts.accuracy, split)))
 
@@ -193,11 +194,12 @@ def _input(source: Source) -> str:
     spec = source.input
     channels, height, width = spec.image_shape
 
-    preparation = f"resized to {height} x {width} pixels"
+    size = " x ".join(map(str, spec.size))
+    preparation = f"resized to {size} pixels"
     if spec.resize:
-        preparation = (
-            f"shorter side resized to {spec.resize} pixels, centre cropped to {height} x {width}"
-        )
+        preparation = f"shorter side resized to {spec.resize} pixels, centre cropped to {size}"
+    if spec.padded_from:
+        preparation += f", padded with black to {height} x {width}"
 
     text = _INPUT.format(
         channels=channels,

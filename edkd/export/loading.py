@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from edkd.dataset import dataset_dict
+from edkd.engine.saved_run import as_option
 from edkd.export.source import Source
+from edkd.models import is_of_plugin
 from edkd.types import InputSpec
 
 _FILTERS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
@@ -26,7 +28,7 @@ def how_to_load(source: Source, path: Path, form: str) -> str:
 
 def _pixels(spec: InputSpec) -> list[str]:
     """Lines that make `x`, (1,3,H,W), from an image."""
-    _, height, width = spec.image_shape
+    height, width = spec.size
     mode = f"Image.{_FILTERS[spec.interpolation]}"
     lines = ['image = Image.open("photo.jpg").convert("RGB")']
 
@@ -39,6 +41,11 @@ def _pixels(spec: InputSpec) -> list[str]:
             f"image = image.resize(sides, {mode})",
             f"image = image.crop((left, top, left + {width}, top + {height}))",
         ]
+
+    if spec.padded_from:
+        left, top, right, below = spec.padding
+        box = (-left, -top, width + right, height + below)
+        lines.append(f"image = image.crop({box})  # with black pixels on all sides")
 
     mean, std = list(spec.mean), list(spec.std)
     lines.append(f"x = ((np.asarray(image) / 255 - {mean}) / {std}).astype(np.float32)")
@@ -67,6 +74,7 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
     facts = source.facts
     family = dataset_dict[facts.dataset].family
     name, number = facts.architecture, facts.num_classes
+    with_config, cfg = _config(source, family)
 
     imports = [
         "import json, numpy as np, torch",
@@ -76,10 +84,34 @@ def _safetensors(source: Source, path: Path) -> tuple[list[str], list[str]]:
         "from edkd.models import get_model",
     ]
     return imports, [
-        f'model = get_model("{family}", "{name}", num_classes={number}).eval()',
+        *with_config,
+        f'model = get_model("{family}", "{name}", {number}{cfg}).eval()',
         f'model.load_state_dict(load_file("{path.name}"))',
         "logits = model(torch.from_numpy(x))[0][0].detach().numpy()",
     ]
+
+
+def _config(source: Source, family: str) -> tuple[list[str], str]:
+    """Lines that import the plugin of a model and set its keys, and the argument that follows.
+
+    Both are empty where the model needs neither.
+    """
+    facts = source.facts
+    plugins = []
+    if is_of_plugin(family, facts.architecture):
+        plugins = [Path(plugin).name for plugin in source.plugins]
+    if not plugins and not facts.model_keys:
+        return [], ""
+
+    words = []
+    for key, value in facts.model_keys.items():
+        words += [key, as_option(value)]
+    note = f"  # needs {', '.join(plugins)}" if plugins else ""
+    lines = [
+        "from edkd import load_config",
+        f"cfg = load_config(opts={words}, plugins={plugins}){note}",
+    ]
+    return lines, ", cfg"
 
 
 def _answer(source: Source, path: Path, form: str) -> list[str]:

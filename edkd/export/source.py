@@ -10,13 +10,14 @@ from yacs.config import CfgNode
 
 from edkd.dataset import DataSet, dataset_dict, get_dataset
 from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.config.compare import flatten
 from edkd.engine.file_facts import Facts, Use, as_content, facts_of
 from edkd.engine.inputs import with_input
 from edkd.engine.saved_run import Request, SavedRun, find_trained
 from edkd.engine.weight_source import input_of
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
-from edkd.models import OwnInput, get_model, prepared_alike, unwrapped
+from edkd.models import OwnInput, get_model, own_keys, prepared_alike, unwrapped
 from edkd.types import InputSpec
 
 CPU = torch.device("cpu")
@@ -41,6 +42,8 @@ class Source(NamedTuple):
     """None: it cannot be read."""
     unreachable: str
     """Why not."""
+    plugins: tuple[str, ...] = ()
+    """Those that were imported."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -109,7 +112,8 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
     load_weights(network, found.file, Use(info, dataset, model, "-m", "-d"), content)
 
     names = facts.class_names or (info.class_names if info else ())
-    facts = Facts(model, dataset, number, names, facts.accuracy, spec)
+    model_keys = own_keys(model, dict(flatten(found.cfg)))
+    facts = Facts(model, dataset, number, names, facts.accuracy, spec, model_keys)
     split = content.get("split")
     return Source(
         found.file,
@@ -121,6 +125,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
         found.run,
         data,
         unreachable,
+        tuple(request.plugins) or (found.run.plugins if found.run else ()),
     )
 
 

@@ -13,21 +13,15 @@ from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import ENVIRONMENT, SavedRun, path_from_here, run_at
 from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
-from edkd.models import LibraryFacts, library_facts
+from edkd.models import LibraryFacts, library_facts, own_keys
 from edkd.results.finding import RESULT
 from edkd.results.names import ALONE
+from edkd.results.protocol import protocol_of
 
 _SOLVER = ("EPOCHS", "BATCH_SIZE", "TYPE", "LR", "SCHEDULE", "WEIGHT_DECAY", "SEED")
 
-
-_IMAGES = (
-    "DATASET.ROOT",
-    "DATASET.LIST",
-    "DATASET.VAL_SPLIT",
-    "DATASET.TEST_SPLIT",
-    "DATASET.SPLIT_SEED",
-)
-"""Keys that decide which images a student learns and is tested on."""
+_BESIDE_THE_PROTOCOL = ("DATASET.ROOT", "DATASET.LIST", "SOLVER.LABEL_SMOOTHING")
+"""Keys that also decide the accuracy of a student, whatever its method."""
 
 
 class Measured(NamedTuple):
@@ -86,7 +80,7 @@ def teacher_accuracy(run: SavedRun, number: int) -> Measured:
 
 
 def student_accuracy(run: SavedRun, file: str) -> Measured:
-    """The accuracy of a student's file on the test set, where held-out images chose its epoch.
+    """The accuracy of a student's file on the test set, where other images chose its epoch.
 
     Args:
         file: its name, as student_best; the students of a cohort have numbers, as student1_best.
@@ -109,7 +103,8 @@ def student_accuracy(run: SavedRun, file: str) -> Measured:
 def alone(run: SavedRun, which: str) -> list[float]:
     """Accuracies of the same student without a teacher, in percent on the test set.
 
-    They are those of finished runs in the same project, with the same data and epochs.
+    They are those of finished runs in the same project, with the same images, initial weights and
+    settings of training; the seed aside.
 
     Args:
         which: the "best" or the "last" epoch.
@@ -121,7 +116,7 @@ def alone(run: SavedRun, which: str) -> list[float]:
         accuracy = other.get(f"{which}_test_top1")
         if not _is_alone(other, own) or not isinstance(accuracy, (int, float)):
             continue
-        if _data_of(file.parent) == _data_of(run.folder):
+        if _is_trained_alike(file.parent, run):
             found.append(float(accuracy))
     return found
 
@@ -133,13 +128,23 @@ def _is_alone(result: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     return all(result.get(key) == own.get(key) for key in ("student", "dataset", "epochs"))
 
 
-def _data_of(folder: Path) -> dict[str, Any]:
-    """The keys that decide a run's images; {} where its configuration is damaged."""
+def _is_trained_alike(folder: Path, run: SavedRun) -> bool:
+    """Whether the run of a folder differs from another in the method and the seed alone."""
     try:
         values = run_at(folder).values
-    except UserError:
-        return {}
-    return {key: values.get(key) for key in _IMAGES}
+    except UserError:  # its configuration is damaged
+        return False
+
+    differing = protocol_of(values).differences(protocol_of(run.values))
+    return not differing and _beside_the_protocol(values) == _beside_the_protocol(run.values)
+
+
+def _beside_the_protocol(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What else decides the accuracy of a run's student."""
+    found = {key: values.get(key) for key in _BESIDE_THE_PROTOCOL}
+    for name in _texts(values.get("DISTILLER.STUDENT")):
+        found |= own_keys(name, values)
+    return found
 
 
 def settings(run: SavedRun) -> str:

@@ -95,6 +95,28 @@ def registered_name(name: str) -> str:
     return own.rpartition(SEPARATOR)[2] if is_qualified(own) else own
 
 
+def own_keys(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own keys among those of a configuration, as {"MODEL.SmallNet.WIDTH": 8}."""
+    own = registered_name(name)
+    group = f"{MODELS.node}.{own}."
+    return {key: value for key, value in values.items() if own and key.startswith(group)}
+
+
+def is_of_plugin(family: str, name: str) -> bool:
+    """Whether a model is neither of this package nor of a library.
+
+    Args:
+        family: in which a plain name is looked up.
+        name: of a registered model.
+    """
+    own, _ = parts_of(name)
+    if not registered_name(own):
+        return False
+
+    here = (f"{__name__}.", os.path.dirname(__file__))
+    return not _find(family, own).place.startswith(here)
+
+
 def elsewhere(family: str, name: str) -> str:
     """What to write for a plain name that is not in a family but elsewhere, as a hint, or ""."""
     if is_qualified(name):
@@ -264,11 +286,13 @@ __all__ = [
     "elsewhere",
     "get_model",
     "imagenet_model_dict",
+    "is_of_plugin",
     "is_qualified",
     "library_facts",
     "library_of",
     "library_weights",
     "model_names",
+    "own_keys",
     "preparation",
     "prepared_alike",
     "published_weights",

@@ -8,16 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edkd.commands.export import FORMATS
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
+from edkd.engine.config.load import load_config
+from edkd.engine.student_files import StudentFiles
 from edkd.export import formats, verify
 from edkd.models import get_model
+from edkd.registry import MODELS
 from tests.commands import exported
 from tests.runs import assert_refused, tree
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
+
+
+SIZED = """
+from torch import nn
+from edkd.keys import Key
+from edkd.registry import MODELS
+
+@MODELS.register("Sized", family="cifar", defaults=dict(WIDTH=Key(16, "channels")))
+def sized(num_classes, width):
+    network = nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return network.append(nn.Linear(width, num_classes))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +198,36 @@ def test_safetensors_load_into_the_plain_model(tool, library_student, tmp_path):
     assert evaluated.out.startswith("my_squeezenet on digits: top-1 ")
 
 
+def test_a_model_of_a_plugin_with_keys_of_its_own(tool, tmp_path, monkeypatch, capsys):
+    """Its file has the keys, in whatever folder; the card imports the plugin."""
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    plugin = tmp_path / "sized.py"
+    plugin.write_text(SIZED)
+    words = ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", "Sized", "MODEL.Sized.WIDTH", "3"]
+    cfg = load_config(opts=words, plugins=[str(plugin)])
+    network = get_model("cifar", "Sized", 10, cfg)
+    info = exported.digits().info
+    files = StudentFiles(tmp_path, {"student": network}, ["Sized"], info, "test", cfg)
+    save_checkpoint(files.content("student"), tmp_path / "student_best")
+
+    done = tool("export", tmp_path / "student_best", "--to", "safetensors", "--plugin", plugin)
+    assert done.code == 0, done.err
+    [graph] = tmp_path.glob("*.safetensors")
+    Image.new("RGB", (32, 32), "green").save(tmp_path / "photo.jpg")
+    for more in ([], ["-m", "Sized", "-d", "digits"]):
+        words = [tmp_path / "photo.jpg", "--csv", "-", "--top", "1", "--plugin", plugin]
+        predicted = tool("predict", graph, *words, *more)
+        assert predicted.code == 0, predicted.err
+
+    [card] = tmp_path.glob("*.card.md")
+    code = re.search(r"```python\n(.*?)```", card.read_text(), re.DOTALL)[1]
+    assert "# needs sized.py" in code
+    MODELS.remove("Sized", "cifar")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == predicted.out.split(",")[-2]
+
+
 def test_a_file_that_differs_is_not_written(tool, student, monkeypatch):
     monkeypatch.setattr(verify, "TOLERANCE", -1.0)
     before = tree(student.parent)
@@ -228,8 +274,6 @@ def test_the_card_has_the_figures_of_the_run(run, teacher_run):
 )
 def test_the_program_on_the_card_runs(tool, run, tmp_path, monkeypatch, capsys, form, resize):
     """On a photograph that is neither square nor of the right size, with the result of predict."""
-    from PIL import Image
-
     content = load_checkpoint(run / "student_best") | {"resize": resize}
     save_checkpoint(content, tmp_path / "student_best")
     torch.manual_seed(0)

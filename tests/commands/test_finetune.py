@@ -4,13 +4,18 @@ import importlib.util
 import json
 import re
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from edkd.commands.finetune import _next_command
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
+from edkd.engine.config.load import load_config
+from edkd.keys import Key
+from edkd.registry import MODELS
 from tests.commands.conftest import DIGITS
 from tests.conftest import PLUGIN
 from tests.runs import assert_refused, outcome, plain, records
@@ -95,6 +100,31 @@ def test_the_printed_command_distils(finetune, tool, tmp_path):
     assert f"(its file claims {best:.2f} %" in done.out
     result = json.loads((tmp_path / "distill/distilled/result.json").read_text())
     assert (result["method"], result["teacher_top1"]) == ("KD", [best])
+
+
+def test_the_printed_command_has_the_same_images_and_model(monkeypatch, tmp_path):
+    """Keys of the YAML file count as those of the command line do."""
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    defaults = {"WIDTH": Key(16, "channels")}
+    MODELS.add("Sized", lambda num_classes, width: None, defaults, family="imagenet")
+
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "DATASET:\n  TYPE: folder\n  ROOT: photos\n  TEST_SPLIT: 0.3\n"
+        "DISTILLER:\n  TYPE: NONE\n  STUDENT: Sized\nSOLVER:\n  LR: 0.7\n"
+    )
+    opts = ["DATASET.SPLIT_SEED", "7", "DATASET.RANDAUGMENT", "[2, 9]", "MODEL.Sized.WIDTH", "8"]
+    cfg = load_config(str(file), opts)
+    args = Namespace(cfg=str(file), plugin=[], model="Sized")
+
+    text = _next_command(args, cfg, tmp_path / "student_best")
+    _, shown, *words = shlex.split(text.partition(" train ")[2])
+    assert "configs/folder/kd.yaml" in shown
+    after = load_config(shown, [*words, "DISTILLER.STUDENT", "Sized"])
+    assert after.DATASET == cfg.DATASET
+    assert (after.DATASET.TEST_SPLIT, after.DATASET.RANDAUGMENT) == (0.3, [2, 9])
+    assert after.MODEL.Sized.WIDTH == 8
+    assert after.SOLVER.LR != 0.7
 
 
 def test_mistakes(finetune, tool, tmp_path):

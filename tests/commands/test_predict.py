@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 
@@ -11,11 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+from edkd.commands._options import completion
+from edkd.commands.predict import _Csv, _parser
 from edkd.dataset import get_dataset
+from edkd.dataset.augment import CropFlip
 from edkd.dataset.images import read_image
 from edkd.dataset.preparing import evaluation_transform
+from edkd.dataset.resident import Images, resident_dataset
 from edkd.engine.config.load import load_config
+from edkd.engine.facts_text import from_text, to_text
+from edkd.engine.file_facts import Facts, as_content, facts_of
+from edkd.errors import StorageError
 from edkd.export.images import image_files, prepared, spread
+from edkd.export.loading import _pixels
+from edkd.export.predicting import Prediction
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -104,6 +114,26 @@ def test_single_images_get_five_classes(tool, graph, photos, tmp_path):
     assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
 
 
+def test_two_processes_may_write_one_table(tmp_path, monkeypatch):
+    """The other one writes it between the two steps of this one."""
+    path = tmp_path / "o.csv"
+    first, second = _Csv(str(path)), _Csv(str(path))
+    first.add(Prediction("a", ["cat"], [1.0]))
+    rename = os.replace
+
+    def replace(*files):
+        monkeypatch.setattr(os, "replace", rename)
+        second.end()
+        rename(*files)
+
+    monkeypatch.setattr(os, "replace", replace)
+    first.end()
+    assert path.read_text() == "path,rank,class,probability\na,1,cat,1.000000\n"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(StorageError, match="cannot write --csv .*no/o.csv"):
+        _Csv(str(tmp_path / "no" / "o.csv")).end()
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", [0, 40])
 def test_files_are_prepared_as_by_torchvision(tmp_path, interpolation, resize):
@@ -131,6 +161,31 @@ def test_files_are_prepared_as_by_torchvision(tmp_path, interpolation, resize):
         assert torch.equal(evaluation_transform(spec)(read_image(file)), uint8)
         mean, std = (torch.tensor(each)[:, None, None] for each in (spec.mean, spec.std))
         assert torch.equal(image, (uint8.float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 30)])
+def test_files_are_padded_as_the_gray_images_of_a_data_set(tmp_path, monkeypatch, size):
+    """Those of MNIST; by the facts in a file, and by the program on the card of an export."""
+    torch.manual_seed(0)
+    gray = torch.randint(256, (2, *size), dtype=torch.uint8)
+    images = Images.from_gray(gray, torch.tensor([0, 1]), size=32)
+    cfg = load_config(opts=["DATASET.TYPE", "digits"])
+    data = resident_dataset(cfg, exported.CPU, images, images, CropFlip(), (0.4,) * 3, (0.3,) * 3)
+
+    saved = from_text(to_text(as_content(Facts(input=data.info.preparation))))
+    spec = facts_of(saved).input
+    assert spec == data.info.input
+    Image.fromarray(gray[0].numpy()).save(tmp_path / "photo.png")
+    [batch] = prepared([str(tmp_path / "photo.png")], spec, 8)
+    wanted = data.test.batch(torch.arange(1)).image
+    assert torch.equal(batch.image, wanted)
+    assert completion(_parser().parse_args(["m", "i"]))(spec) == spec
+
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(["import numpy as np", "from PIL import Image", *_pixels(spec)])
+    found = {}
+    exec(code.replace("photo.jpg", "photo.png"), found)
+    assert torch.allclose(torch.from_numpy(found["x"]), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["folder", "tiny_imagenet", "imagenet"])

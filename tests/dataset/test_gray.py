@@ -36,6 +36,9 @@ def test_gray_images():
     assert image.sum() == 3 * gray.sum()
     assert torch.equal(Images.from_gray(gray[:, None], target).image[:, 2], gray)
 
+    assert Images.from_gray(gray, target, size=8).to(torch.device("cpu")).padded_from == (5, 4)
+    assert Images.from_gray(gray, target).padded_from is None
+
     with pytest.raises(
         UserError, match=r"gray images are torch.float32 .*\(N,H,W\) or \(N,1,H,W\)"
     ):

@@ -45,6 +45,9 @@ def test_a_mean_is_not_mixed_with_the_std_of_a_network(photos, key, other):
         {"mean": [float("inf"), 0.0, 0.0]},
         {"image_shape": [3, 0, 32]},
         {"resize": -1},
+        {"padded_from": [28, 33]},
+        {"padded_from": [28]},
+        {"padded_from": [28, float("inf")]},
     ],
 )
 def test_what_no_images_can_be_is_not_taken_from_a_file(wrong):

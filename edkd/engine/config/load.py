@@ -59,9 +59,7 @@ def load_config(
     keys = table()
 
     # Merge.
-    layers = [defaults(keys)]
-    for source, content in read_chain(file) if file else ():
-        layers.append(_each_once(_leaves(content, keys, source), source))
+    layers = _layers(file, keys)
     values = _merged(layers)
     method = values["DISTILLER.TYPE"]
 
@@ -84,6 +82,23 @@ def load_config(
     remember_hints(cfg, batch_hints(layers, values))
     cfg.freeze()
     return cfg
+
+
+def file_values(file: str) -> dict[str, Any]:
+    """The values of a YAML file, and the defaults of the keys that it leaves open; not checked.
+
+    Raises:
+        UserError: as `load_config` for the file; not for names of methods, models or data sets.
+    """
+    return _merged(_layers(file, table()))
+
+
+def _layers(file: str, keys: Keys) -> list[dict[str, Any]]:
+    """The defaults, and the values of a YAML file after those of the files it is based on."""
+    layers = [defaults(keys)]
+    for source, content in read_chain(file) if file else ():
+        layers.append(_each_once(_leaves(content, keys, source), source))
+    return layers
 
 
 def _warn_of_unused(cfg: CfgNode, given: Sequence[str]) -> None:
