@@ -20,6 +20,7 @@ from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.table import table
 from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
+from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.models import check_model, is_qualified, model_names
@@ -289,11 +290,13 @@ def _kept_options(run: SavedRun, dataset: str) -> list[str]:
 
 
 def path_from_here(path: str, cwd: str) -> str:
-    """A path of a run that was perhaps started in another folder."""
-    if not path or os.path.exists(os.path.expanduser(path)):
-        return path
+    """A path of a run, which is relative to the folder where its command was given.
+
+    If nothing is there, as after a move to another machine, it stays relative to this folder.
+    """
     there = os.path.join(cwd, path)
-    return there if os.path.exists(there) else path
+    is_path = path not in ("", PRETRAINED)
+    return there if is_path and os.path.exists(there) else path
 
 
 def _as_option(value: Any) -> str:

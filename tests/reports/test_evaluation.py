@@ -9,6 +9,7 @@ import torch
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.file_facts import Use
+from edkd.engine.saved_run import path_from_here
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
 from edkd.registry import MODELS
@@ -106,7 +107,10 @@ def test_keys_of_the_run_are_kept(tool, run, tmp_path):
 
 
 def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch):
-    """A run was started in another folder, from which its DATASET.ROOT is meant."""
+    """A run was started in another folder, from which its DATASET.ROOT is meant.
+
+    A folder of the same name here is not that of the run.
+    """
     for split, name in itertools.product(("train", "val"), "ab"):
         folder = tmp_path / "there" / "images" / split / name
         folder.mkdir(parents=True)
@@ -117,11 +121,25 @@ def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch)
     assert tool("train", *words, "DATASET.NUM_WORKERS", 0, "SOLVER.BATCH_SIZE", 2).code == 0
 
     forget_tiny()
+    (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path)
     assert figures(tool("eval", tmp_path / "distill" / "a"))
     forget_tiny()
     done = tool("eval", tmp_path / "distill" / "a", "--root", "elsewhere")
     assert_refused(done, "elsewhere")
+
+
+def test_paths_of_a_run(tmp_path, monkeypatch):
+    """They are relative to the folder of its command, or to this one where nothing is there."""
+    for name in ("there/both", "here/both", "here/moved", "there/pretrained"):
+        (tmp_path / name).mkdir(parents=True)
+    there = str(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+
+    assert path_from_here("both", there) == f"{there}/both"
+    for path in ("moved", "gone", "", "pretrained", str(tmp_path / "here")):
+        assert path_from_here(path, there) == path
+    assert path_from_here("both", "") == "both"
 
 
 def test_a_plugin_that_moved(tool, tiny, tmp_path):
