@@ -81,7 +81,7 @@ def find_trained(request: Request) -> Trained:
     """Find the weights, the model and the data set of a request.
 
     Where the model or the data set is not given, it is the one that the file of weights names, else
-    that of the run whose folder holds the file.
+    that of the run whose folder holds the file. The other keys of that run are kept in any case.
 
     Raises:
         UserError: there is no such file or run, it does not say enough, or a plugin is gone.
@@ -91,10 +91,10 @@ def find_trained(request: Request) -> Trained:
     is_complete = bool(request.model and request.dataset)
 
     # Plugins register models and data sets, so they come first.
-    plugins = list(request.plugins) or list(run.plugins if run else ())
-    if run and not request.plugins:
-        _check_plugins(run)
-    import_plugins([expanded(plugin, "--plugin") for plugin in plugins])
+    plugins = [expanded(plugin, "--plugin") for plugin in request.plugins]
+    if run and not plugins:
+        plugins = _plugins_of(run, is_complete)
+    import_plugins(plugins)
 
     # The model and the data set.
     content = None
@@ -188,14 +188,23 @@ def _plugins_in(about: dict[str, Any]) -> tuple[str, ...]:
     return tuple(plugins) if plugins and is_list else ()
 
 
-def _check_plugins(run: SavedRun) -> None:
-    for path in run.plugins:
-        if not os.path.exists(path):
-            names = ", ".join(Path(plugin).name for plugin in run.plugins)
-            raise UserError(
-                f"the plugin {path} of the run {run.folder} is not there any more; give --plugin "
-                f"with the present path of each plugin that is needed (the run had {names})"
-            )
+def _plugins_of(run: SavedRun, is_complete: bool) -> list[str]:
+    """The plugins of a run that are there.
+
+    Args:
+        is_complete: whether the model and the data set are given, which may need none of them.
+
+    Raises:
+        UserError: one is gone that may be needed.
+    """
+    gone = [path for path in run.plugins if not os.path.exists(path)]
+    if gone and not is_complete:
+        names = ", ".join(Path(plugin).name for plugin in run.plugins)
+        raise UserError(
+            f"the plugin {gone[0]} of the run {run.folder} is not there any more; give --plugin "
+            f"with the present path of each plugin that is needed (the run had {names})"
+        )
+    return [path for path in run.plugins if path not in gone]
 
 
 # Completing a request.
@@ -222,8 +231,8 @@ def _file_of(request: Request) -> Path | None:
 
 
 def _run_of(request: Request, file: Path | None) -> SavedRun | None:
-    """The run that completes a request; None where there is none, or nothing is missing."""
-    if file is None or (request.model and request.dataset and not _is_folder(request.path)):
+    """The run that completes a request; None where there is none."""
+    if file is None:
         return None
     try:
         run = run_at(file.parent)

@@ -9,7 +9,7 @@ import torch
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.file_facts import Use
-from edkd.engine.saved_run import path_from_here
+from edkd.engine.saved_run import Request, find_trained, path_from_here
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
 from edkd.registry import MODELS
@@ -104,6 +104,23 @@ def test_keys_of_the_run_are_kept(tool, run, tmp_path):
         assert figures(tool("eval", folder))
     finally:
         MODELS.remove("sized", "tiny")
+
+
+def test_keys_of_the_run_are_kept_where_its_model_and_data_are_given(tmp_path):
+    """Another test split has training images in it. A plugin that is gone may not be needed."""
+    text = "DATASET: {TYPE: folder, TEST_SPLIT: 0.5}\nDISTILLER: {STUDENT: cifar/resnet8}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "environment.json").write_text(json.dumps({"plugins": [f"{tmp_path}/gone.py"]}))
+    file = tmp_path / "student_best"
+    save_checkpoint({"model": TinyNet().state_dict()}, file)
+
+    for dataset, share in (("folder", 0.5), ("digits", 0.2)):
+        found = find_trained(Request(str(file), model="cifar/resnet8", dataset=dataset))
+        assert found.run is not None
+        split = found.cfg.DATASET.TEST_SPLIT
+        assert split == share
+    with pytest.raises(UserError, match=r"the plugin .*gone.py of the run"):
+        find_trained(Request(str(file)))
 
 
 def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch):
