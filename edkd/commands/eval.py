@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = found.cfg.DISTILLER.STUDENT
     dataset = found.cfg.DATASET.TYPE
-    precision = "float32" if args.amp == "off" else f"precision {args.amp}"
+    amp = found.cfg.SOLVER.AMP
+    precision = "float32" if amp == "off" else f"precision {amp}"
     where = f"; {file}" if found.run else ""
     print(
         f"{model} on {dataset}: top-1 {result['top1']:.2f} %, "

@@ -66,6 +66,15 @@ def test_a_run_is_evaluated_by_its_folder(tool, run):
         assert figures(tool("eval", *words)) == figures(by_folder), words
 
 
+def test_the_precision_of_an_evaluation(tool, run):
+    """It is printed as computed, also where a key gives it."""
+    folder = run("a")
+    assert "(float32; " in tool("eval", folder).out
+    for words in (["--amp", "bf16"], ["SOLVER.AMP", "bf16"]):
+        forget_tiny()
+        assert "(precision bf16; " in tool("eval", folder, *words).out
+
+
 def test_a_numbered_epoch(tool, run):
     """`--which` takes the number of an epoch; where there is none, the message lists the files."""
     folder = run("a", "LOG.SAVE_CHECKPOINT_FREQ", 1)
