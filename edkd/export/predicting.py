@@ -1,7 +1,7 @@
 """The classes of image files, by a checkpoint or an exported file: what `edkd predict` calls."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,10 +122,22 @@ def _predictions(
         yield Prediction(path, classes, probabilities)
 
 
-def label_of(path: str, class_names: Sequence[str]) -> str:
-    """The class whose name a folder around an image has, the nearest one; "" for none."""
-    known = set(class_names)
-    for folder in Path(path).absolute().parents:
-        if folder.name in known:
-            return folder.name
+def folders_of(images: Sequence[str]) -> set[Path]:
+    """The folders that a user gives, and those around single images; absolute."""
+    whole = [Path(os.path.abspath(path)) for path in images]
+    return {path if path.is_dir() else path.parent for path in whole}
+
+
+def label_of(path: str, class_names: Collection[str], folders: Collection[Path]) -> str:
+    """The class whose name a folder around an image has, the nearest one; "" for none.
+
+    Args:
+        folders: see `folders_of`; those around all of them label no image.
+    """
+    label = ""
+    for folder in Path(os.path.abspath(path)).parents:
+        if not label and folder.name in class_names:
+            label = folder.name
+        if label and folder in folders:
+            return label
     return ""

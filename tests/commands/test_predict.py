@@ -16,6 +16,7 @@ from edkd.dataset.images import read_image
 from edkd.dataset.preparing import evaluation_transform
 from edkd.engine.config.load import load_config
 from edkd.export.images import image_files, prepared, spread
+from edkd.export.predicting import folders_of, label_of
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -64,6 +65,25 @@ def test_the_accuracy_on_files_is_that_of_the_run(tool, run, photos):
     # "see the wrong ones"
     [path, named] = lines[lines.index("wrong:") + 1].strip().split(": ")
     assert named.split()[0] != path.split("/")[-2]
+
+
+@pytest.mark.parametrize(
+    ("images", "path", "label"),
+    [
+        ("3/photos", "3/photos/unknown/a.png", ""),
+        ("3/photos", "3/photos/7/more/a.png", "7"),
+        ("3", "3/a.png", "3"),
+        ("3/more/..", "3/more/../a.png", "3"),
+        ("3/a.png", "3/a.png", "3"),
+        ("3/more/a.png", "3/more/a.png", ""),
+    ],
+)
+def test_labels_are_names_of_folders_that_are_given(tmp_path, monkeypatch, images, path, label):
+    """A folder around all images may have the name of a class by chance."""
+    for folder in ("3/photos/unknown", "3/photos/7/more", "3/more"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert label_of(path, ("3", "7"), folders_of([images])) == label
 
 
 def test_checkpoint_onnx_and_safetensors_predict_the_same(tool, run, graph, photos):
