@@ -15,8 +15,10 @@ from edkd.dataset import get_dataset
 from edkd.dataset.images import read_image
 from edkd.dataset.preparing import evaluation_transform
 from edkd.engine.config.load import load_config
+from edkd.errors import UserError
 from edkd.export.images import image_files, prepared, spread
 from edkd.export.predicting import folders_of, label_of
+from edkd.export.sessions import open_onnx
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -207,6 +209,33 @@ def test_a_graph_without_metadata_needs_the_preparation(tool, graph, photos, tmp
     assert_refused(refused, "2 class names, but the network has 10")
     assert_refused(tool("predict", *words[:2], *how[2:], "--size", 64), "takes images of")
     assert_refused(tool("predict", *words, "--mean", "0.5"), "three numbers with commas")
+
+
+def small_graph(path, node, shape):
+    """Write a graph that applies a node to images of a shape."""
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)
+    output = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)
+    parts = onnx.helper.make_graph([node], "small", [image], [output])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(parts, opset_imports=[opset], ir_version=8), path)
+    return open_onnx(path)
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_a_graph_with_a_fixed_batch_takes_any_number(tmp_path, number):
+    node = onnx.helper.make_node("Flatten", ["image"], ["output"])
+    model = small_graph(tmp_path / "fixed.onnx", node, [4, 3, 2, 2])
+    image = torch.randn(number, 3, 2, 2)
+    assert torch.equal(model.classify(image), image.flatten(1))
+
+
+@pytest.mark.parametrize("operation", ["Relu", "ReduceMax"])
+def test_a_graph_that_is_no_classifier(tmp_path, operation):
+    """As one for segmentation."""
+    node = onnx.helper.make_node(operation, ["image"], ["output"])
+    model = small_graph(tmp_path / "other.onnx", node, ["batch", 3, 2, 2])
+    with pytest.raises(UserError, match=r"other.onnx is no classifier of images: .* not \(2, cl"):
+        model.classify(torch.randn(2, 3, 2, 2))
 
 
 # Mistakes.
