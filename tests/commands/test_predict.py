@@ -241,6 +241,12 @@ def test_a_graph_that_is_no_classifier(tmp_path, operation):
 # Mistakes.
 
 
+def test_an_image_that_is_given_twice(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert image_files(["./a.png", "a.png", str(tmp_path), "."]) == ["./a.png"]
+
+
 def test_bad_images_are_named_and_the_others_predicted(tool, graph, photos, tmp_path):
     good = next((photos / "4").iterdir())
     shutil.copy(good, tmp_path / "a.png")
