@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edkd.dataset.listing import printable
 from edkd.dataset.readability import BadImage
 from edkd.engine.device import pick_device
 from edkd.engine.facts_text import from_text
 from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import Request
-from edkd.errors import UserError
+from edkd.errors import NonFiniteError, UserError
 from edkd.export.images import prepared
 from edkd.export.sessions import Classify, open_onnx
 from edkd.export.source import Completed, open_source
@@ -98,18 +99,33 @@ def predict(
 
     Raises:
         UserError: the number of class names is not that of the logits.
+        NonFiniteError: a logit is not finite.
     """
     names = predictor.class_names
     for batch in prepared(files, predictor.input, batch_size):
         if batch.paths:
             logits = predictor.classify(batch.image)
-            if names and len(names) != logits.shape[1]:
-                raise UserError(
-                    f"there are {len(names)} class names, but the network has {logits.shape[1]} "
-                    "classes; give a file of names with --names, one for each class"
-                )
+            _check(batch.paths, logits, names)
             yield from _predictions(batch.paths, logits, names, top)
         yield from batch.bad
+
+
+def _check(paths: Sequence[str], logits: Tensor, names: Sequence[str]) -> None:
+    """Raise where logits are none for these names, or are not finite."""
+    number = logits.shape[1]
+    if names and len(names) != number:
+        raise UserError(
+            f"there are {len(names)} class names, but the network has {number} classes; give a "
+            "file of names with --names, one for each class"
+        )
+
+    bad = (~logits.isfinite()).any(1)
+    if bad.any():
+        path = paths[int(bad.int().argmax())]
+        raise NonFiniteError(
+            f"the logits for {printable(path)} are not finite: the weights are those of a run that "
+            "diverged, or --mean and --std do not fit"
+        )
 
 
 def _predictions(

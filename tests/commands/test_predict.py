@@ -241,6 +241,13 @@ def test_a_graph_that_is_no_classifier(tmp_path, operation):
 # Mistakes.
 
 
+def test_logits_that_are_not_finite(tool, graph, photos):
+    """An accuracy was printed for them."""
+    words = [graph, photos / "1", "--mean", "1e38,1e38,1e38", "--std", "1e-3,1e-3,1e-3"]
+    done = tool("predict", *words, "--labels")
+    assert_refused(done, f"the logits for {photos}/1/.* are not finite", code=3)
+
+
 def test_an_image_that_is_given_twice(tmp_path, monkeypatch):
     (tmp_path / "a.png").touch()
     monkeypatch.chdir(tmp_path)
@@ -292,6 +299,9 @@ def test_mistakes_are_one_line(tool, run, graph, photos, tmp_path):
         ((graph, image, "--device", "cuda"), "run on the CPU"),
         ((graph, image, "--names", tmp_path / "no.txt"), "--names .*no.txt cannot be read"),
         ((graph, image, "--size", "x"), "no size in pixels"),
+        ((graph, image, "--mean", "inf,nan,1"), "three numbers with commas"),
+        ((graph, image, "--std", "1,nan,1"), "three numbers with commas"),
+        ((graph, image, "--std", "0,0,0"), "0,0,0 must be three numbers above 0"),
     ]
     for words, message in cases:
         assert_refused(tool("predict", *words), message)
