@@ -193,8 +193,15 @@ def test_images_that_are_given_and_images_that_are_not_there(tool, student, tmp_
     from edkd.errors import UserError
 
     photos = exported.write_digits(tmp_path / "photos")
-    done = tool("export", student, "--to", "safetensors", "--check", photos / "3")
+    check = ["export", student, "--to", "safetensors", "--force", "--check"]
+    assert "given images: largest" in tool(*check, photos / "3").out
+
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("x")
+    assert_refused(tool(*check, broken), f"--check: cannot read the image {broken}")
+    done = tool(*check, photos / "3", "--check", broken)
     assert "given images: largest" in done.out
+    assert f"warning: cannot read the image {broken} (" in done.err
 
     def absent(cfg, device):
         raise UserError("no folder here")
