@@ -217,7 +217,10 @@ def _is_folder(path: str) -> bool:
 def _file_of(request: Request) -> Path | None:
     """The file of weights, which may not exist where a path is wrong."""
     if not request.path:
+        if request.which:
+            raise UserError(f"--which {request.which} chooses in a run's folder; give one")
         return None
+
     path = Path(os.path.expanduser(request.path))
     if _is_folder(request.path):
         run_at(path)

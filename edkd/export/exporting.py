@@ -37,11 +37,11 @@ class Options(NamedTuple):
 
     to: str
     """A key of FORMATS."""
+    calibrate: int
+    """Images that decide the ranges of INT8."""
     out: str = ""
     """File or folder; "": beside the checkpoint."""
     int8: bool = False
-    calibrate: int = 256
-    """Images that decide the ranges of INT8."""
     images: Sequence[str] = ()
     """Files and folders for the comparison; empty: the test set."""
     force: bool = False

@@ -55,6 +55,7 @@ def open_predictor(
     """
     path = Path(os.path.expanduser(request.path))
     if path.suffix.lower() == ".onnx" and path.is_file():
+        _check_request(request)
         return _open_graph(path, complete, names, device)
 
     where = pick_device(device)
@@ -67,6 +68,22 @@ def open_predictor(
         return logits.float().cpu()
 
     return Predictor(classify, source.input, tuple(names) or source.facts.class_names)
+
+
+def _check_request(request: Request) -> None:
+    """Raise UserError for options that have no effect on a graph."""
+    given = {
+        "-m": request.model,
+        "-d": request.dataset,
+        "--which": request.which,
+        "--plugin": request.plugins,
+    }
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise UserError(
+            f"{', '.join(names)} cannot be used with {request.path}: an ONNX graph is complete; "
+            "leave out what names a network"
+        )
 
 
 def _open_graph(path: Path, complete: Completed, names: Sequence[str], device: str) -> Predictor:

@@ -280,6 +280,7 @@ def test_mistakes_are_one_line(tool, student, run, tmp_path):
         ((student, "--to", "onnx", "--out", tmp_path / "x.pt"), "must end in .onnx"),
         ((student, "--to", "onnx", "--out", tmp_path / "no" / "x.onnx"), "there is no folder"),
         ((student, "--to", "onnx", "--calibrate", 0), "at least 1"),
+        ((student, "--to", "onnx", "--calibrate", 7), "--calibrate 7 is for --int8"),
         ((student, "--to", "onnx", "--check", tmp_path / "no"), "no image and no folder at"),
         ((tmp_path / "no", "--to", "onnx"), "no file of weights and no folder of a run at"),
         ((tmp_path, "--to", "onnx"), "is not the folder of a run"),

@@ -199,6 +199,11 @@ def test_a_path_that_is_no_run(tool, run, tmp_path):
     assert_refused(tool("eval", folder), "config.yaml cannot be read")
 
 
+def test_which_without_a_run(tool):
+    done = tool("eval", "-m", "resnet8", "--which", "latest")
+    assert_refused(done, "--which latest chooses in a run's folder; give one")
+
+
 def test_a_run_on_data_of_its_own(tool, tmp_path):
     """A run of `edkd.distill` had data that no name stands for: the message says so."""
     save_checkpoint({"model": TinyNet().state_dict()}, tmp_path / "student_best")
