@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 
 import pytest
@@ -197,6 +198,18 @@ def test_a_path_that_is_no_run(tool, run, tmp_path):
     assert_refused(tool("eval", folder, "-c", folder), "two files of weights are given")
     (folder / "config.yaml").write_text("[")
     assert_refused(tool("eval", folder), "config.yaml cannot be read")
+
+
+def test_a_misspelt_path(tool, tmp_path, monkeypatch):
+    """A word without a separator was taken for a key, and the message did not name it."""
+    (tmp_path / "student_best").touch()
+    monkeypatch.chdir(tmp_path)
+    message = "no file or folder studnt_best, did you mean 'student_best'?"
+    for words in ([], ["SOLVER.AMP", "off"], ["SOLVER.AMP=off"]):
+        assert_refused(tool("eval", "studnt_best", *words), re.escape(message))
+    assert_refused(tool("eval", "weights.pth"), "no file or folder weights.pth")
+    assert_refused(tool("eval", "-m", "resnet8", "SOLVER.AMP"), "'SOLVER.AMP' has no value")
+    assert_refused(tool("eval", "-m", "resnet8", "DATASET.ROOT", "a=b"), "DATASET.ROOT a=b")
 
 
 def test_which_without_a_run(tool):
