@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient is infinite or not a number."""
+    """A loss, a gradient or a logit is infinite or not a number."""
 
     exit_code = 3
 

@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,10 @@ def add_input(parser: ArgumentParser) -> None:
         help="subtracted from pixels in [0, 1] (default: the file's)",
     )
     parser.add_argument(
-        "--std", type=_numbers, metavar="R,G,B", help="then divides them (default: the file's)"
+        "--std",
+        type=_positive_numbers,
+        metavar="R,G,B",
+        help="then divides them (default: the file's)",
     )
 
 
@@ -164,8 +168,15 @@ def _numbers(text: str) -> tuple[float, ...]:
         numbers = tuple(float(number) for number in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3:
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError(
             f"{text} must be three numbers with commas, such as 0.485,0.456,0.406"
         )
+    return numbers
+
+
+def _positive_numbers(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} must be three numbers above 0")
     return numbers

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edkd.commands._command_line import ArgumentParser, Once
 from edkd.commands._options import add_device, add_plugin, add_which
 from edkd.errors import UserError
+from edkd.hints import hint
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = found.cfg.DISTILLER.STUDENT
     dataset = found.cfg.DATASET.TYPE
-    precision = "float32" if args.amp == "off" else f"precision {args.amp}"
+    amp = found.cfg.SOLVER.AMP
+    precision = "float32" if amp == "off" else f"precision {amp}"
     where = f"; {file}" if found.run else ""
     print(
         f"{model} on {dataset}: top-1 {result['top1']:.2f} %, "
@@ -105,7 +107,10 @@ def _path_and_options(args: argparse.Namespace) -> tuple[str, list[str]]:
     """The path of the weights, "" for the published ones; the KEY VALUE pairs."""
     path = "" if args.ckpt == PUBLISHED else args.ckpt
     opts = list(args.opts)
-    if not opts or not _is_path(opts[0]):
+    if not opts:
+        return path, []
+    if not _is_path(opts[0]):
+        _check_first(opts)
         return path, opts
 
     first = opts.pop(0)
@@ -114,6 +119,24 @@ def _path_and_options(args: argparse.Namespace) -> tuple[str, list[str]]:
         if other:
             raise UserError(f"two files of weights are given, {other} and {first}; give one")
     return first, opts
+
+
+def _check_first(opts: Sequence[str]) -> None:
+    """Raise UserError where the first of the words is meant as a path, and nothing is there."""
+    word = opts[0]
+    is_key = "." in word or "=" in word
+    is_file = word[:1].islower() and _has_single(opts)
+    if not is_key or is_file:
+        near = hint(word, os.listdir())
+        raise UserError(f"no file or folder {word}{near} (for a key, write KEY VALUE)")
+
+
+def _has_single(opts: Sequence[str]) -> bool:
+    """Whether a word is left over by KEY VALUE and KEY=VALUE."""
+    left = list(opts)
+    while len(left) > 1:
+        del left[: 1 if "=" in left[0] else 2]
+    return bool(left) and "=" not in left[0]
 
 
 def _is_path(word: str) -> bool:

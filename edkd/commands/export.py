@@ -12,6 +12,8 @@ from edkd.signals import hold
 
 FORMATS = ("onnx", "torch-export", "safetensors")
 
+CALIBRATE = 256
+
 DESCRIPTION = """Write a student as a file for other programs, with a model card beside it.
 
 onnx           one graph for onnxruntime and others: input `image`, output `logits`
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         to=args.to,
         out=args.out,
         int8=args.int8,
-        calibrate=args.calibrate,
+        calibrate=args.calibrate or CALIBRATE,
         images=args.check,
         force=args.force,
     )
@@ -83,9 +85,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--calibrate",
         type=int,
-        default=256,
         metavar="N",
-        help="number of training images for the calibration of INT8 (default: %(default)s)",
+        help=f"number of training images for the calibration of INT8 (default: {CALIBRATE})",
     )
 
     # Images.
@@ -110,5 +111,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--to: {unknown('format', args.to, FORMATS)}")
     if args.int8 and args.to != "onnx":
         raise UserError(f"--int8 writes an ONNX file; use --to onnx, not --to {args.to}")
+    if args.calibrate is None:
+        return
     if args.calibrate < 1:
         raise UserError(f"--calibrate {args.calibrate}: give the number of images, at least 1")
+    if not args.int8:
+        raise UserError(f"--calibrate {args.calibrate} is for --int8; add that, or leave it out")

@@ -97,8 +97,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--labels",
         action="store_true",
-        help="the images are in folders named after their classes: print the accuracy and the "
-        "wrong predictions",
+        help="the images are in folders named after their classes, which are the given folders or "
+        "in them: print the accuracy and the wrong predictions",
     )
 
     # The network.
@@ -203,12 +203,18 @@ class _Labelled:
     """Compares predictions with the names of folders, and passes them on.
 
     Args:
+        images: files and folders, as given.
         is_aside: whether the comparison goes to standard error, as standard output has a table.
     """
 
-    def __init__(self, output: Any, predictor: "Predictor", is_aside: bool) -> None:
+    def __init__(
+        self, output: Any, predictor: "Predictor", images: Sequence[str], is_aside: bool
+    ) -> None:
+        from edkd.export.predicting import folders_of
+
         self.output = output
         self.class_names = predictor.class_names
+        self.folders = folders_of(images)
         self.stream = sys.stderr if is_aside else sys.stdout
         self.right = 0
         self.unlabelled = 0
@@ -220,7 +226,7 @@ class _Labelled:
         from edkd.export.predicting import label_of
 
         self.output.add(found)
-        label = label_of(found.path, self.class_names)
+        label = label_of(found.path, self.class_names, self.folders)
         if not label:
             self.unlabelled += 1
         elif label == found.classes[0]:
@@ -260,4 +266,6 @@ def _output(
 
     width = max(len(printable(file)) for file in files) if is_table else 0
     output: Any = _Csv(args.csv) if args.csv else _Text(width)
-    return _Labelled(output, predictor, args.csv == "-") if args.labels else output
+    if not args.labels:
+        return output
+    return _Labelled(output, predictor, args.images, is_aside=args.csv == "-")

@@ -1,12 +1,14 @@
 """The command profile."""
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from edkd.columns import aligned
 from edkd.commands._command_line import ArgumentParser
 from edkd.commands._options import add_device, add_plugin, positive
+from edkd.errors import UserError
 from edkd.invocation import command
 from edkd.signals import hold
 
@@ -40,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # All names are read before the first measurement.
     wanted = Wanted(args.model, args.dataset, args.size, args.num_classes, args.plugin)
     networks = [build_named(word, wanted) for word in args.models]
+    has_file = any(os.path.exists(os.path.expanduser(word)) for word in args.models)
+    if args.model and not has_file:
+        raise UserError(
+            f"-m {args.model} is for a file that does not name its model; give one, or write "
+            f"{args.model} among the models"
+        )
+
     batch_sizes = sorted({1, args.batch_size})
     records = [profile_named(named, args.device, batch_sizes) for named in networks]
 

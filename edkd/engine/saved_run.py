@@ -20,6 +20,7 @@ from edkd.engine.config.plugins import import_plugins
 from edkd.engine.config.table import table
 from edkd.engine.file_facts import Facts, facts_of
 from edkd.engine.run_folder import CONFIG
+from edkd.engine.weight_source import PRETRAINED
 from edkd.errors import UserError
 from edkd.hints import hint
 from edkd.models import check_model, is_qualified, model_names, own_keys
@@ -80,7 +81,7 @@ def find_trained(request: Request) -> Trained:
     """Find the weights, the model and the data set of a request.
 
     Where the model or the data set is not given, it is the one that the file of weights names, else
-    that of the run whose folder holds the file.
+    that of the run whose folder holds the file. The other keys of that run are kept in any case.
 
     Raises:
         UserError: there is no such file or run, it does not say enough, or a plugin is gone.
@@ -89,10 +90,10 @@ def find_trained(request: Request) -> Trained:
     run = _run_of(request, file)
 
     # Plugins register models and data sets, so they come first.
-    plugins = list(request.plugins) or list(run.plugins if run else ())
-    if run and not request.plugins:
-        _check_plugins(run)
-    import_plugins([expanded(plugin, "--plugin") for plugin in plugins])
+    plugins = [expanded(plugin, "--plugin") for plugin in request.plugins]
+    if run and not plugins:
+        plugins = _plugins_of(run, is_complete)
+    import_plugins(plugins)
 
     # The model and the data set.
     content = None
@@ -187,14 +188,23 @@ def _plugins_in(about: dict[str, Any]) -> tuple[str, ...]:
     return tuple(plugins) if plugins and is_list else ()
 
 
-def _check_plugins(run: SavedRun) -> None:
-    for path in run.plugins:
-        if not os.path.exists(path):
-            names = ", ".join(Path(plugin).name for plugin in run.plugins)
-            raise UserError(
-                f"the plugin {path} of the run {run.folder} is not there any more; give --plugin "
-                f"with the present path of each plugin that is needed (the run had {names})"
-            )
+def _plugins_of(run: SavedRun, is_complete: bool) -> list[str]:
+    """The plugins of a run that are there.
+
+    Args:
+        is_complete: whether the model and the data set are given, which may need none of them.
+
+    Raises:
+        UserError: one is gone that may be needed.
+    """
+    gone = [path for path in run.plugins if not os.path.exists(path)]
+    if gone and not is_complete:
+        names = ", ".join(Path(plugin).name for plugin in run.plugins)
+        raise UserError(
+            f"the plugin {gone[0]} of the run {run.folder} is not there any more; give --plugin "
+            f"with the present path of each plugin that is needed (the run had {names})"
+        )
+    return [path for path in run.plugins if path not in gone]
 
 
 # Completing a request.
@@ -207,7 +217,10 @@ def _is_folder(path: str) -> bool:
 def _file_of(request: Request) -> Path | None:
     """The file of weights, which may not exist where a path is wrong."""
     if not request.path:
+        if request.which:
+            raise UserError(f"--which {request.which} chooses in a run's folder; give one")
         return None
+
     path = Path(os.path.expanduser(request.path))
     if _is_folder(request.path):
         run_at(path)
@@ -221,8 +234,8 @@ def _file_of(request: Request) -> Path | None:
 
 
 def _run_of(request: Request, file: Path | None) -> SavedRun | None:
-    """The run that completes a request; None where there is none, or nothing is missing."""
-    if file is None or (request.model and request.dataset and not _is_folder(request.path)):
+    """The run that completes a request; None where there is none."""
+    if file is None:
         return None
     try:
         run = run_at(file.parent)
@@ -299,11 +312,13 @@ def _own_options(facts: Facts, model: str) -> list[str]:
 
 
 def path_from_here(path: str, cwd: str) -> str:
-    """A path of a run that was perhaps started in another folder."""
-    if not path or os.path.exists(os.path.expanduser(path)):
-        return path
+    """A path of a run, which is relative to the folder where its command was given.
+
+    If nothing is there, as after a move to another machine, it stays relative to this folder.
+    """
     there = os.path.join(cwd, path)
-    return there if os.path.exists(there) else path
+    is_path = path not in ("", PRETRAINED)
+    return there if is_path and os.path.exists(there) else path
 
 
 def as_option(value: Any) -> str:

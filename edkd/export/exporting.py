@@ -12,7 +12,7 @@ from edkd.dataset import DataSet
 from edkd.engine.checkpoint import save_bytes, save_text
 from edkd.engine.evaluate import evaluate
 from edkd.engine.saved_run import WEIGHTS, Request
-from edkd.errors import StorageError, UserError
+from edkd.errors import StorageError, UserError, warn
 from edkd.export.card import Exported, Quantized, card
 from edkd.export.formats import FORMATS
 from edkd.export.images import image_files, prepared, random_images, spread
@@ -20,6 +20,7 @@ from edkd.export.int8 import quantized
 from edkd.export.sessions import no_grad, onnx_packages, open_onnx
 from edkd.export.source import Completed, Source, open_source
 from edkd.export.verify import compare, refuse_disagreement
+from edkd.types import InputSpec
 
 CHECKED = 500
 """Images on which a file is compared with its checkpoint."""
@@ -36,11 +37,11 @@ class Options(NamedTuple):
 
     to: str
     """A key of FORMATS."""
+    calibrate: int
+    """Images that decide the ranges of INT8."""
     out: str = ""
     """File or folder; "": beside the checkpoint."""
     int8: bool = False
-    calibrate: int = 256
-    """Images that decide the ranges of INT8."""
     images: Sequence[str] = ()
     """Files and folders for the comparison; empty: the test set."""
     force: bool = False
@@ -134,14 +135,31 @@ def _stem(file: Path) -> str:
 def _images(source: Source, files: Sequence[str]) -> tuple[Iterator[Tensor], str]:
     """The images of the comparison, and what they are."""
     if files:
-        batches = prepared(files[:CHECKED], source.input, _BATCH)
-        return (each.image for each in batches if len(each.image)), "given images"
+        return _given(files[:CHECKED], source.input), "given images"
     if source.data is not None:
         found = spread(source.data.test, CHECKED)
         return map(source.own_images, found), f"test images of {source.facts.dataset}"
 
     why = f", because the test set cannot be read ({source.unreachable})"
     return random_images(source.input, _RANDOM), f"random images{why}"
+
+
+def _given(files: Sequence[str], spec: InputSpec) -> Iterator[Tensor]:
+    """Batches of image files; a warning names those that cannot be read.
+
+    Raises:
+        UserError: none can be read.
+    """
+    bad = []
+    for batch in prepared(files, spec, _BATCH):
+        bad += batch.bad
+        if batch.paths:
+            yield batch.image
+
+    if len(bad) == len(files):
+        raise UserError(f"--check: cannot read the image {bad[0]}; give images that can be read")
+    for image in bad:
+        warn(f"cannot read the image {image}; it is skipped")
 
 
 # INT8.

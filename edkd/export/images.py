@@ -36,21 +36,22 @@ def image_files(paths: Sequence[str]) -> list[str]:
     Raises:
         UserError: a path does not exist, is no image by its extension, or a folder has no images.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for path in paths:
+        files = [path]
         if os.path.isdir(path):
-            inside = images_below(Path(path))
-            if not inside:
+            files = images_below(Path(path))
+            if not files:
                 raise UserError(f"no images in {path} or the folders in it")
-            found.update(dict.fromkeys(inside))
         elif not os.path.lexists(path):
             raise UserError(f"no image and no folder at {path}")
         elif extension(path) not in readable_extensions():
             kinds = shown(sorted(readable_extensions()), 4)
             raise UserError(f"{path} does not have the extension of an image (known: {kinds})")
-        else:
-            found[path] = None
-    return list(found)
+
+        for file in files:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
 
 
 def prepared(files: Sequence[str], spec: InputSpec, batch_size: int) -> Iterator[Prepared]:

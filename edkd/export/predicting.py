@@ -1,19 +1,20 @@
 """The classes of image files, by a checkpoint or an exported file: what `edkd predict` calls."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from edkd.dataset.listing import printable
 from edkd.dataset.readability import BadImage
 from edkd.engine.device import pick_device
 from edkd.engine.facts_text import from_text
 from edkd.engine.file_facts import facts_of
 from edkd.engine.saved_run import Request
-from edkd.errors import UserError
+from edkd.errors import NonFiniteError, UserError
 from edkd.export.images import prepared
 from edkd.export.sessions import Classify, open_onnx
 from edkd.export.source import Completed, open_source
@@ -54,6 +55,7 @@ def open_predictor(
     """
     path = Path(os.path.expanduser(request.path))
     if path.suffix.lower() == ".onnx" and path.is_file():
+        _check_request(request)
         return _open_graph(path, complete, names, device)
 
     where = pick_device(device)
@@ -66,6 +68,22 @@ def open_predictor(
         return logits.float().cpu()
 
     return Predictor(classify, source.input, tuple(names) or source.facts.class_names)
+
+
+def _check_request(request: Request) -> None:
+    """Raise UserError for options that have no effect on a graph."""
+    given = {
+        "-m": request.model,
+        "-d": request.dataset,
+        "--which": request.which,
+        "--plugin": request.plugins,
+    }
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise UserError(
+            f"{', '.join(names)} cannot be used with {request.path}: an ONNX graph is complete; "
+            "leave out what names a network"
+        )
 
 
 def _open_graph(path: Path, complete: Completed, names: Sequence[str], device: str) -> Predictor:
@@ -98,18 +116,33 @@ def predict(
 
     Raises:
         UserError: the number of class names is not that of the logits.
+        NonFiniteError: a logit is not finite.
     """
     names = predictor.class_names
     for batch in prepared(files, predictor.input, batch_size):
         if batch.paths:
             logits = predictor.classify(batch.image)
-            if names and len(names) != logits.shape[1]:
-                raise UserError(
-                    f"there are {len(names)} class names, but the network has {logits.shape[1]} "
-                    "classes; give a file of names with --names, one for each class"
-                )
+            _check(batch.paths, logits, names)
             yield from _predictions(batch.paths, logits, names, top)
         yield from batch.bad
+
+
+def _check(paths: Sequence[str], logits: Tensor, names: Sequence[str]) -> None:
+    """Raise where logits are none for these names, or are not finite."""
+    number = logits.shape[1]
+    if names and len(names) != number:
+        raise UserError(
+            f"there are {len(names)} class names, but the network has {number} classes; give a "
+            "file of names with --names, one for each class"
+        )
+
+    bad = (~logits.isfinite()).any(1)
+    if bad.any():
+        path = paths[int(bad.int().argmax())]
+        raise NonFiniteError(
+            f"the logits for {printable(path)} are not finite: the weights are those of a run that "
+            "diverged, or --mean and --std do not fit"
+        )
 
 
 def _predictions(
@@ -122,10 +155,22 @@ def _predictions(
         yield Prediction(path, classes, probabilities)
 
 
-def label_of(path: str, class_names: Sequence[str]) -> str:
-    """The class whose name a folder around an image has, the nearest one; "" for none."""
-    known = set(class_names)
-    for folder in Path(path).absolute().parents:
-        if folder.name in known:
-            return folder.name
+def folders_of(images: Sequence[str]) -> set[Path]:
+    """The folders that a user gives, and those around single images; absolute."""
+    whole = [Path(os.path.abspath(path)) for path in images]
+    return {path if path.is_dir() else path.parent for path in whole}
+
+
+def label_of(path: str, class_names: Collection[str], folders: Collection[Path]) -> str:
+    """The class whose name a folder around an image has, the nearest one; "" for none.
+
+    Args:
+        folders: see `folders_of`; those around all of them label no image.
+    """
+    label = ""
+    for folder in Path(os.path.abspath(path)).parents:
+        if not label and folder.name in class_names:
+            label = folder.name
+        if label and folder in folders:
+            return label
     return ""

@@ -84,7 +84,7 @@ def open_onnx(content: bytes | Path) -> OnnxModel:
 
 
 class _Session:
-    """Runs a session, in batches of the size that its graph has fixed."""
+    """Runs a session, in batches of the size that its graph has fixed; the last is filled up."""
 
     def __init__(self, name: str, session: Any, fixed: int | None) -> None:
         self.name = name
@@ -93,8 +93,11 @@ class _Session:
         self.input = session.get_inputs()[0].name
 
     def __call__(self, image: Tensor) -> Tensor:
-        parts = image.split(self.fixed or len(image))
-        return torch.cat([self._run(part) for part in parts])
+        size = self.fixed or len(image)
+        missing = -len(image) % size
+        padded = torch.cat([image, image.new_zeros(missing, *image.shape[1:])])
+        logits = [self._run(part) for part in padded.split(size)]
+        return torch.cat(logits)[: len(image)]
 
     def _run(self, image: Tensor) -> Tensor:
         given = image.float().cpu().contiguous().numpy()
@@ -104,6 +107,13 @@ class _Session:
             raise UserError(
                 f"{self.name} cannot run on images of shape {tuple(image.shape)}: {_short(error)}"
             ) from None
+
+        shape = tuple(getattr(logits, "shape", ()))
+        if len(shape) != 2 or len(logits) != len(image):
+            raise UserError(
+                f"{self.name} is no classifier of images: for {len(image)} of them its output has "
+                f"the shape {shape}, not ({len(image)}, classes)"
+            )
         return torch.from_numpy(logits)
 
 

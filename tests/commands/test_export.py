@@ -239,8 +239,15 @@ def test_images_that_are_given_and_images_that_are_not_there(tool, student, tmp_
     from edkd.errors import UserError
 
     photos = exported.write_digits(tmp_path / "photos")
-    done = tool("export", student, "--to", "safetensors", "--check", photos / "3")
+    check = ["export", student, "--to", "safetensors", "--force", "--check"]
+    assert "given images: largest" in tool(*check, photos / "3").out
+
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("x")
+    assert_refused(tool(*check, broken), f"--check: cannot read the image {broken}")
+    done = tool(*check, photos / "3", "--check", broken)
     assert "given images: largest" in done.out
+    assert f"warning: cannot read the image {broken} (" in done.err
 
     def absent(cfg, device):
         raise UserError("no folder here")
@@ -317,6 +324,7 @@ def test_mistakes_are_one_line(tool, student, run, tmp_path):
         ((student, "--to", "onnx", "--out", tmp_path / "x.pt"), "must end in .onnx"),
         ((student, "--to", "onnx", "--out", tmp_path / "no" / "x.onnx"), "there is no folder"),
         ((student, "--to", "onnx", "--calibrate", 0), "at least 1"),
+        ((student, "--to", "onnx", "--calibrate", 7), "--calibrate 7 is for --int8"),
         ((student, "--to", "onnx", "--check", tmp_path / "no"), "no image and no folder at"),
         ((tmp_path / "no", "--to", "onnx"), "no file of weights and no folder of a run at"),
         ((tmp_path, "--to", "onnx"), "is not the folder of a run"),

@@ -22,10 +22,11 @@ from edkd.dataset.resident import Images, resident_dataset
 from edkd.engine.config.load import load_config
 from edkd.engine.facts_text import from_text, to_text
 from edkd.engine.file_facts import Facts, as_content, facts_of
-from edkd.errors import StorageError
+from edkd.errors import StorageError, UserError
 from edkd.export.images import image_files, prepared, spread
 from edkd.export.loading import _pixels
-from edkd.export.predicting import Prediction
+from edkd.export.predicting import Prediction, folders_of, label_of
+from edkd.export.sessions import open_onnx
 from edkd.types import InputSpec
 from tests.commands import exported
 from tests.runs import assert_refused
@@ -74,6 +75,25 @@ def test_the_accuracy_on_files_is_that_of_the_run(tool, run, photos):
     # "see the wrong ones"
     [path, named] = lines[lines.index("wrong:") + 1].strip().split(": ")
     assert named.split()[0] != path.split("/")[-2]
+
+
+@pytest.mark.parametrize(
+    ("images", "path", "label"),
+    [
+        ("3/photos", "3/photos/unknown/a.png", ""),
+        ("3/photos", "3/photos/7/more/a.png", "7"),
+        ("3", "3/a.png", "3"),
+        ("3/more/..", "3/more/../a.png", "3"),
+        ("3/a.png", "3/a.png", "3"),
+        ("3/more/a.png", "3/more/a.png", ""),
+    ],
+)
+def test_labels_are_names_of_folders_that_are_given(tmp_path, monkeypatch, images, path, label):
+    """A folder around all images may have the name of a class by chance."""
+    for folder in ("3/photos/unknown", "3/photos/7/more", "3/more"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert label_of(path, ("3", "7"), folders_of([images])) == label
 
 
 def test_checkpoint_onnx_and_safetensors_predict_the_same(tool, run, graph, photos):
@@ -244,7 +264,47 @@ def test_a_graph_without_metadata_needs_the_preparation(tool, graph, photos, tmp
     assert_refused(tool("predict", *words, "--mean", "0.5"), "three numbers with commas")
 
 
+def small_graph(path, node, shape):
+    """Write a graph that applies a node to images of a shape."""
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)
+    output = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)
+    parts = onnx.helper.make_graph([node], "small", [image], [output])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(parts, opset_imports=[opset], ir_version=8), path)
+    return open_onnx(path)
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_a_graph_with_a_fixed_batch_takes_any_number(tmp_path, number):
+    node = onnx.helper.make_node("Flatten", ["image"], ["output"])
+    model = small_graph(tmp_path / "fixed.onnx", node, [4, 3, 2, 2])
+    image = torch.randn(number, 3, 2, 2)
+    assert torch.equal(model.classify(image), image.flatten(1))
+
+
+@pytest.mark.parametrize("operation", ["Relu", "ReduceMax"])
+def test_a_graph_that_is_no_classifier(tmp_path, operation):
+    """As one for segmentation."""
+    node = onnx.helper.make_node(operation, ["image"], ["output"])
+    model = small_graph(tmp_path / "other.onnx", node, ["batch", 3, 2, 2])
+    with pytest.raises(UserError, match=r"other.onnx is no classifier of images: .* not \(2, cl"):
+        model.classify(torch.randn(2, 3, 2, 2))
+
+
 # Mistakes.
+
+
+def test_logits_that_are_not_finite(tool, graph, photos):
+    """An accuracy was printed for them."""
+    words = [graph, photos / "1", "--mean", "1e38,1e38,1e38", "--std", "1e-3,1e-3,1e-3"]
+    done = tool("predict", *words, "--labels")
+    assert_refused(done, f"the logits for {photos}/1/.* are not finite", code=3)
+
+
+def test_an_image_that_is_given_twice(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert image_files(["./a.png", "a.png", str(tmp_path), "."]) == ["./a.png"]
 
 
 def test_bad_images_are_named_and_the_others_predicted(tool, graph, photos, tmp_path):
@@ -292,6 +352,12 @@ def test_mistakes_are_one_line(tool, run, graph, photos, tmp_path):
         ((graph, image, "--device", "cuda"), "run on the CPU"),
         ((graph, image, "--names", tmp_path / "no.txt"), "--names .*no.txt cannot be read"),
         ((graph, image, "--size", "x"), "no size in pixels"),
+        ((graph, image, "-m", "resnet8"), "-m cannot be used with .*.onnx: an ONNX graph is"),
+        ((graph, image, "-d", "digits", "--which", "best"), "-d, --which cannot be used"),
+        ((graph, image, "--plugin", "no.py"), "--plugin cannot be used"),
+        ((graph, image, "--mean", "inf,nan,1"), "three numbers with commas"),
+        ((graph, image, "--std", "1,nan,1"), "three numbers with commas"),
+        ((graph, image, "--std", "0,0,0"), "0,0,0 must be three numbers above 0"),
     ]
     for words, message in cases:
         assert_refused(tool("predict", *words), message)

@@ -144,6 +144,7 @@ def test_the_data_set_of_a_model(word, dataset):
         (["resnet20.pth"], "no file of weights and no folder of a run at resnet20.pth"),
         (["vgg8", "--size", 7], r"vgg8 does not take images of 3x7x7 \(.*\); give another --size"),
         (["resnet20", "-bs", 10**8], "the memory of cpu does not hold a batch of 100000000 images"),
+        (["resnet20", "-m", "resnet56"], "-m resnet56 is for a file that does not name its model"),
         (["resnet20", "-bs", 0], "'0' is not a positive number"),
         (["resnet20", "--device", "gpu"], "--device gpu: no such device"),
         (["resnet20", "-d", "cifar1000"], "cifar1000"),

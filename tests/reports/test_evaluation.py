@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
 from edkd.engine.file_facts import Use
+from edkd.engine.saved_run import Request, find_trained, path_from_here
 from edkd.engine.weights import load_weights
 from edkd.errors import UserError
 from edkd.registry import MODELS
@@ -65,6 +67,15 @@ def test_a_run_is_evaluated_by_its_folder(tool, run):
         assert figures(tool("eval", *words)) == figures(by_folder), words
 
 
+def test_the_precision_of_an_evaluation(tool, run):
+    """It is printed as computed, also where a key gives it."""
+    folder = run("a")
+    assert "(float32; " in tool("eval", folder).out
+    for words in (["--amp", "bf16"], ["SOLVER.AMP", "bf16"]):
+        forget_tiny()
+        assert "(precision bf16; " in tool("eval", folder, *words).out
+
+
 def test_a_numbered_epoch(tool, run):
     """`--which` takes the number of an epoch; where there is none, the message lists the files."""
     folder = run("a", "LOG.SAVE_CHECKPOINT_FREQ", 1)
@@ -105,8 +116,28 @@ def test_keys_of_the_run_are_kept(tool, run, tmp_path):
         MODELS.remove("sized", "tiny")
 
 
+def test_keys_of_the_run_are_kept_where_its_model_and_data_are_given(tmp_path):
+    """Another test split has training images in it. A plugin that is gone may not be needed."""
+    text = "DATASET: {TYPE: folder, TEST_SPLIT: 0.5}\nDISTILLER: {STUDENT: cifar/resnet8}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "environment.json").write_text(json.dumps({"plugins": [f"{tmp_path}/gone.py"]}))
+    file = tmp_path / "student_best"
+    save_checkpoint({"model": TinyNet().state_dict()}, file)
+
+    for dataset, share in (("folder", 0.5), ("digits", 0.2)):
+        found = find_trained(Request(str(file), model="cifar/resnet8", dataset=dataset))
+        assert found.run is not None
+        split = found.cfg.DATASET.TEST_SPLIT
+        assert split == share
+    with pytest.raises(UserError, match=r"the plugin .*gone.py of the run"):
+        find_trained(Request(str(file)))
+
+
 def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch):
-    """A run was started in another folder, from which its DATASET.ROOT is meant."""
+    """A run was started in another folder, from which its DATASET.ROOT is meant.
+
+    A folder of the same name here is not that of the run.
+    """
     for split, name in itertools.product(("train", "val"), "ab"):
         folder = tmp_path / "there" / "images" / split / name
         folder.mkdir(parents=True)
@@ -117,11 +148,25 @@ def test_a_run_on_images_of_a_relative_folder(tool, tiny, tmp_path, monkeypatch)
     assert tool("train", *words, "DATASET.NUM_WORKERS", 0, "SOLVER.BATCH_SIZE", 2).code == 0
 
     forget_tiny()
+    (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path)
     assert figures(tool("eval", tmp_path / "distill" / "a"))
     forget_tiny()
     done = tool("eval", tmp_path / "distill" / "a", "--root", "elsewhere")
     assert_refused(done, "elsewhere")
+
+
+def test_paths_of_a_run(tmp_path, monkeypatch):
+    """They are relative to the folder of its command, or to this one where nothing is there."""
+    for name in ("there/both", "here/both", "here/moved", "there/pretrained"):
+        (tmp_path / name).mkdir(parents=True)
+    there = str(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+
+    assert path_from_here("both", there) == f"{there}/both"
+    for path in ("moved", "gone", "", "pretrained", str(tmp_path / "here")):
+        assert path_from_here(path, there) == path
+    assert path_from_here("both", "") == "both"
 
 
 def test_a_plugin_that_moved(tool, tiny, tmp_path):
@@ -153,6 +198,23 @@ def test_a_path_that_is_no_run(tool, run, tmp_path):
     assert_refused(tool("eval", folder, "-c", folder), "two files of weights are given")
     (folder / "config.yaml").write_text("[")
     assert_refused(tool("eval", folder), "config.yaml cannot be read")
+
+
+def test_a_misspelt_path(tool, tmp_path, monkeypatch):
+    """A word without a separator was taken for a key, and the message did not name it."""
+    (tmp_path / "student_best").touch()
+    monkeypatch.chdir(tmp_path)
+    message = "no file or folder studnt_best, did you mean 'student_best'?"
+    for words in ([], ["SOLVER.AMP", "off"], ["SOLVER.AMP=off"]):
+        assert_refused(tool("eval", "studnt_best", *words), re.escape(message))
+    assert_refused(tool("eval", "weights.pth"), "no file or folder weights.pth")
+    assert_refused(tool("eval", "-m", "resnet8", "SOLVER.AMP"), "'SOLVER.AMP' has no value")
+    assert_refused(tool("eval", "-m", "resnet8", "DATASET.ROOT", "a=b"), "DATASET.ROOT a=b")
+
+
+def test_which_without_a_run(tool):
+    done = tool("eval", "-m", "resnet8", "--which", "latest")
+    assert_refused(done, "--which latest chooses in a run's folder; give one")
 
 
 def test_a_run_on_data_of_its_own(tool, tmp_path):
