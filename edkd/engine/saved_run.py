@@ -92,7 +92,7 @@ def find_trained(request: Request) -> Trained:
     # Plugins register models and data sets, so they come first.
     plugins = [expanded(plugin, "--plugin") for plugin in request.plugins]
     if run and not plugins:
-        plugins = _plugins_of(run, is_complete)
+        plugins = _plugins_of(run, is_complete=bool(request.model and request.dataset))
     import_plugins(plugins)
 
     # The model and the data set.
