@@ -17,6 +17,7 @@ from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
 from edkd.engine.device import pick_device
+from edkd.engine.given_back import flags_kept, layouts_kept, modes_kept, rates_kept
 from edkd.engine.given_networks import check_apart, check_precision, check_trainable
 from edkd.engine.log.background import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
@@ -133,9 +134,10 @@ def distill(
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            _modes_kept([*students, *teachers]),
-            _flags_kept([*students, *teachers]),
-            _rates_kept(optimizers),
+            modes_kept([*students, *teachers]),
+            flags_kept([*students, *teachers]),
+            layouts_kept([*students, *teachers], optimizers),
+            rates_kept(optimizers),
         ):
             result = train(cfg, (), where, resume, data, networks, on_epoch)
         return result | {"folder": str(run_folder(cfg))}
@@ -301,37 +303,3 @@ def _check_networks(
         raise UserError(
             f"distill: {kind} takes {method.min_students} students or more, not {len(students)}"
         )
-
-
-@contextmanager
-def _modes_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Give networks back in the mode, training or evaluation, that each module had."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _flags_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Give parameters back with their gradient flags."""
-    flags = [(p, p.requires_grad) for network in networks for p in network.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _rates_kept(optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
-    """Give optimizers back with the learning rates that the schedule has scaled."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
-    try:
-        yield
-    finally:
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
