@@ -9,6 +9,7 @@ from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
+from edkd.engine.given_back import modes_kept
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
 from edkd.notebook._loop import batches, checked_logits, make_folder
@@ -123,23 +124,20 @@ class BaseDistiller:
     def validate(
         self, student: nn.Module, dataloader: Iterable[Any], objective: Objective
     ) -> dict[str, float]:
-        """Evaluate the student, which keeps its mode.
+        """Evaluate the student; each of its modules keeps its mode.
 
         Returns:
             "Validation/Loss", and "Validation/Accuracy" in percent.
         """
         meter = Meter()
-        mode = student.training
         device = device_of(student)
 
-        student.eval()
-        try:
+        with modes_kept([student]):
+            student.eval()
             for image, target in batches(dataloader, device, "validation"):
                 logits = checked_logits("student", student, image, target)
                 loss = objective(logits.log_softmax(1), target)
                 meter.add({"loss": loss}, logits, target)
-        finally:
-            student.train(mode)
 
         means = meter.read()
         return {"Validation/Loss": means["loss"], "Validation/Accuracy": means["top1"]}

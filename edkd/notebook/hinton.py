@@ -15,6 +15,7 @@ from torch import Tensor, nn, optim
 from edkd.dataset.inspection import check_target_form
 from edkd.distillers import kd_loss
 from edkd.distillers._math import cross_entropy
+from edkd.engine.given_back import modes_kept
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
 from edkd.notebook._loop import batches, check_finite, check_pair, checked_logits, logits_of
@@ -109,38 +110,35 @@ class HintonDistiller(BaseDistiller):
         """
         check_pair(student, teacher, optimizer)
         meter = Meter()
-        mode = teacher.training
         device = device_of(student)
-        teacher.to(device).eval()
         student.train()
 
-        try:
-            with (
-                output_of(student, self.studentLayer, "studentLayer") as of_student,
-                output_of(teacher, self.teacherLayer, "teacherLayer") as of_teacher,
-            ):
-                for image, target in batches(dataloader, device, "training"):
-                    # Both networks; the hooks keep the outputs of the layers.
-                    logits = checked_logits("student", student, image, target)
-                    with torch.no_grad():
-                        logits_of(teacher, image)
-                    a_student, a_teacher = _activations(of_student, of_teacher)
+        with (
+            modes_kept([teacher]),
+            output_of(student, self.studentLayer, "studentLayer") as of_student,
+            output_of(teacher, self.teacherLayer, "teacherLayer") as of_teacher,
+        ):
+            teacher.to(device).eval()
+            for image, target in batches(dataloader, device, "training"):
+                # Both networks; the hooks keep the outputs of the layers.
+                logits = checked_logits("student", student, image, target)
+                with torch.no_grad():
+                    logits_of(teacher, image)
+                a_student, a_teacher = _activations(of_student, of_teacher)
 
-                    # The loss.
-                    matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
-                    labelled = objective(logits.log_softmax(1), target)
-                    loss = (1 - self.alpha) * matched + self.alpha * labelled
+                # The loss.
+                matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
+                labelled = objective(logits.log_softmax(1), target)
+                loss = (1 - self.alpha) * matched + self.alpha * labelled
 
-                    # The update.
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
+                # The update.
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
 
-                    terms = {"Loss": loss, "Distillation": matched, "Objective": labelled}
-                    detached = {name: term.detach() for name, term in terms.items()}
-                    meter.add(detached, logits.detach(), target)
-        finally:
-            teacher.train(mode)
+                terms = {"Loss": loss, "Distillation": matched, "Objective": labelled}
+                detached = {name: term.detach() for name, term in terms.items()}
+                meter.add(detached, logits.detach(), target)
 
         means = check_finite(meter.read(), "training")
         means["Accuracy"] = means.pop("top1")

@@ -8,7 +8,15 @@ from torch.utils.data import DataLoader
 
 from edkd.errors import StorageError, UserError
 from edkd.models import get_model
-from edkd.notebook import MLP, BaseDistiller, HintonDistiller, KDLoss, PseudoDataset
+from edkd.notebook import (
+    MLP,
+    BaseDistiller,
+    HintonDistiller,
+    KDLoss,
+    PseudoDataset,
+    evaluate_dml_models,
+)
+from edkd.notebook.figures import predictions_of
 
 CE = nn.CrossEntropyLoss()
 KL = nn.KLDivLoss(reduction="batchmean")
@@ -134,6 +142,28 @@ def test_an_error_leaves_modes_and_hooks_as_they_were(tmp_path):
     assert teacher.training
     assert student.training
     assert not has_hooks(student, teacher)
+
+
+def test_each_module_keeps_its_mode(tmp_path):
+    """As a frozen batch norm within a network in training mode, also after an error."""
+
+    def frozen():
+        model = nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        model[1].eval()
+        return model
+
+    model, teacher = frozen(), frozen()
+    good = (torch.randn(4, 8), torch.arange(4) % 3)
+    distiller = HintonDistiller(logdir=tmp_path)
+    train(distiller, MLP(8, 3, 5), teacher, [good], objective=nn.NLLLoss())
+    distiller.validate(model, [good], nn.NLLLoss())
+    evaluate_dml_models([model, teacher], [good], "cpu")
+    predictions_of(model, [good])
+    with pytest.raises(UserError, match="prediction: batch 2"):
+        predictions_of(model, [good, 1])
+    for network in (model, teacher):
+        assert [layer.training for layer in network] == [True, False, True]
+        assert network.training
 
 
 def test_checkpoints_that_cannot_be_used(tmp_path):
