@@ -176,6 +176,27 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
         BaseDistiller(tmp_path).load_state(tmp_path / "other.pt", student)
 
 
+@pytest.mark.parametrize("role", ["student", "teacher", "optimizer"])
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path, role):
+    """Neither the parts before the one that does not fit, nor the first layers of that one."""
+    saved = MLP(6, 3, 8)
+    optimizer = torch.optim.SGD(saved.parameters(), 0.1, momentum=0.9)
+    path = BaseDistiller(tmp_path).save(1, saved, saved, optimizer)
+
+    student, teacher = (MLP(6, 3 + (role == name), 8) for name in ("student", "teacher"))
+    groups = [student.parameters()]
+    if role == "optimizer":
+        groups = [[parameter] for parameter in student.parameters()]
+    optimizer = torch.optim.SGD([{"params": group} for group in groups], 0.5)
+    before = weights(student) + weights(teacher)
+
+    with pytest.raises(UserError, match=f"has no {role} that fits"):
+        BaseDistiller(tmp_path).load_state(path, student, teacher, optimizer)
+    after = weights(student) + weights(teacher)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
 def test_the_base_is_easily_extended(tmp_path):
     class LogitDistiller(BaseDistiller):
         """Matches logits."""
