@@ -230,6 +230,11 @@ def _name_of(method: str | type[Distiller]) -> Iterator[str]:
     if isinstance(method, str):
         yield method
         return
+    if not (isinstance(method, type) and issubclass(method, Distiller)):
+        raise UserError(
+            f"distill: method is {method!r}, but must be a name, as 'DKD', or a class derived from "
+            "Distiller"
+        )
 
     for entry in METHODS.entries():
         if entry.value is method:
@@ -297,6 +302,8 @@ def _check_networks(
         check_precision("teacher", teacher)
     if method.needs_teacher and not teachers:
         raise UserError(f"distill: {kind} needs a teacher")
+    if teachers and not method.needs_teacher:
+        raise UserError(f"distill: {kind} does not use a teacher; give None as the teacher")
     if not method.is_cohort and len(students) > 1:
         raise UserError(f"distill: {kind} trains one student, not {len(students)}")
     if method.is_cohort and len(students) < method.min_students:

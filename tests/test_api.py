@@ -172,6 +172,9 @@ def test_a_value_that_is_not_finite_ends_the_run(distil, tmp_path):
         ({"method": "DKDD"}, "unknown method 'DKDD', did you mean 'DKD'"),
         ({"lr": -1.0}, "SOLVER.LR is -1.0, but must be at least 0"),
         ({"epochs": 0}, "SOLVER.EPOCHS is 0, but must be at least 1"),
+        ({"method": "NONE"}, "distill: NONE does not use a teacher; give None"),
+        ({"method": None}, "method is None, but must be a name, as 'DKD', or a class"),
+        ({"method": Plain}, "method is .*Plain.*, but must be .* derived from Distiller"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(distil, tmp_path, settings, message):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,11 @@ class DML:
             test_loss, test_top1.
 
         Raises:
-            UserError: a loader, an optimizer or a path cannot be used.
+            UserError: `epochs`, a loader, an optimizer or a path cannot be used.
             NonFiniteError: a loss or a gradient is not finite.
         """
         path = Path(save_model_path)
+        self._check_epochs(epochs)
         self._check_outputs(plot_losses, path if save_model else None)
         is_new = not self.history
         if is_new:
@@ -160,6 +162,12 @@ class DML:
         return sizes
 
     # Parts of them.
+
+    def _check_epochs(self, epochs: int) -> None:
+        """Raise UserError if a call cannot have so many; after the first one, 0 is none."""
+        lowest = 0 if self.history else 1
+        if not isinstance(epochs, Integral) or epochs < lowest:
+            raise UserError(f"epochs is {epochs!r}, but must be an integer of at least {lowest}")
 
     def _check_outputs(self, plot_losses: bool, path: Path | None) -> None:
         """Create the folders, so that what cannot be written fails before the training."""

@@ -4,6 +4,7 @@ G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 
 2014, arXiv:1503.02531.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,16 @@ class KDLoss(nn.Module):
     Args:
         T: temperature > 0.
         alpha: share of the teacher, in [0, 1].
+
+    Raises:
+        UserError: one is out of its range.
     """
 
     def __init__(self, T: float = 4.0, alpha: float = 0.5) -> None:
         super().__init__()
+        if not 0 < T < math.inf:
+            raise UserError(f"KDLoss: T is {T}, but must be greater than 0")
+        _check_share("KDLoss", alpha)
         self.T = T
         self.alpha = alpha
 
@@ -70,6 +77,9 @@ class HintonDistiller(BaseDistiller):
             tensors, the first. A number among the model's children, from the end if negative.
         teacherLayer: the same for the teacher.
         logdir: see `BaseDistiller`.
+
+    Raises:
+        UserError: `alpha` is out of its range.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class HintonDistiller(BaseDistiller):
         logdir: str | Path = "runs",
     ) -> None:
         super().__init__(logdir)
+        _check_share("HintonDistiller", alpha)
         self.alpha = alpha
         self.studentLayer = studentLayer
         self.teacherLayer = teacherLayer
@@ -143,6 +154,11 @@ class HintonDistiller(BaseDistiller):
         means = check_finite(meter.read(), "training")
         means["Accuracy"] = means.pop("top1")
         return {f"Train/{name}": value for name, value in means.items()}
+
+
+def _check_share(name: str, alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise UserError(f"{name}: alpha is {alpha}, but must be from 0 to 1")
 
 
 @contextmanager

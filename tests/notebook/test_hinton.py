@@ -1,5 +1,7 @@
 """HintonDistiller, BaseDistiller and KDLoss: loops that the user writes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -236,3 +238,13 @@ def test_kd_loss_by_the_formula():
     torch.testing.assert_close(loss, 0.4 * loss_kd + 0.6 * F.cross_entropy(student, target))
     loss.backward()
     assert teacher.grad is None
+
+
+@pytest.mark.parametrize("settings", [{"T": 0.0}, {"T": -1}, {"T": math.nan}, {"alpha": 3}])
+def test_settings_out_of_their_range(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UserError, match=f"KDLoss: {name} is {value}, but must be"):
+        KDLoss(**settings)
+    if name == "alpha":
+        with pytest.raises(UserError, match="HintonDistiller: alpha is 3, but must be from 0 to 1"):
+            HintonDistiller(alpha=value)
