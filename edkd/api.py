@@ -16,7 +16,7 @@ from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.given_back import flags_kept, layouts_kept, modes_kept, rates_kept
 from edkd.engine.given_networks import check_apart, check_precision, check_trainable
 from edkd.engine.log.background import Record
@@ -108,13 +108,15 @@ def distill(
         raise UserError("distill: give a student")
     if not isinstance(epochs, Integral):
         raise UserError(f"distill: epochs is {epochs!r}, but must be an integer")
-    with _arguments_named(), _name_of(method) as kind:
+
+    with as_current_gpu(str(device)), _arguments_named(), _name_of(method) as kind:
         given = {"student": _class_names(students), "teacher": _class_names(teachers)}
 
         opts = _options(kind, epochs, given, output, name, plugins, settings)
         batch_size = getattr(train_loader, "batch_size", None)
         if isinstance(batch_size, int):
             opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
+
         cfg = load_config(opts=opts, plugins=plugins, networks=given)
         if resume:
             opts += _saved_stages(run_folder(cfg), opts)
@@ -300,6 +302,7 @@ def _check_networks(
         check_precision("student", student)
     for teacher in teachers:
         check_precision("teacher", teacher)
+
     if method.needs_teacher and not teachers:
         raise UserError(f"distill: {kind} needs a teacher")
     if teachers and not method.needs_teacher:

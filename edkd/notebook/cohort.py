@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from edkd.curves import Curve, figure_of, save_figure
 from edkd.engine.checkpoint import save_checkpoint
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.tensorboard import Curves
 from edkd.errors import UserError
@@ -81,7 +81,8 @@ class DML:
         self.train_loader = train_loader
         self.test_loader = test_loader
         self.loss_fn = loss_fn
-        self.device = pick_device(str(device))
+        with as_current_gpu(str(device)):
+            self.device = pick_device(str(device))
         self.log = log
         self.logdir = Path(logdir)
 
@@ -148,7 +149,8 @@ class DML:
 
     def evaluate(self) -> list[float]:
         """The accuracy of each student on the test set, in percent; also printed."""
-        figures = measure(self.student_cohort, self.test_loader, self.device)
+        with as_current_gpu(str(self.device)):
+            figures = measure(self.student_cohort, self.test_loader, self.device)
         accuracies = [row["accuracy"] for row in figures[:-1]]
         for number, accuracy in enumerate(accuracies, 1):
             tqdm.write(f"student {number}: {accuracy:.2f} %")

@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 
 from edkd.engine.checkpoint import LATEST, load_checkpoint, save_checkpoint, save_text
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.folder_lock import lock
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import StorageError, UserError
@@ -87,7 +87,8 @@ def load_dml_models(
     Example:
         models = load_dml_models(["checkpoints/x_model1_best.pth"])["models"]
     """
-    where = pick_device(str(device))
+    with as_current_gpu(str(device)):
+        where = pick_device(str(device))
     if isinstance(checkpoint_paths, (str, Path)):
         checkpoint_paths = files_of(Path(checkpoint_paths))
 

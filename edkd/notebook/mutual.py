@@ -15,7 +15,7 @@ from edkd.dataset.external import external_dataset
 from edkd.dataset.inspection import dataset_classes
 from edkd.dataset.sampling import seed_for
 from edkd.engine.checkpoint import save_checkpoint, save_text
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.log.tensorboard import Curves
 from edkd.engine.run_name import portable
 from edkd.errors import UserError
@@ -77,7 +77,8 @@ def train_dml(
     config["num_classes"] = config["num_classes"] or len(data["classes"])
     if not config["num_classes"]:
         raise UserError("the training set names no classes; give num_classes")
-    return Experiment(config, data).train(train_loader, val_loader, test_loader)
+    with as_current_gpu(config["device"]):
+        return Experiment(config, data).train(train_loader, val_loader, test_loader)
 
 
 class Experiment:
