@@ -16,7 +16,8 @@ from edkd.engine.config.command_line import pairs
 from edkd.engine.config.compare import saved_config
 from edkd.engine.config.load import load_config
 from edkd.engine.config.table import table
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
+from edkd.engine.given_back import flags_kept, layouts_kept, modes_kept, rates_kept
 from edkd.engine.given_networks import check_apart, check_precision, check_trainable
 from edkd.engine.log.background import Record
 from edkd.engine.run import evaluate_checkpoint as evaluate
@@ -107,13 +108,15 @@ def distill(
         raise UserError("distill: give a student")
     if not isinstance(epochs, Integral):
         raise UserError(f"distill: epochs is {epochs!r}, but must be an integer")
-    with _arguments_named(), _name_of(method) as kind:
+
+    with as_current_gpu(str(device)), _arguments_named(), _name_of(method) as kind:
         given = {"student": _class_names(students), "teacher": _class_names(teachers)}
 
         opts = _options(kind, epochs, given, output, name, plugins, settings)
         batch_size = getattr(train_loader, "batch_size", None)
         if isinstance(batch_size, int):
             opts += ["SOLVER.BATCH_SIZE", str(batch_size)]
+
         cfg = load_config(opts=opts, plugins=plugins, networks=given)
         if resume:
             opts += _saved_stages(run_folder(cfg), opts)
@@ -133,9 +136,10 @@ def distill(
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            _modes_kept([*students, *teachers]),
-            _flags_kept([*students, *teachers]),
-            _rates_kept(optimizers),
+            modes_kept([*students, *teachers]),
+            flags_kept([*students, *teachers]),
+            layouts_kept([*students, *teachers], optimizers),
+            rates_kept(optimizers),
         ):
             result = train(cfg, (), where, resume, data, networks, on_epoch)
         return result | {"folder": str(run_folder(cfg))}
@@ -228,6 +232,11 @@ def _name_of(method: str | type[Distiller]) -> Iterator[str]:
     if isinstance(method, str):
         yield method
         return
+    if not (isinstance(method, type) and issubclass(method, Distiller)):
+        raise UserError(
+            f"distill: method is {method!r}, but must be a name, as 'DKD', or a class derived from "
+            "Distiller"
+        )
 
     for entry in METHODS.entries():
         if entry.value is method:
@@ -293,45 +302,14 @@ def _check_networks(
         check_precision("student", student)
     for teacher in teachers:
         check_precision("teacher", teacher)
+
     if method.needs_teacher and not teachers:
         raise UserError(f"distill: {kind} needs a teacher")
+    if teachers and not method.needs_teacher:
+        raise UserError(f"distill: {kind} does not use a teacher; give None as the teacher")
     if not method.is_cohort and len(students) > 1:
         raise UserError(f"distill: {kind} trains one student, not {len(students)}")
     if method.is_cohort and len(students) < method.min_students:
         raise UserError(
             f"distill: {kind} takes {method.min_students} students or more, not {len(students)}"
         )
-
-
-@contextmanager
-def _modes_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Give networks back in the mode, training or evaluation, that each module had."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _flags_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Give parameters back with their gradient flags."""
-    flags = [(p, p.requires_grad) for network in networks for p in network.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _rates_kept(optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
-    """Give optimizers back with the learning rates that the schedule has scaled."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
-    try:
-        yield
-    finally:
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate

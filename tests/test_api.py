@@ -172,6 +172,9 @@ def test_a_value_that_is_not_finite_ends_the_run(distil, tmp_path):
         ({"method": "DKDD"}, "unknown method 'DKDD', did you mean 'DKD'"),
         ({"lr": -1.0}, "SOLVER.LR is -1.0, but must be at least 0"),
         ({"epochs": 0}, "SOLVER.EPOCHS is 0, but must be at least 1"),
+        ({"method": "NONE"}, "distill: NONE does not use a teacher; give None"),
+        ({"method": None}, "method is None, but must be a name, as 'DKD', or a class"),
+        ({"method": Plain}, "method is .*Plain.*, but must be .* derived from Distiller"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(distil, tmp_path, settings, message):
@@ -272,6 +275,41 @@ def test_the_rates_of_given_optimizers_are_given_back(distil):
     assert optimizer.param_groups[0]["lr"] == 0.1
     with pytest.raises(UserError, match="SOLVER.TRAINER dot makes its own optimizer"):
         distil(student, teacher, method="KD", optimizer=optimizer, trainer="dot", name="dot")
+
+
+def test_the_memory_layout_is_given_back(distil):
+    """As `view` needs it; a layer in two places and a network in channels_last are no exception."""
+    student, teacher = Plain(), Plain(12)
+    student.again = student.body[0]
+    teacher.register_buffer("mean", torch.zeros(1, 3, 2, 2))
+    other = Plain(12).to(memory_format=torch.channels_last)
+    strides = [p.stride() for p in other.parameters()]
+
+    distil(student, [teacher, other], method="KD", epochs=1)
+    for network in (student, teacher):
+        nn.utils.parameters_to_vector(network.parameters())
+        assert all(value.is_contiguous() for value in network.state_dict().values())
+    assert student.again.weight is student.body[0].weight
+    assert [p.stride() for p in other.parameters()] == strides
+
+
+def test_the_states_of_a_given_optimizer_have_the_layout_of_the_weights(distil):
+    """A fused update would mix their values, in a second run and in a loop of the caller."""
+    students = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        student, teacher = Plain(), Plain(12)
+        optimizer = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9, fused=fused)
+        for number in (1, 2):
+            run = {"name": f"{fused}{number}", "method": "KD", "epochs": 1}
+            distil(student, teacher, optimizer=optimizer, **run)
+            student(tiny_images(8).image.float() / 128).square().mean().backward()
+            optimizer.step()
+        students.append(student)
+
+    fused, plain = (student.state_dict() for student in students)
+    for key, value in fused.items():
+        torch.testing.assert_close(value, plain[key])
 
 
 def test_a_run_can_be_extended(distil):

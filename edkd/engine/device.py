@@ -1,9 +1,10 @@
 """The device to run on, and the precision for it."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,6 +53,20 @@ def pick_device(name: str = "auto") -> torch.device:
         choices = ", ".join(KINDS)
         raise UserError(f"--device {name}: no such device here; choose from {choices}") from None
     return device
+
+
+def as_current_gpu(name: str) -> AbstractContextManager[Any]:
+    """A block in which the GPU that a name numbers is CUDA's current one; afterwards, that before.
+
+    `pick_device` changes it for good, which suits a command, but not a function of the interface.
+
+    Args:
+        name: see `pick_device`, which refuses a wrong one; without a number, nothing happens.
+    """
+    number = re.fullmatch(r"cuda:(\d+)", name)
+    if not number or int(number[1]) >= torch.cuda.device_count():
+        return nullcontext()
+    return torch.cuda.device(int(number[1]))
 
 
 def amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from edkd.engine.given_networks import held_parameters, warn_of_missing
 from edkd.engine.optimizer import make_optimizer
@@ -40,6 +40,8 @@ class GivenOptimizers(Update):
             raise UserError("optimizers of your own cannot scale the loss for SOLVER.AMP fp16")
         self.optimizers = list(optimizers)
         super().__init__(groups, cfg, device, amp)
+
+        align_states(self.optimizers)  # the parameters may have another layout than before
 
         # The student's parameters without an optimizer keep their values.
         self._check()
@@ -137,3 +139,22 @@ class GivenOptimizers(Update):
             )
         if len({id(parameter) for parameter in held}) < len(held):
             raise UserError("two optimizers hold the same parameter; give each network its own")
+
+
+def align_states(optimizers: Sequence[optim.Optimizer]) -> None:
+    """Give the states of optimizers the memory layout of their parameters, in place.
+
+    A fused update reads a parameter and its states in the order of their memory, so that with
+    different layouts it computes other values, without an error.
+    """
+    for optimizer in optimizers:
+        for parameter, states in optimizer.state.items():
+            for state in states.values():
+                if isinstance(state, Tensor) and state.shape == parameter.shape:
+                    _align(state, parameter)
+
+
+def _align(state: Tensor, parameter: Tensor) -> None:
+    if state.stride() != parameter.stride():
+        aligned = torch.empty_like(parameter, dtype=state.dtype, device=state.device)
+        state.data = aligned.copy_(state)

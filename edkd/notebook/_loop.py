@@ -20,6 +20,7 @@ from edkd.distillers._math import cross_entropy
 from edkd.distillers.dml import mutual_loss
 from edkd.engine.environment import in_notebook
 from edkd.engine.evaluate import ensemble_logits
+from edkd.engine.given_back import modes_kept
 from edkd.engine.given_networks import (
     check_apart,
     check_optimizer,
@@ -115,7 +116,7 @@ def measure(
     device: torch.device,
     num_classes: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate models, and their ensemble, in one pass; each model keeps its mode.
+    """Evaluate models, and their ensemble, in one pass; each module keeps its mode.
 
     Returns:
         For each model, and last for the mean of their probabilities: `loss` (cross-entropy),
@@ -126,21 +127,17 @@ def measure(
     """
     if not models:
         raise UserError("there are no models to evaluate")
-    modes = [model.training for model in models]
     meters = [Meter() for _ in range(len(models) + 1)]
-    for model in models:
-        model.to(device).eval()
 
-    try:
+    with modes_kept(models):
+        for model in models:
+            model.to(device).eval()
         for image, target in batches(loader, device, "evaluation", num_classes):
             rows = [checked_logits("model", model, image, target) for model in models]
             logits = torch.stack([row.float() for row in rows])
             networks = [*logits, ensemble_logits(logits)]
             for meter, row in zip(meters, networks, strict=True):
                 meter.add({"loss": cross_entropy(row, target)}, row, target)
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
 
     return [_figures(meter) for meter in meters]
 

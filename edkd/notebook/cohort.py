@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from edkd.curves import Curve, figure_of, save_figure
 from edkd.engine.checkpoint import save_checkpoint
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.environment import in_notebook
 from edkd.engine.log.tensorboard import Curves
 from edkd.errors import UserError
@@ -80,7 +81,8 @@ class DML:
         self.train_loader = train_loader
         self.test_loader = test_loader
         self.loss_fn = loss_fn
-        self.device = pick_device(str(device))
+        with as_current_gpu(str(device)):
+            self.device = pick_device(str(device))
         self.log = log
         self.logdir = Path(logdir)
 
@@ -113,10 +115,11 @@ class DML:
             test_loss, test_top1.
 
         Raises:
-            UserError: a loader, an optimizer or a path cannot be used.
+            UserError: `epochs`, a loader, an optimizer or a path cannot be used.
             NonFiniteError: a loss or a gradient is not finite.
         """
         path = Path(save_model_path)
+        self._check_epochs(epochs)
         self._check_outputs(plot_losses, path if save_model else None)
         is_new = not self.history
         if is_new:
@@ -146,7 +149,8 @@ class DML:
 
     def evaluate(self) -> list[float]:
         """The accuracy of each student on the test set, in percent; also printed."""
-        figures = measure(self.student_cohort, self.test_loader, self.device)
+        with as_current_gpu(str(self.device)):
+            figures = measure(self.student_cohort, self.test_loader, self.device)
         accuracies = [row["accuracy"] for row in figures[:-1]]
         for number, accuracy in enumerate(accuracies, 1):
             tqdm.write(f"student {number}: {accuracy:.2f} %")
@@ -160,6 +164,12 @@ class DML:
         return sizes
 
     # Parts of them.
+
+    def _check_epochs(self, epochs: int) -> None:
+        """Raise UserError if a call cannot have so many; after the first one, 0 is none."""
+        lowest = 0 if self.history else 1
+        if not isinstance(epochs, Integral) or epochs < lowest:
+            raise UserError(f"epochs is {epochs!r}, but must be an integer of at least {lowest}")
 
     def _check_outputs(self, plot_losses: bool, path: Path | None) -> None:
         """Create the folders, so that what cannot be written fails before the training."""

@@ -1,5 +1,6 @@
 """A base for distillers whose training loop the user writes."""
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from edkd.engine.checkpoint import load_checkpoint, save_checkpoint
+from edkd.engine.given_back import modes_kept
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
 from edkd.notebook._loop import batches, checked_logits, make_folder
@@ -64,7 +66,8 @@ class BaseDistiller:
             The epoch to train next: 1, or the one after the checkpoint's.
 
         Raises:
-            UserError: the file is absent or damaged, or does not fit the parts.
+            UserError: the file is absent or damaged, or does not fit the parts, which then stay
+                as they were.
         """
         if checkpoint is None:
             return 1
@@ -73,10 +76,13 @@ class BaseDistiller:
         if not isinstance(state.get("epoch"), int):
             raise UserError(f"{checkpoint} has no epoch; give a checkpoint that `save` wrote")
 
-        for name, part in _given(student, teacher, optimizer).items():
+        parts = _given(student, teacher, optimizer)
+        before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+        for name, part in parts.items():
             try:
                 part.load_state_dict(state[name])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                _restore(parts, before)
                 kind = type(error).__name__
                 raise UserError(f"{checkpoint} has no {name} that fits ({kind})") from None
         return state["epoch"] + 1
@@ -123,23 +129,20 @@ class BaseDistiller:
     def validate(
         self, student: nn.Module, dataloader: Iterable[Any], objective: Objective
     ) -> dict[str, float]:
-        """Evaluate the student, which keeps its mode.
+        """Evaluate the student; each of its modules keeps its mode.
 
         Returns:
             "Validation/Loss", and "Validation/Accuracy" in percent.
         """
         meter = Meter()
-        mode = student.training
         device = device_of(student)
 
-        student.eval()
-        try:
+        with modes_kept([student]):
+            student.eval()
             for image, target in batches(dataloader, device, "validation"):
                 logits = checked_logits("student", student, image, target)
                 loss = objective(logits.log_softmax(1), target)
                 meter.add({"loss": loss}, logits, target)
-        finally:
-            student.train(mode)
 
         means = meter.read()
         return {"Validation/Loss": means["loss"], "Validation/Accuracy": means["top1"]}
@@ -153,3 +156,8 @@ def device_of(model: nn.Module) -> torch.device:
 def _given(student: Any, teacher: Any, optimizer: Any) -> dict[str, Any]:
     parts = {"student": student, "teacher": teacher, "optimizer": optimizer}
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _restore(parts: dict[str, Any], states: dict[str, Any]) -> None:
+    for name, part in parts.items():
+        part.load_state_dict(states[name])

@@ -314,15 +314,15 @@ def _deviation(values: Sequence[float]) -> float:
 @torch.no_grad()
 def predictions_of(model: torch.nn.Module, loader: Any) -> tuple[Tensor, Tensor]:
     """The logits (N,C) of a model in eval mode for all images of a loader, and the targets (N,)."""
+    from edkd.engine.given_back import modes_kept
     from edkd.notebook._loop import batches, logits_of
     from edkd.notebook.distiller import device_of
 
-    mode = model.training
-    model.eval()
-    pairs = [
-        (logits_of(model, image).cpu(), target.cpu())
-        for image, target in batches(loader, device_of(model), "prediction")
-    ]
-    model.train(mode)
+    with modes_kept([model]):
+        model.eval()
+        pairs = [
+            (logits_of(model, image).cpu(), target.cpu())
+            for image, target in batches(loader, device_of(model), "prediction")
+        ]
     logits, targets = zip(*pairs, strict=True)
     return torch.cat(logits), torch.cat(targets)

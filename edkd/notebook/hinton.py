@@ -4,6 +4,7 @@ G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 
 2014, arXiv:1503.02531.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn, optim
 from edkd.dataset.inspection import check_target_form
 from edkd.distillers import kd_loss
 from edkd.distillers._math import cross_entropy
+from edkd.engine.given_back import modes_kept
 from edkd.engine.meter import Meter
 from edkd.errors import UserError
 from edkd.notebook._loop import batches, check_finite, check_pair, checked_logits, logits_of
@@ -27,10 +29,16 @@ class KDLoss(nn.Module):
     Args:
         T: temperature > 0.
         alpha: share of the teacher, in [0, 1].
+
+    Raises:
+        UserError: one is out of its range.
     """
 
     def __init__(self, T: float = 4.0, alpha: float = 0.5) -> None:
         super().__init__()
+        if not 0 < T < math.inf:
+            raise UserError(f"KDLoss: T is {T}, but must be greater than 0")
+        _check_share("KDLoss", alpha)
         self.T = T
         self.alpha = alpha
 
@@ -69,6 +77,9 @@ class HintonDistiller(BaseDistiller):
             tensors, the first. A number among the model's children, from the end if negative.
         teacherLayer: the same for the teacher.
         logdir: see `BaseDistiller`.
+
+    Raises:
+        UserError: `alpha` is out of its range.
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class HintonDistiller(BaseDistiller):
         logdir: str | Path = "runs",
     ) -> None:
         super().__init__(logdir)
+        _check_share("HintonDistiller", alpha)
         self.alpha = alpha
         self.studentLayer = studentLayer
         self.teacherLayer = teacherLayer
@@ -109,42 +121,44 @@ class HintonDistiller(BaseDistiller):
         """
         check_pair(student, teacher, optimizer)
         meter = Meter()
-        mode = teacher.training
         device = device_of(student)
-        teacher.to(device).eval()
         student.train()
 
-        try:
-            with (
-                output_of(student, self.studentLayer, "studentLayer") as of_student,
-                output_of(teacher, self.teacherLayer, "teacherLayer") as of_teacher,
-            ):
-                for image, target in batches(dataloader, device, "training"):
-                    # Both networks; the hooks keep the outputs of the layers.
-                    logits = checked_logits("student", student, image, target)
-                    with torch.no_grad():
-                        logits_of(teacher, image)
-                    a_student, a_teacher = _activations(of_student, of_teacher)
+        with (
+            modes_kept([teacher]),
+            output_of(student, self.studentLayer, "studentLayer") as of_student,
+            output_of(teacher, self.teacherLayer, "teacherLayer") as of_teacher,
+        ):
+            teacher.to(device).eval()
+            for image, target in batches(dataloader, device, "training"):
+                # Both networks; the hooks keep the outputs of the layers.
+                logits = checked_logits("student", student, image, target)
+                with torch.no_grad():
+                    logits_of(teacher, image)
+                a_student, a_teacher = _activations(of_student, of_teacher)
 
-                    # The loss.
-                    matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
-                    labelled = objective(logits.log_softmax(1), target)
-                    loss = (1 - self.alpha) * matched + self.alpha * labelled
+                # The loss.
+                matched = distillObjective(a_student.log_softmax(1), a_teacher.softmax(1))
+                labelled = objective(logits.log_softmax(1), target)
+                loss = (1 - self.alpha) * matched + self.alpha * labelled
 
-                    # The update.
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
+                # The update.
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
 
-                    terms = {"Loss": loss, "Distillation": matched, "Objective": labelled}
-                    detached = {name: term.detach() for name, term in terms.items()}
-                    meter.add(detached, logits.detach(), target)
-        finally:
-            teacher.train(mode)
+                terms = {"Loss": loss, "Distillation": matched, "Objective": labelled}
+                detached = {name: term.detach() for name, term in terms.items()}
+                meter.add(detached, logits.detach(), target)
 
         means = check_finite(meter.read(), "training")
         means["Accuracy"] = means.pop("top1")
         return {f"Train/{name}": value for name, value in means.items()}
+
+
+def _check_share(name: str, alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise UserError(f"{name}: alpha is {alpha}, but must be from 0 to 1")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Models are numbered from 1, tags are best, final and epoch_<n>. Earlier versions
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ import yaml
 from torch import nn
 
 from edkd.engine.checkpoint import LATEST, load_checkpoint, save_checkpoint, save_text
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
+from edkd.engine.folder_lock import lock
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import StorageError, UserError
 from edkd.models import get_model
@@ -43,6 +45,26 @@ def read_model_file(path: Path) -> dict[str, Any]:
     return state
 
 
+def refuse_used_name(folder: Path, experiment: str) -> None:
+    """Raise UserError if a folder has files of an experiment already."""
+    found = _files_of_experiment(folder, experiment)
+    if found:
+        raise UserError(
+            f"{found[0]} exists already; resume that experiment, or give another experiment_name "
+            "or save_dir"
+        )
+
+
+def _files_of_experiment(folder: Path, experiment: str) -> list[Path]:
+    """The files <experiment>_model<i>_<tag>.pth of a folder."""
+    found = []
+    for path in sorted(folder.glob(f"{escape(experiment)}_model*.pth")):
+        match = _NAME.fullmatch(path.name)
+        if match and match["experiment"] == experiment:
+            found.append(path)
+    return found
+
+
 # Loading models.
 
 
@@ -65,9 +87,10 @@ def load_dml_models(
     Example:
         models = load_dml_models(["checkpoints/x_model1_best.pth"])["models"]
     """
-    where = pick_device(str(device))
+    with as_current_gpu(str(device)):
+        where = pick_device(str(device))
     if isinstance(checkpoint_paths, (str, Path)):
-        checkpoint_paths = _files_of(Path(checkpoint_paths))
+        checkpoint_paths = files_of(Path(checkpoint_paths))
 
     models = []
     configs = []
@@ -78,13 +101,13 @@ def load_dml_models(
     return {"models": models, "configs": configs, "device": where}
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or the best weights of an experiment's models."""
     if path.is_dir():
         return _best_files(path)
     if path.name.endswith(_SUMMARY) and path.is_file():
         experiment = path.name.removesuffix(_SUMMARY)
-        return _best_files(_folder_of_summary(path), experiment)
+        return _best_files(_folder_of_summary(path, experiment), experiment)
     return [path]
 
 
@@ -108,12 +131,21 @@ def _best_files(folder: Path, experiment: str | None = None) -> list[Path]:
     return [path for _, path in sorted(found[names[0]].items())]
 
 
-def _folder_of_summary(path: Path) -> Path:
-    """`save_dir` of the experiment of a summary."""
+def _folder_of_summary(path: Path, experiment: str) -> Path:
+    """`save_dir` of the experiment of a summary.
+
+    It is found from the folder of the summary, since the working directory may be another one, or
+    both folders may have been moved; if it has no such files, it is `save_dir` as it was given.
+    """
     try:
-        return Path(json.loads(path.read_text(encoding="utf-8"))["config"]["save_dir"])
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        save_dir = Path(config["save_dir"])
+        from_logs = os.path.relpath(save_dir, config["log_dir"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a summary of train_dml; name the .pth files") from None
+
+    beside = Path(os.path.normpath(path.absolute().parent / from_logs))
+    return beside if _files_of_experiment(beside, experiment) else save_dir
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
@@ -181,25 +213,27 @@ def read_file_to_resume(path: Path, config: dict[str, Any], data: dict[str, Any]
     return state | {"experiment": experiment, "first_number": 0 if counts_from_0 else 1}
 
 
-def restore_run(source: Path, target: Path, epoch: int, stages: list[int]) -> None:
-    """Prepare a run folder of the engine, to resume after an epoch.
+def restore_run(run: Path, checkpoint: dict[str, Any], stages: list[int]) -> None:
+    """Prepare a run folder of the engine, to resume from a checkpoint.
+
+    The last checkpoint that the folder has is kept as `epoch_<n>`.
 
     Args:
-        source: run folder with a checkpoint of that epoch.
-        target: run folder to resume; may be the same.
-        epoch: from 1.
+        run: may be absent.
+        checkpoint: see `checkpoint_of`.
         stages: SOLVER.LR_DECAY_STAGES of the resumed run, which depend on its number of epochs.
 
     Raises:
-        UserError: there is no intact checkpoint of that epoch.
+        UserError: another process uses the folder.
     """
-    checkpoint = _checkpoint_of(source, epoch)
     config = yaml.safe_load(checkpoint["config"])
     config["SOLVER"]["LR_DECAY_STAGES"] = stages
 
-    make_folder(target)
-    save_checkpoint(checkpoint, target / LATEST)
-    save_text(yaml.safe_dump(config), target / CONFIG)
+    make_folder(run)
+    with lock(run):
+        _keep_latest(run)
+        save_checkpoint(checkpoint, run / LATEST)
+        save_text(yaml.safe_dump(config), run / CONFIG)
 
 
 def keep_for_best(run: Path, number: int) -> None:
@@ -209,8 +243,24 @@ def keep_for_best(run: Path, number: int) -> None:
         run: run folder of the engine.
         number: of the model, in the name of its files.
     """
-    target = run / f"model{number}_best"
-    partial = target.with_name(f".{target.name}.partial")
+    _copy_latest(run, f"model{number}_best")
+
+
+def _keep_latest(run: Path) -> None:
+    """Copy the last checkpoint to `epoch_<n>`, unless there is none or that file exists."""
+    try:
+        checkpoint = load_checkpoint(run / LATEST)
+    except UserError:  # absent or damaged
+        return
+
+    name = f"epoch_{checkpoint['epoch']}"
+    if not (run / name).exists():
+        _copy_latest(run, name)
+
+
+def _copy_latest(run: Path, name: str) -> None:
+    target = run / name
+    partial = target.with_name(f".{name}.partial")
     try:
         shutil.copyfile(run / LATEST, partial)
         partial.replace(target)
@@ -219,8 +269,15 @@ def keep_for_best(run: Path, number: int) -> None:
         raise StorageError(f"cannot write {target}: {error.strerror}") from None
 
 
-def _checkpoint_of(run: Path, epoch: int) -> dict[str, Any]:
-    """The checkpoint of an epoch in a run folder; UserError if there is none."""
+def checkpoint_of(run: Path, epoch: int) -> dict[str, Any]:
+    """The checkpoint of an epoch in a run folder of the engine.
+
+    Args:
+        epoch: from 1.
+
+    Raises:
+        UserError: there is no intact checkpoint of that epoch.
+    """
     numbered = run / f"epoch_{epoch}"
     if numbered.is_file():
         return load_checkpoint(numbered)

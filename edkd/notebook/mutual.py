@@ -11,10 +11,11 @@ import torch
 from torch import optim
 from tqdm.auto import tqdm
 
+from edkd.dataset.external import external_dataset
 from edkd.dataset.inspection import dataset_classes
 from edkd.dataset.sampling import seed_for
 from edkd.engine.checkpoint import save_checkpoint, save_text
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.log.tensorboard import Curves
 from edkd.engine.run_name import portable
 from edkd.errors import UserError
@@ -24,8 +25,10 @@ from edkd.notebook.image_folders import prepare_dataloaders
 from edkd.notebook.model_files import (
     RUNS,
     build_model,
+    checkpoint_of,
     keep_for_best,
     read_file_to_resume,
+    refuse_used_name,
     restore_run,
 )
 from edkd.notebook.passes import evaluate_dml_models
@@ -74,7 +77,8 @@ def train_dml(
     config["num_classes"] = config["num_classes"] or len(data["classes"])
     if not config["num_classes"]:
         raise UserError("the training set names no classes; give num_classes")
-    return Experiment(config, data).train(train_loader, val_loader, test_loader)
+    with as_current_gpu(config["device"]):
+        return Experiment(config, data).train(train_loader, val_loader, test_loader)
 
 
 class Experiment:
@@ -94,6 +98,7 @@ class Experiment:
         self.history: list[dict[str, Any]] = []
         self.writer: Any = None
         self.first_number = 1
+        self.checkpoint: dict[str, Any] | None = None
 
         # Models and optimizers.
         torch.manual_seed(seed_for(config["seed"], 0))
@@ -124,6 +129,7 @@ class Experiment:
             raise UserError(
                 f"{summary} exists already; resume that experiment, or give another experiment_name"
             )
+        refuse_used_name(self.save_dir, self.name)
 
     def _resume(self, path: Path) -> None:
         """Take over the name and the history of a file, and the engine's run beside it."""
@@ -135,18 +141,24 @@ class Experiment:
             f"resume: {path.name} was written after epoch {state['epoch']}; it goes on there"
         )
 
-        source = path.parent / RUNS / state["run"]
+        self.checkpoint = checkpoint_of(path.parent / RUNS / state["run"], state["epoch"])
         self.run = self.save_dir / RUNS / state["run"]
         if self.save_dir.absolute() != path.parent.absolute():
+            refuse_used_name(self.save_dir, self.name)
             self.run = unused_folder(self.save_dir / RUNS, self.name)
-        restore_run(source, self.run, state["epoch"], self.stages)
 
     def train(
         self, train_loader: Iterable[Any], val_loader: Iterable[Any], test_loader: Any
     ) -> dict[str, Any]:
         """Run the epochs that are left, evaluate on the test set, write the summary."""
+        if self.checkpoint:
+            self._check(train_loader, val_loader, test_loader)
         for folder in (self.save_dir, self.log_dir):
             make_folder(folder)
+
+        if self.checkpoint:
+            restore_run(self.run, self.checkpoint, self.stages)
+            self.checkpoint = None  # frees its memory
         done = len(self.history)
 
         with closing(Curves(self.log_dir / self.name, done)) as self.writer:
@@ -176,6 +188,17 @@ class Experiment:
         }
         self._save_summary(summary)
         return {"models": self.models} | summary
+
+    def _check(self, train_loader: Any, val_loader: Any, test_loader: Any) -> None:
+        """Raise UserError if a loader cannot be used, before a file of the run is replaced."""
+        external_dataset(
+            train_loader,
+            val_loader,
+            test_loader,
+            num_classes=self.config["num_classes"],
+            device=self.device,
+            seed=self.config["seed"],
+        )
 
     def _settings(self) -> dict[str, Any]:
         """The settings as configuration keys."""

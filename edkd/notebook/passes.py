@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from edkd.dataset.inspection import checked
-from edkd.engine.device import pick_device
+from edkd.engine.device import as_current_gpu, pick_device
 from edkd.engine.given_networks import check_apart
 from edkd.errors import UserError
 from edkd.notebook._loop import (
@@ -86,8 +86,9 @@ def train_epoch_dml(
     Returns:
         The mean loss of each model, and its accuracy in percent.
     """
-    where = pick_device(str(device))
-    rows = train_cohort(models, optimizers, train_loader, where, _num_classes(config))
+    with as_current_gpu(str(device)):
+        where = pick_device(str(device))
+        rows = train_cohort(models, optimizers, train_loader, where, _num_classes(config))
     return _averages(rows, "loss"), _averages(rows, "top1")
 
 
@@ -114,7 +115,9 @@ def evaluate_dml_models(
         For each model, and last for the ensemble: `model_idx` (a number, or "ensemble"), `loss`
         (cross-entropy), `accuracy` in percent, `total_samples`.
     """
-    rows = measure(models, data_loader, pick_device(str(device)), _num_classes(config))
+    with as_current_gpu(str(device)):
+        where = pick_device(str(device))
+        rows = measure(models, data_loader, where, _num_classes(config))
     names = [*range(len(models)), "ensemble"]
     return [row | {"model_idx": name} for name, row in zip(names, rows, strict=True)]
 

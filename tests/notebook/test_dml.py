@@ -247,6 +247,20 @@ def test_cohorts_that_cannot_be_trained(data):
         DML(students, *data, others).train_students(1, **QUIET)
 
 
+def test_numbers_of_epochs(data):
+    """A further call may have none, as where an earlier one was not interrupted."""
+    students, optimizers = cohort(2)
+    distiller = DML(students, *data, optimizers)
+    for epochs in (0, -1, "3", 1.0):
+        with pytest.raises(UserError, match=f"epochs is {epochs!r}, but must be .* at least 1"):
+            distiller.train_students(epochs, **QUIET)
+
+    distiller.train_students(1, **QUIET)
+    assert len(distiller.train_students(0, **QUIET)) == 1
+    with pytest.raises(UserError, match="epochs is -1, but must be an integer of at least 0"):
+        distiller.train_students(-1, **QUIET)
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_and_a_new_one_can_begin(data):
     students, optimizers = cohort(2, lr=1e30)
     distiller = DML(students, *data, optimizers)

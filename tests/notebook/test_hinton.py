@@ -1,5 +1,7 @@
 """HintonDistiller, BaseDistiller and KDLoss: loops that the user writes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,15 @@ from torch.utils.data import DataLoader
 
 from edkd.errors import StorageError, UserError
 from edkd.models import get_model
-from edkd.notebook import MLP, BaseDistiller, HintonDistiller, KDLoss, PseudoDataset
+from edkd.notebook import (
+    MLP,
+    BaseDistiller,
+    HintonDistiller,
+    KDLoss,
+    PseudoDataset,
+    evaluate_dml_models,
+)
+from edkd.notebook.figures import predictions_of
 
 CE = nn.CrossEntropyLoss()
 KL = nn.KLDivLoss(reduction="batchmean")
@@ -136,6 +146,28 @@ def test_an_error_leaves_modes_and_hooks_as_they_were(tmp_path):
     assert not has_hooks(student, teacher)
 
 
+def test_each_module_keeps_its_mode(tmp_path):
+    """As a frozen batch norm within a network in training mode, also after an error."""
+
+    def frozen():
+        model = nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        model[1].eval()
+        return model
+
+    model, teacher = frozen(), frozen()
+    good = (torch.randn(4, 8), torch.arange(4) % 3)
+    distiller = HintonDistiller(logdir=tmp_path)
+    train(distiller, MLP(8, 3, 5), teacher, [good], objective=nn.NLLLoss())
+    distiller.validate(model, [good], nn.NLLLoss())
+    evaluate_dml_models([model, teacher], [good], "cpu")
+    predictions_of(model, [good])
+    with pytest.raises(UserError, match="prediction: batch 2"):
+        predictions_of(model, [good, 1])
+    for network in (model, teacher):
+        assert [layer.training for layer in network] == [True, False, True]
+        assert network.training
+
+
 def test_checkpoints_that_cannot_be_used(tmp_path):
     student = MLP(6, 3, 8)
     (tmp_path / "file").write_text("")
@@ -144,6 +176,27 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
     torch.save({"student": student.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="has no epoch"):
         BaseDistiller(tmp_path).load_state(tmp_path / "other.pt", student)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "optimizer"])
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path, role):
+    """Neither the parts before the one that does not fit, nor the first layers of that one."""
+    saved = MLP(6, 3, 8)
+    optimizer = torch.optim.SGD(saved.parameters(), 0.1, momentum=0.9)
+    path = BaseDistiller(tmp_path).save(1, saved, saved, optimizer)
+
+    student, teacher = (MLP(6, 3 + (role == name), 8) for name in ("student", "teacher"))
+    groups = [student.parameters()]
+    if role == "optimizer":
+        groups = [[parameter] for parameter in student.parameters()]
+    optimizer = torch.optim.SGD([{"params": group} for group in groups], 0.5)
+    before = weights(student) + weights(teacher)
+
+    with pytest.raises(UserError, match=f"has no {role} that fits"):
+        BaseDistiller(tmp_path).load_state(path, student, teacher, optimizer)
+    after = weights(student) + weights(teacher)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_the_base_is_easily_extended(tmp_path):
@@ -185,3 +238,13 @@ def test_kd_loss_by_the_formula():
     torch.testing.assert_close(loss, 0.4 * loss_kd + 0.6 * F.cross_entropy(student, target))
     loss.backward()
     assert teacher.grad is None
+
+
+@pytest.mark.parametrize("settings", [{"T": 0.0}, {"T": -1}, {"T": math.nan}, {"alpha": 3}])
+def test_settings_out_of_their_range(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UserError, match=f"KDLoss: {name} is {value}, but must be"):
+        KDLoss(**settings)
+    if name == "alpha":
+        with pytest.raises(UserError, match="HintonDistiller: alpha is 3, but must be from 0 to 1"):
+            HintonDistiller(alpha=value)

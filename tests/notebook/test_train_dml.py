@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.folder_lock import lock
 from edkd.errors import UserError
 from edkd.models import get_model
 from edkd.notebook import (
@@ -24,6 +28,7 @@ from edkd.notebook import (
     train_epoch_dml,
     validate_dml,
 )
+from edkd.notebook.model_files import files_of, refuse_used_name, restore_run
 
 
 @pytest.fixture
@@ -172,6 +177,21 @@ def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
     with pytest.raises(UserError, match="resume: the training set was .*16.* and is .*8"):
         train_dml(resume, fewer, images[1])
 
+    # A loader cannot be used, or another folder has files of that name; the last epoch is kept.
+    inputs, targets = images[1].dataset.tensors
+    strange = DataLoader(TensorDataset(inputs, targets + 50), 16)
+    earlier = config | {"resume": folder / "x_model2_epoch_1.pth"}
+    elsewhere = {"save_dir": tmp_path / "elsewhere"}
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    for other, loaders, message in (
+        ({}, (images[0], strange), "class number 5., but there are 4 classes"),
+        ({}, (*images, strange), "class number 5., but there are 4 classes"),
+        (elsewhere, images, "elsewhere/x_model1_best.pth exists already"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_dml(earlier | other, *loaders)
+    assert load_checkpoint(folder / "runs/x/latest")["epoch"] == 2
+
     # The engine's run has moved on, and the checkpoint of the file is gone or damaged.
     for file in ("epoch_1", "model1_best", "model2_best"):
         (folder / "runs/x" / file).unlink()
@@ -191,6 +211,72 @@ def test_files_and_settings_that_cannot_be_resumed(config, images, tmp_path):
             train_dml(config | {"resume": file}, *images)
         with pytest.raises(UserError, match=file.name):
             load_dml_models([file], "cpu")
+
+
+def test_the_last_checkpoint_is_kept_under_its_number(tmp_path):
+    def checkpoint(epoch):
+        return {"epoch": epoch, "config": "SOLVER: {LR_DECAY_STAGES: [9]}"}
+
+    run = tmp_path / "run"
+    for epoch in (5, 2, 3):
+        restore_run(run, checkpoint(epoch), [7])
+    assert {path.name for path in run.glob("[!.]*")} == {
+        "latest",
+        "config.yaml",
+        "epoch_5",
+        "epoch_2",
+    }
+    assert load_checkpoint(run / "epoch_5")["epoch"] == 5
+    assert load_checkpoint(run / "latest")["epoch"] == 3
+    assert "- 7" in (run / "config.yaml").read_text()
+
+    (run / "latest").write_bytes(b"PK\3\4 and no more")
+    restore_run(run, checkpoint(2), [7])
+    assert load_checkpoint(run / "latest")["epoch"] == 2
+    with lock(run), pytest.raises(UserError, match="in use"):
+        restore_run(run, checkpoint(5), [7])
+    assert load_checkpoint(run / "latest")["epoch"] == 2
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with empty files of two models; the name of another experiment begins alike."""
+    folder = tmp_path / "there/saved/here"
+    folder.mkdir(parents=True)
+    for name in ("x[1]_model1", "x[1]_model2", "x[1]_model1_wide_model1", "y_model1_wide_model1"):
+        (folder / f"{name}_best.pth").write_bytes(b"")
+    return folder
+
+
+def test_the_models_of_another_experiment_are_kept(config, images, tmp_path, files):
+    """Also where its logs are elsewhere."""
+    settings = config | {"save_dir": str(files), "experiment_name": "x[1]"}
+    with pytest.raises(UserError, match=r"x\[1\]_model1_best.pth exists already; resume that"):
+        train_dml(settings, *images)
+    assert (files / "x[1]_model1_best.pth").read_bytes() == b""
+    assert not (tmp_path / "logs").exists()
+    refuse_used_name(files, "y")
+
+
+def test_a_summary_is_read_from_any_folder(tmp_path, monkeypatch, files):
+    """Also after a move of both folders; one that was moved alone leads to the given folder."""
+    summary = tmp_path / "there/logs/x[1]_summary.json"
+    summary.parent.mkdir()
+    settings = {"save_dir": "saved/here", "log_dir": "logs"}
+    summary.write_text(json.dumps({"config": settings}))
+    names = ["x[1]_model1_best.pth", "x[1]_model2_best.pth"]
+
+    monkeypatch.chdir(tmp_path)
+    assert files_of(Path("there/logs", summary.name)) == [files / name for name in names]
+    there = tmp_path / "moved"
+    files.parents[1].rename(there)
+    assert files_of(there / "logs" / summary.name) == [
+        there / "saved/here" / name for name in names
+    ]
+
+    alone = (there / "logs" / summary.name).rename(tmp_path / summary.name)
+    monkeypatch.chdir(there)
+    assert files_of(alone) == [Path("saved/here") / name for name in names]
 
 
 def test_a_failed_first_epoch_does_not_block_the_name(config, images):
