@@ -18,9 +18,9 @@ from torch import nn
 
 from edkd.engine.checkpoint import LATEST, load_checkpoint, save_checkpoint, save_text
 from edkd.engine.device import as_current_gpu, pick_device
-from edkd.engine.folder_lock import lock
 from edkd.engine.run_folder import CONFIG
 from edkd.errors import StorageError, UserError
+from edkd.folder_lock import lock
 from edkd.models import get_model
 from edkd.notebook._loop import make_folder
 from edkd.notebook.settings import FREE_ON_RESUME, NETWORKS

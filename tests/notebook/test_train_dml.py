@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from edkd.engine.checkpoint import load_checkpoint
-from edkd.engine.folder_lock import lock
 from edkd.errors import UserError
+from edkd.folder_lock import lock
 from edkd.models import get_model
 from edkd.notebook import (
     DEFAULT_CONFIG,
