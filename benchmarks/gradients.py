@@ -1,15 +1,17 @@
-"""How strongly the loss of each method pulls at the student, compared with the cross-entropy.
+"""The gradient of the terms of each method, compared with that of the cross-entropy.
 
 python benchmarks/gradients.py [METHOD ...] [--dataset NAME] [--pair FILE] [--steps N]
                                [--device DEVICE] [--set KEY=VALUE ...]
 
-For each method: the norm of the gradient of all its terms but the cross-entropy, divided by that of
-the cross-entropy alone with weight 1, for the student's weights, over the first batches of the
-first epoch. Methods are named and configured as in benchmarks/methods.py. With a large ratio, the
-labels have little effect, and the steps are larger than those of the student alone.
+For each method: the norm of the gradient of all its terms except the cross-entropy, divided by that
+of the cross-entropy with weight 1. The gradients are with respect to the student's weights, and
+their norms are summed over the first batches of the first epoch. Methods are named and configured
+as in benchmarks/methods.py. With a large ratio, the labels have little effect, and the steps are
+larger than those of the student alone.
 
-The student is untrained; --set DISTILLER.STUDENT_CKPT=FILE starts from weights. A warm-up counts as
-finished. Nothing is trained or written, but an update rule that changes gradients is not applied.
+The student is untrained; --set DISTILLER.STUDENT_CKPT=FILE loads its weights from a file. A warm-up
+counts as finished. Nothing is trained or written. An update rule that changes gradients is not
+applied.
 """
 
 import itertools

@@ -1,20 +1,20 @@
-"""All methods on one pair by one short protocol: the table of docs/methods.md.
+"""All methods on one pair with one short protocol: the table of docs/methods.md.
 
 python benchmarks/methods.py [METHOD ...] [--table] [--dataset NAME] [--pair FILE] [--epochs N]
                              [--output FOLDER] [--rounds N] [--device DEVICE]
                              [--set KEY=VALUE ...]
 
-The methods are trained one after the other, each in a folder of its own below output/methods/. One
-that has a result is not trained again, one that was stopped continues.
+The methods are trained one after the other, each in a folder of its own below output/methods/. A
+method that has a result is not trained again; one that was stopped continues.
 
-Each method is configured by configs/<data set>/<method>/<pair>.yaml, else by the file of controls/
-for the student, else by the file of KD with the method's defaults; a switch or an update rule by
-its own file for the pair, as lskd/kd_<pair>.yaml, if there is one. Learning rate stages are at 3/5
-and 4/5 of the epochs. Warm-ups of the method last one epoch, so terms that grow in each epoch have
-their full weight at once.
+Each method is configured by configs/<data set>/<method>/<pair>.yaml, else by its file in controls/
+for the student, else by the file of KD with the method's defaults. A switch or an update rule is
+configured by its own file for the pair, such as lskd/kd_<pair>.yaml, if there is one. Learning rate
+stages are at 3/5 and 4/5 of the epochs. Warm-ups of the method last one epoch, so terms that grow
+in each epoch have their full weight from the start.
 
 The times of a step are ratios to the student alone: both are measured in turn, right after the
-training, with the cache that it has filled.
+training, with the cache that the training has filled.
 """
 
 import functools
