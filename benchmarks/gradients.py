@@ -6,8 +6,8 @@ python benchmarks/gradients.py [METHOD ...] [--dataset NAME] [--pair FILE] [--st
 For each method: the norm of the gradient of all its terms except the cross-entropy, divided by that
 of the cross-entropy with weight 1. The gradients are with respect to the student's weights, and
 their norms are summed over the first batches of the first epoch. Methods are named and configured
-as in benchmarks/methods.py. With a large ratio, the labels have little effect, and the steps are
-larger than those of the student alone.
+as in benchmarks/methods.py. With a ratio of 10, the terms make a step 10 times as large as that of
+the student alone.
 
 The student is untrained; --set DISTILLER.STUDENT_CKPT=FILE loads its weights from a file. A warm-up
 counts as finished. Nothing is trained or written. An update rule that changes gradients is not
