@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from edkd.errors import EXPECTED, ProcessError, UserError
+from edkd.errors import EXPECTED, ProcessError, UserError, reason_of
 
 T = TypeVar("T")
 
@@ -340,7 +340,9 @@ def _together(call: Callable[[], Any]) -> None:
     except RuntimeError as error:
         text = str(error).lower()
         if isinstance(error, _OF_NETWORK) or any(sign in text for sign in _SIGNS):
-            raise ProcessError(TORN) from error
+            is_of_backend = dist.is_available() and isinstance(error, dist.DistBackendError)
+            reason = f" ({reason_of(error)[:200]})" if is_of_backend else ""
+            raise ProcessError(f"{TORN}{reason}") from error
         raise
 
 

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import edkd
 from edkd import distillers
 from edkd.distillers import Distiller
 from edkd.engine.checkpoint import load_checkpoint
+from edkd.engine.given_optimizers import align_states
 from edkd.errors import NonFiniteError, UserError
 from tests.small import TinyNet, tiny_images
 
@@ -291,6 +293,14 @@ def test_the_memory_layout_is_given_back(distil):
         assert all(value.is_contiguous() for value in network.state_dict().values())
     assert student.again.weight is student.body[0].weight
     assert [p.stride() for p in other.parameters()] == strides
+
+
+def test_the_states_of_a_given_optimizer_have_the_device_of_the_weights():
+    weight = torch.zeros(2, 3, device="meta")
+    states = {"momentum_buffer": torch.ones(2, 3), "step": torch.ones(())}
+    align_states([types.SimpleNamespace(state={weight: states})])
+    assert states["momentum_buffer"].device == weight.device
+    assert states["step"].device.type == "cpu"
 
 
 def test_the_states_of_a_given_optimizer_have_the_layout_of_the_weights(distil):

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from edkd import world
-from edkd.errors import UserError
+from edkd.errors import ProcessError, UserError
 from edkd.shared_layers import shared
 
 
@@ -120,3 +120,11 @@ def test_an_error_of_the_first_process_is_that_of_all(tmp_path):
 @pytest.mark.slow
 def test_two_processes_agree(tmp_path):
     mp.spawn(one_of_two, (str(tmp_path / "store"),), nprocs=2)
+
+
+def test_the_reason_of_a_backend_is_told():
+    def call():
+        raise dist.DistBackendError("NCCL error: unhandled system error")
+
+    with pytest.raises(ProcessError, match=r"another process .*\(NCCL error: unhandled system"):
+        world._together(call)

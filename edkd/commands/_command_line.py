@@ -6,8 +6,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
@@ -178,7 +178,8 @@ def _check_working_folder() -> None:
 def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> None:
     try:
         _check_working_folder()
-        main(argv)
+        with _memory_explained():
+            main(argv)
         check_output()
 
     # Errors.
@@ -209,6 +210,21 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
     except KeyboardInterrupt:  # outside the main thread, where signals are not handled here
         _report("stopped")
         sys.exit(130)
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Raise UserError where torch has no memory left on a GPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported here
+            raise
+        tried = str(error).split(" GPU ")[0].removesuffix(".")
+        raise UserError(
+            f"the memory of the device is full ({tried}); make batches smaller: SOLVER.BATCH_SIZE "
+            "or SOLVER.ACCUMULATE in training, DATASET.TEST.BATCH_SIZE in evaluation"
+        ) from error
 
 
 def _report(line: str) -> None:

@@ -82,7 +82,7 @@ def check_accumulate(cfg: Any, distiller: Distiller) -> None:
 
     name = cfg.DISTILLER.TYPE
     reason = ""
-    if distiller.gathers_batch:
+    if distiller.relates_images():
         reason = "relates the images of a batch to one another, as it is configured"
     elif distiller.turns > 1:
         reason = f"makes {distiller.turns} updates for a batch"

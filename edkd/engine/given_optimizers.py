@@ -142,19 +142,21 @@ class GivenOptimizers(Update):
 
 
 def align_states(optimizers: Sequence[optim.Optimizer]) -> None:
-    """Give the states of optimizers the memory layout of their parameters, in place.
+    """Give the states of optimizers the device and the memory layout of their parameters.
 
     A fused update reads a parameter and its states in the order of their memory, so that with
     different layouts it computes other values, without an error.
     """
     for optimizer in optimizers:
         for parameter, states in optimizer.state.items():
-            for state in states.values():
+            for name, state in states.items():
                 if isinstance(state, Tensor) and state.shape == parameter.shape:
-                    _align(state, parameter)
+                    states[name] = _aligned(state, parameter)
 
 
-def _align(state: Tensor, parameter: Tensor) -> None:
-    if state.stride() != parameter.stride():
-        aligned = torch.empty_like(parameter, dtype=state.dtype, device=state.device)
-        state.data = aligned.copy_(state)
+@torch.no_grad()
+def _aligned(state: Tensor, parameter: Tensor) -> Tensor:
+    """A state as its parameter lies in memory; itself where it lies so already."""
+    if state.stride() == parameter.stride() and state.device == parameter.device:
+        return state
+    return torch.empty_like(parameter, dtype=state.dtype, requires_grad=False).copy_(state)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from edkd import download
 from edkd.__main__ import COMMANDS, main
@@ -104,6 +105,20 @@ def edkd(tool, capsys):
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+def test_the_memory_of_a_device_that_is_full(capsys):
+    def train(argv):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8 GiB."
+        )
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(train, [])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "full (CUDA out of memory. Tried to allocate 20.00 MiB); make batches smaller" in error
 
 
 def test_edkd_without_arguments_lists_the_commands(edkd):

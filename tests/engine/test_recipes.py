@@ -492,6 +492,7 @@ def test_parts_need_less_memory(tmp_path):
         ("EDKD", ["EDKD.FORM", "reference"], "relates the images of a batch"),
         ("KD+EDKD", ["EDKD.FORM", "reference"], "relates the images of a batch"),
         ("KDCL", ["KDCL.ENSEMBLE", "linear"], "relates the images of a batch"),
+        ("KD", ["DISTILLER.SHUFFLE_TEACHER", "True"], "relates the images of a batch"),
         ("DML", ["DML.UPDATE", "alternating"], "makes 2 updates for a batch"),
     ],
 )

@@ -192,6 +192,8 @@ def _check_path(name: str, path: str) -> None:
 def _check_solver(solver: CfgNode) -> None:
     if solver.NESTEROV and not solver.MOMENTUM:
         raise UserError("SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
+    if solver.NESTEROV and solver.TYPE != "SGD":
+        raise UserError(f"SOLVER.NESTEROV has no effect on SOLVER.TYPE {solver.TYPE}; use SGD")
     if solver.CUDA_GRAPH and solver.AMP == "fp16":
         raise UserError(
             "SOLVER.CUDA_GRAPH cannot capture the loss scaling of SOLVER.AMP fp16; use bf16 or off"

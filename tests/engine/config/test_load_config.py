@@ -195,6 +195,7 @@ BAD_OPTIONS = [
     (["SOLVER.AMP", "fp32"], "SOLVER.AMP is 'fp32', not one of"),
     (["SOLVER.BETAS", "[0.9]"], "SOLVER.BETAS.*two numbers"),
     (["SOLVER.NESTEROV", "True", "SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV needs"),
+    (["SOLVER.NESTEROV", "True", "SOLVER.TYPE", "AdamW"], "NESTEROV has no effect on .* AdamW"),
     (["SOLVER.CUDA_GRAPH", "True", "SOLVER.AMP", "fp16"], "SOLVER.CUDA_GRAPH cannot"),
     (["SOLVER.TRAINER", "bass"], "SOLVER.TRAINER.*did you mean 'base'"),
     (["DATASET.TYPE", "cifar10O"], "DATASET.TYPE.*did you mean 'cifar10"),
