@@ -156,7 +156,7 @@ def align_states(optimizers: Sequence[optim.Optimizer]) -> None:
 
 @torch.no_grad()
 def _aligned(state: Tensor, parameter: Tensor) -> Tensor:
-    """A state as its parameter lies in memory; itself where it lies so already."""
+    """The state on the device and in the memory layout of its parameter; no copy if it is so."""
     if state.stride() == parameter.stride() and state.device == parameter.device:
         return state
     return torch.empty_like(parameter, dtype=state.dtype, requires_grad=False).copy_(state)

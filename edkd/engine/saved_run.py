@@ -75,6 +75,8 @@ class Trained(NamedTuple):
     run: SavedRun | None
     content: dict[str, Any] | None
     """Of that file, where it was read already."""
+    plugins: Sequence[str]
+    """Those that were imported."""
 
 
 def find_trained(request: Request) -> Trained:
@@ -107,7 +109,7 @@ def find_trained(request: Request) -> Trained:
     kept = _kept_options(run, dataset) if run else []
     own = _own_options(facts, model)
     cfg = load_config(opts=[*kept, *own, *words, *request.opts])
-    return Trained(file, cfg, run, content)
+    return Trained(file, cfg, run, content, plugins)
 
 
 # Folders of runs.

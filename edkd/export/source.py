@@ -125,7 +125,7 @@ def open_source(request: Request, complete: Completed, needs_data: bool) -> Sour
         found.run,
         data,
         unreachable,
-        tuple(request.plugins) or (found.run.plugins if found.run else ()),
+        tuple(found.plugins),
     )
 
 

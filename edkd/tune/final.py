@@ -87,7 +87,7 @@ def refuse_other_values(plan: Plan) -> None:
     """Raise UserError where final runs were trained with values that are not the best any more."""
     for folder, cfg in _runs_that_exist(plan, str(plan.folder / BEST)):
         saved = saved_values(folder / CONFIG)
-        changes = changed_keys(saved, cfg) if saved else []  # the sweep tells of a damaged file
+        changes = changed_keys(saved, cfg) if saved else []  # the sweep reports a damaged file
         if changes:
             raise UserError(
                 f"{folder} was trained with other values than those that are the best now "
